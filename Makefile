@@ -1,0 +1,41 @@
+# make tune   a search on real images, on any machine, in minutes
+# make test   the tests, in ten minutes at most
+# Both first make the virtual environment in .venv where it is missing or older than pyproject.toml.
+
+PYTHON ?= python3
+SPACE ?= digits_double
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help tune test test-all lint clean
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+# pip installs into the environment from outside: some systems ship Python without ensurepip.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); ok or sys.exit("error: PYTHON=$(PYTHON): is Python %d.%d; must be 3.11, 3.12 or 3.13" % sys.version_info[:2])'
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@
+
+tune: $(INSTALLED)
+	$(BIN)/python tune_main.py --space=$(SPACE) $(ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m 'not slow'
+
+# make test-all   the slow tests too
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+# make lint   the style checks
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# make clean   remove the virtual environment, and nothing else
+clean:
+	rm -rf .venv

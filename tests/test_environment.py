@@ -1,0 +1,40 @@
+"""The dependencies are declared in pyproject.toml; environment.yml and the Makefile follow it."""
+
+import re
+import tomllib
+from importlib.metadata import requires
+
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def described(requirements: list[str]) -> dict[str, tuple]:
+    parsed = [Requirement(requirement) for requirement in requirements]
+    return {requirement.name: (frozenset(requirement.extras), requirement.specifier) for requirement in parsed}
+
+
+def test_conda_gives_the_same_set():
+    listed = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    from_pip = next(entry["pip"] for entry in listed if isinstance(entry, dict))
+    from_conda = [entry for entry in listed if isinstance(entry, str) and entry != "pip"]
+    conda = described([*from_conda, *from_pip])
+    python = conda.pop("python")
+    assert python == described([f"python{PROJECT['requires-python']}"])["python"]
+    assert conda == described([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]])
+
+
+def test_the_makefile_checks_the_same_python_versions():
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+    assert f"(3, {low}) <= sys.version_info < (3, {high})" in (ROOT / "Makefile").read_text()
+
+
+def test_torch_and_torchvision_are_a_pair():
+    """torchvision names the one torch that it fits; what is installed must be that."""
+    import torch
+    import torchvision
+
+    (pinned,) = [Requirement(line) for line in requires("torchvision") if Requirement(line).name == "torch"]
+    assert torch.__version__.split("+")[0] in pinned.specifier, (torchvision.__version__, torch.__version__)
