@@ -1,0 +1,218 @@
+"""Residual networks for small images, with the similarity pathway over their five feature maps."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from brainreg.errors import InputError, nearest
+
+# How much of a running channel mean one pair of batches replaces.
+_MEAN_MOMENTUM = 0.1
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; the stride sits in the first."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.shortcut = _shortcut(in_channels, channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, four times as wide at the end; the stride sits in the first 1x1."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.norm3 = nn.BatchNorm2d(out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        y = F.relu(self.norm2(self.conv2(y)))
+        return F.relu(self.norm3(self.conv3(y)) + self.shortcut(x))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The block of a residual network and how many of them each of the four sections has."""
+
+    block: type[BasicBlock] | type[Bottleneck]
+    depths: tuple[int, int, int, int]
+
+
+ARCHITECTURES = {
+    "ResNet18": Architecture(BasicBlock, (2, 2, 2, 2)),
+    "ResNet34": Architecture(BasicBlock, (3, 4, 6, 3)),
+    "ResNet50": Architecture(Bottleneck, (3, 4, 6, 3)),
+    "ResNet101": Architecture(Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class ResNet(nn.Module):
+    """A residual network on scaled images, which also compares images by its own representations.
+
+    Source: arXiv 2410.03952, appendix (network), and Li et al., arXiv 1911.05072, equation 3 (similarity).
+    """
+
+    def __init__(
+        self, architecture: Architecture, in_channels: int, num_classes: int, base_channels: int, image_size: int
+    ):
+        super().__init__()
+        block = architecture.block
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, base_channels, 7, padding=3, bias=False), nn.BatchNorm2d(base_channels), nn.ReLU()
+        )
+        sections, widths, size = [], [base_channels], image_size
+        for section, depth in enumerate(architecture.depths):
+            channels, stride = base_channels * 2**section, 1 if section == 0 else 2
+            blocks = []
+            for i in range(depth):
+                blocks.append(
+                    block(widths[-1] if i == 0 else channels * block.expansion, channels, stride if i == 0 else 1)
+                )
+            sections.append(nn.Sequential(*blocks))
+            widths.append(channels * block.expansion)
+            size = -(-size // stride)
+        self.sections = nn.ModuleList(sections)
+        self.pool = min(4, size)  # images under 25 pixels end below 4x4
+        self.classifier = nn.Linear(widths[-1] * (size // self.pool) ** 2, num_classes)
+        self.similarity_weights = nn.Parameter(torch.zeros(len(widths)))
+        for i, width in enumerate(widths):
+            self.register_buffer(f"channel_mean_{i}", torch.zeros(width))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the five feature maps, each (n, c_i, h_i, w_i): after the stem and after each section."""
+        maps = [self.stem(images)]
+        for section in self.sections:
+            maps.append(section(maps[-1]))
+        return maps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, num_classes) of scaled images (n, in_channels, image_size, image_size)."""
+        return self.classifier(F.avg_pool2d(self.features(images)[-1], self.pool).flatten(1))
+
+    def pair_similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return how similar each image of `a` is to that of `b` in the network's representations.
+
+        The two batches pass one after the other, each with its own BatchNorm statistics in train mode.
+        Each call, in either mode, first moves the running channel means by a tenth toward the mean of
+        both batches; they start at 0, are saved with the weights, and carry no gradient.
+
+        Args:
+            a, b: (k, in_channels, h, w) scaled images of any size; the linear layer is not used.
+
+        Returns:
+            (k,) in [-1, 1]: the cosine similarities of the five centred maps, weighted by the softmax
+            of five learned scalars.
+        """
+        scores = []
+        for i, (map_a, map_b) in enumerate(zip(self.features(a), self.features(b), strict=True)):
+            mean = self.get_buffer(f"channel_mean_{i}")
+            with torch.no_grad():
+                both = (map_a.mean(dim=(0, 2, 3)) + map_b.mean(dim=(0, 2, 3))) / 2
+                # The gradient needs the mean that was used, so the buffer gets a new tensor.
+                mean = torch.lerp(mean, both, _MEAN_MOMENTUM)
+                setattr(self, f"channel_mean_{i}", mean)
+            centre = mean[:, None, None]
+            scores.append(F.cosine_similarity((map_a - centre).flatten(1), (map_b - centre).flatten(1)))
+        return torch.stack(scores, dim=1) @ self.similarity_weights.softmax(dim=0)
+
+
+class InputScaling(nn.Module):
+    """Takes images in [0, 1] to the range that a network was trained on.
+
+    Args:
+        centered: scale to 5 * (x - 0.5), as the CIFAR tasks do; else leave [0, 1] as it is.
+    """
+
+    def __init__(self, centered: bool):
+        super().__init__()
+        self.centered = centered
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 5 * (images - 0.5) if self.centered else images
+
+    def extra_repr(self) -> str:
+        return f"centered={self.centered}"
+
+
+def build_model(
+    archi: str, in_channels: int = 1, num_classes: int = 10, base_channels: int = 64, image_size: int = 32
+) -> ResNet:
+    """Build an untrained network, with PyTorch's default initialization.
+
+    Args:
+        archi: ResNet18, ResNet34, ResNet50 or ResNet101.
+        in_channels: 1 for gray images, 3 for RGB.
+        num_classes: number of logits.
+        base_channels: width c of the stem; the sections are c, 2c, 4c and 8c wide.
+        image_size: side of the square images that are classified. It fixes the linear layer: 28 and 32
+            end at 1x1, 224 at 7x7.
+
+    Raises:
+        InputError: unknown architecture.
+    """
+    if archi not in ARCHITECTURES:
+        raise InputError(f"archi={archi}: no such architecture; {nearest(archi, ARCHITECTURES)}")
+    return ResNet(ARCHITECTURES[archi], in_channels, num_classes, base_channels, image_size)
+
+
+# The published code's module names, outermost first, and ours.
+_PUBLISHED_NAMES = (
+    (r"^layer_weight$", "similarity_weights"),
+    (r"^running_mean\.(\d)$", r"channel_mean_\1"),
+    (r"^linear\.", "classifier."),
+    (r"^core\.sections\.0\.", "stem."),
+    (r"^core\.sections\.(\d)\.", lambda match: f"sections.{int(match[1]) - 1}."),
+    (r"\.layer0\.0\.", ".conv1."),
+    (r"\.layer0\.1\.", ".norm1."),
+    (r"\.layer(\d)\.1\.", lambda match: f".conv{int(match[1]) + 1}."),
+    (r"\.layer(\d)\.2\.", lambda match: f".norm{int(match[1]) + 1}."),
+)
+
+
+def load_published_state(model: ResNet, state: dict[str, torch.Tensor]) -> None:
+    """Load weights saved by the method's published code into `model`, in place.
+
+    Args:
+        model: a network of the same architecture and size.
+        state: tensors by the published module names, such as `core.sections.1.0.layer0.0.weight`.
+
+    Raises:
+        RuntimeError: a name or shape does not fit (PyTorch's message lists them).
+    """
+    renamed = {}
+    for name, tensor in state.items():
+        for pattern, ours in _PUBLISHED_NAMES:
+            name = re.sub(pattern, ours, name)
+        renamed[name] = tensor
+    model.load_state_dict(renamed)

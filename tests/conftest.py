@@ -1,0 +1,76 @@
+"""What several test modules use: numbers of the published implementation, and small data sets on disk."""
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+GOLDEN = Path(__file__).parent / "golden"
+ROOT = Path(__file__).parent.parent
+
+
+class Golden:
+    """Inputs and outputs of the method's published implementation, float32 on a CPU."""
+
+    def __init__(self):
+        self.arrays = np.load(GOLDEN / "reference.npz")
+        self.cases = json.loads((GOLDEN / "reference.json").read_text())["cases"]
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        return torch.from_numpy(self.arrays[key])
+
+    @property
+    def images(self) -> torch.Tensor:
+        """(96, 1, 32, 32) uint8, real CIFAR-10 images in gray."""
+        return self["images_u8"][:, None]
+
+    @property
+    def published_state(self) -> dict[str, torch.Tensor]:
+        prefix = "model/state/"
+        return {key.removeprefix(prefix): self[key] for key in self.arrays.files if key.startswith(prefix)}
+
+
+@pytest.fixture(scope="session")
+def golden() -> Golden:
+    return Golden()
+
+
+@pytest.fixture
+def cifar_folder(tmp_path, golden) -> Path:
+    """A data folder with real CIFAR-10 images as an ImageFolder: four training and one test image a class."""
+    labels = golden["labels"]
+    for label in range(10):
+        members = (labels == label).nonzero().flatten().tolist()
+        assert len(members) >= 5
+        for split, part in (("train", members[:4]), ("test", members[4:5])):
+            folder = tmp_path / "CIFAR10" / split / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in part:
+                gray = golden.images[i, 0].numpy()
+                Image.fromarray(np.stack([gray, gray, 255 - gray], axis=-1)).save(folder / f"{i:03d}.png")
+    return tmp_path
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write an array of bytes in MNIST's own file format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture
+def mnist_folder(tmp_path) -> Path:
+    """A data folder with MNIST's own files: 300 training and 60 test images, scikit-learn's digits in a 28x28 frame."""
+    digits = load_digits()
+    pixels = np.zeros((360, 28, 28), np.uint8)
+    pixels[:, 2:26, 2:26] = (digits.images[:360] * 15.9).repeat(3, axis=1).repeat(3, axis=2)
+    raw = tmp_path / "MNIST" / "raw"
+    for prefix, part in (("train", slice(0, 300)), ("t10k", slice(300, 360))):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", pixels[part])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", digits.target[:360][part])
+    return tmp_path

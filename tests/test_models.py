@@ -1,0 +1,120 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from brainreg.errors import InputError
+from brainreg.losses import similarity_loss
+from brainreg.models import ARCHITECTURES, InputScaling, build_model, load_published_state
+from brainreg.similarity import boosted_targets, select_pairs
+
+
+@pytest.fixture
+def published(golden):
+    model = build_model("ResNet18", in_channels=1, num_classes=10, base_channels=8)
+    load_published_state(model, golden.published_state)
+    return model
+
+
+def scaled(images):
+    return InputScaling(centered=True)(images.float() / 255)
+
+
+def test_logits_equal_the_published(published, golden):
+    logits = published.eval()(scaled(golden.images[:32]))
+    torch.testing.assert_close(logits, golden["model/eval_logits"], rtol=1e-4, atol=1e-6)
+
+
+def test_four_training_steps_equal_the_published(published, golden):
+    """The golden trace: three passes in order, one backward, one step of SGD with momentum."""
+    lr, momentum, alpha = golden["train/hyper"].tolist()
+    images, labels, similarity = scaled(golden.images), golden["labels"], golden["similarity"]
+    selected = {tuple(pair) for pair in select_pairs(similarity, "double", 0.4, 0.1).tolist()}
+    optimizer = torch.optim.SGD(published.parameters(), lr=lr, momentum=momentum)
+    published.train()
+    for step in range(4):
+        batch, pairs = golden[f"train/{step}/batch"].long(), golden[f"train/{step}/pairs"].long()
+        assert {tuple(pair) for pair in pairs.tolist()} <= selected
+        rows, columns = pairs.T
+        cross_entropy = F.cross_entropy(published(images[batch]), labels[batch])
+        scores = published.pair_similarity(images[rows], images[columns])
+        loss = similarity_loss(scores, boosted_targets(similarity[rows, columns], 0.4))
+        total = cross_entropy + alpha * loss
+        torch.testing.assert_close(scores, golden[f"train/{step}/scores"], rtol=0, atol=1e-2)
+        found = torch.stack([cross_entropy, loss, total]).detach().double()
+        torch.testing.assert_close(found, golden["train/losses"][step], rtol=1e-4 if step == 0 else 1e-3, atol=0)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+    for i in range(5):
+        mean = published.get_buffer(f"channel_mean_{i}")
+        torch.testing.assert_close(mean, golden[f"train/running_mean/{i}"], rtol=5e-2, atol=0)
+
+
+def test_every_parameter_learns_from_the_total_loss(published, golden):
+    images = scaled(golden.images)
+    published.train()
+    total = published(images[:8]).square().mean() + published.pair_similarity(images[8:16], images[16:24]).mean()
+    total.backward()
+    without = [name for name, parameter in published.named_parameters() if parameter.grad is None]
+    assert without == []
+
+
+def test_published_weights_of_another_size_are_refused(golden):
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_published_state(build_model("ResNet18", base_channels=4), golden.published_state)
+
+
+# Of the published architectures at 64 channels, gray, 10 classes: convolutions, and parameters by hand from
+# the layer table (weights of convolutions and the linear layer, two a channel of BatchNorm, five scalars).
+@pytest.mark.parametrize(
+    ("archi", "convolutions", "parameters"),
+    [
+        ("ResNet18", 20, 11_175_375),
+        ("ResNet34", 36, 21_283_535),
+        ("ResNet50", 53, 23_522_255),
+        ("ResNet101", 104, 42_514_383),
+    ],
+)
+def test_layer_and_parameter_counts(archi, convolutions, parameters):
+    model = build_model(archi)
+    assert sum(isinstance(module, torch.nn.Conv2d) for module in model.modules()) == convolutions
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("archi", ARCHITECTURES)
+@pytest.mark.parametrize(("image_size", "features"), [(16, 1), (28, 1), (32, 1), (224, 49)])
+def test_image_sizes_end_where_the_method_says(archi, image_size, features):
+    model = build_model(archi, in_channels=3, num_classes=7, base_channels=2, image_size=image_size).eval()
+    expansion = ARCHITECTURES[archi].block.expansion
+    assert model.classifier.in_features == 16 * expansion * features
+    assert model(torch.rand(2, 3, image_size, image_size)).shape == (2, 7)
+
+
+def test_pairs_may_have_another_size_than_the_task(published):
+    assert published.pair_similarity(torch.rand(3, 1, 36, 64), torch.rand(3, 1, 36, 64)).shape == (3,)
+
+
+def test_channel_means_move_by_a_tenth_in_either_mode(published, golden):
+    images = scaled(golden.images)
+    for mode in (True, False):
+        model = build_model("ResNet18", base_channels=8).train(mode)
+        with torch.no_grad():
+            # In train mode BatchNorm normalizes each batch by itself, so the maps do not depend on the pass.
+            maps = [
+                torch.cat(pair) for pair in zip(model.features(images[:8]), model.features(images[8:16]), strict=True)
+            ]
+            model.pair_similarity(images[:8], images[8:16])
+        if mode:
+            for i, both in enumerate(maps):
+                torch.testing.assert_close(model.get_buffer(f"channel_mean_{i}"), 0.1 * both.mean(dim=(0, 2, 3)))
+        assert (model.channel_mean_0 != 0).any()
+
+
+def test_an_image_is_as_similar_as_can_be_to_itself(published, golden):
+    images = scaled(golden.images[:4])
+    torch.testing.assert_close(published.train().pair_similarity(images, images), torch.ones(4), rtol=0, atol=1e-5)
+
+
+def test_an_unknown_architecture_is_named():
+    with pytest.raises(InputError, match=r"archi=ResNet19: no such architecture; did you mean ResNet18"):
+        build_model("ResNet19")
