@@ -1,0 +1,574 @@
+"""Image data sets: where they are found, how they are decoded and cached, split, and augmented.
+
+Images travel as uint8 tensors (n, c, h, w), the whole data set at once; batches are cut from it and
+augmented as tensors, on whatever device it lies.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import socket
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torchvision.transforms import v2
+
+from brainreg.errors import InputError, nearest
+
+logger = logging.getLogger(__name__)
+
+Split = Literal["train", "test"]
+Purpose = Literal["task", "regularization"]
+Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+# ---------------------------------------------------------------------------------------------
+# Augmentation: uint8 batches in, uint8 batches out; every draw comes from the given CPU generator
+# ---------------------------------------------------------------------------------------------
+
+
+def no_augmentation(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return the images as they are."""
+    return images
+
+
+def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Flip each image of (n, c, h, w) horizontally with probability one half."""
+    flips = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
+    return torch.where(flips[:, None, None, None], images.flip(-1), images)
+
+
+def random_crop_and_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
+    """Crop each image of (n, c, h, w) at its own size from its reflection-padded self, and flip half of them.
+
+    Source: arXiv 2410.03952, appendix (CIFAR augmentation).
+    """
+    n, channels, height, width = images.shape
+    shifts = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator)
+    flips = torch.rand(n, 1, generator=generator) < 0.5
+    rows = _reflect(torch.arange(height) + shifts[0], height)
+    columns = _reflect(torch.arange(width) + shifts[1], width)
+    columns = torch.where(flips, columns.flip(1), columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    image = torch.arange(n, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
+    """Mirror indices that lie outside 0 .. size - 1 at the edge pixel, which is not repeated."""
+    index = index.abs()
+    return torch.where(index >= size, 2 * (size - 1) - index, index)
+
+
+def random_resized_crop_and_flip(images: torch.Tensor, generator: torch.Generator, size: int = 224) -> torch.Tensor:
+    """Crop 8% to 100% of each image of (n, c, h, w) at aspect 3:4 to 4:3, resize to `size`, flip half of them.
+
+    Source: torchvision's RandomResizedCrop, whose rule this follows with draws of its own.
+    """
+    n, _, height, width = images.shape
+    tries = 10
+    area = height * width * torch.empty(n, tries).uniform_(0.08, 1, generator=generator)
+    aspect = torch.empty(n, tries).uniform_(np.log(3 / 4), np.log(4 / 3), generator=generator).exp()
+    crop_height = (area / aspect).sqrt().round().long()
+    crop_width = (area * aspect).sqrt().round().long()
+    corner = torch.rand(2, n, generator=generator)
+    fits = (crop_height <= height) & (crop_width <= width)
+    crops = []
+    for i in range(n):
+        if fits[i].any():
+            first = int(fits[i].int().argmax())
+            h, w = int(crop_height[i, first]), int(crop_width[i, first])
+            top, left = int(corner[0, i] * (height - h + 1)), int(corner[1, i] * (width - w + 1))
+        else:
+            h = w = min(height, width)
+            top, left = (height - h) // 2, (width - w) // 2
+        crops.append(v2.functional.resized_crop(images[i], top, left, h, w, [size, size], antialias=True))
+    return random_flip(torch.stack(crops), generator)
+
+
+# ---------------------------------------------------------------------------------------------
+# The data sets
+# ---------------------------------------------------------------------------------------------
+
+# What is done to an image before it is stored, where images come in many sizes.
+_VIEWS: dict[Purpose, v2.Compose] = {
+    "task": v2.Compose([v2.Resize(256), v2.CenterCrop(256)]),
+    "regularization": v2.Compose([v2.CenterCrop((144, 256)), v2.Resize((36, 64))]),
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the method and its evaluation need to know of a data set.
+
+    Attributes:
+        name: its name, or the path of a folder in torchvision's ImageFolder layout.
+        gray: whether the images have one channel; RGB cannot be asked of those.
+        size: side of the square images a network classifies; None where the files decide.
+        centered: whether pixels are scaled to 5 * (x - 0.5) for the network, instead of left in [0, 1].
+        augment: applied to each training batch.
+        augment_regularization: applied once to the regularization images.
+        noise_eps: largest strength of each noise curve (Gaussian, Uniform, SaltPepper), fraction of the pixel range.
+        attack_eps: strength of AutoAttack (Linf) in an evaluation, in units of [0, 1] pixels: one at which an
+            unregularized network keeps between a fifth and four fifths of its images. At the usual strengths
+            (8/255, MNIST 0.3) no network of this kind keeps any.
+        varied_sizes: whether the files have many sizes, so that images are cropped and resized as they are decoded.
+
+    Source: arXiv 2410.03952, appendix; noise_eps of digits follows MNIST's, of ImageNet and folders CIFAR's.
+    """
+
+    name: str
+    gray: bool = False
+    size: int | None = None
+    centered: bool = False
+    augment: Augmentation = no_augmentation
+    augment_regularization: Augmentation = no_augmentation
+    noise_eps: tuple[float, float, float] = (0.1, 0.1, 0.1)
+    attack_eps: float = 0.004
+    varied_sizes: bool = False
+
+    def evaluation_view(self, images: torch.Tensor) -> torch.Tensor:
+        """Return stored images (n, c, h, w) as they are classified without augmentation."""
+        if self.size is None or images.shape[-1] == self.size:
+            return images
+        return torch.cat([v2.functional.resize(part, [self.size], antialias=True) for part in images.split(256)])
+
+
+_MNIST_NOISE = (0.5, 0.5, 0.3)
+DATASETS = {
+    data.name: data
+    for data in (
+        Dataset("digits", gray=True, size=16, noise_eps=_MNIST_NOISE, attack_eps=0.1),
+        Dataset("MNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.05),
+        Dataset("FashionMNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.05),
+        Dataset(
+            "CIFAR10", size=32, centered=True, augment=random_crop_and_flip, augment_regularization=random_crop_and_flip
+        ),
+        Dataset(
+            "CIFAR100",
+            size=32,
+            centered=True,
+            augment=random_crop_and_flip,
+            augment_regularization=random_crop_and_flip,
+        ),
+        Dataset(
+            "ImageNet",
+            size=224,
+            augment=random_resized_crop_and_flip,
+            augment_regularization=random_flip,
+            varied_sizes=True,
+        ),
+    )
+}
+
+
+def find_dataset(name: str) -> Dataset:
+    """Return the data set of a name, or of the path of an image folder.
+
+    Raises:
+        InputError: neither a known name nor a folder.
+    """
+    if name in DATASETS:
+        return DATASETS[name]
+    if Path(name).is_dir():
+        return Dataset(name)
+    raise InputError(f"{name}: no such data set, and no folder of images there; {nearest(name, DATASETS)}")
+
+
+def load_dataset(
+    name: str,
+    split: Split,
+    data_dir: str | Path = "data",
+    rgb: bool = False,
+    purpose: Purpose = "task",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Load every image of a split, in the order of its source.
+
+    Looks in `data_dir` for torchvision's own files, then for folders in its ImageFolder layout
+    (`CIFAR10/train/<class>/*.png`), then downloads with torchvision. What was decoded is kept beside the
+    data, in `data_dir/cache`, and memory-mapped from there by every later call; the file is made anew when
+    the source has changed or the file is damaged.
+
+    Args:
+        name: digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageNet, or the path of an image folder, which
+            holds `train/` and `test/` (or `val/`), or the class folders themselves, of which a fixed
+            class-balanced fifth is then the test split.
+        split: train or test.
+        rgb: three channels instead of one; gray is PIL's luma.
+        purpose: ImageNet's images have many sizes. For the task they are resized to a shorter side of 256 and
+            cropped to the centre square; as regularization images they are cropped to the centre 144x256 and
+            resized to 36x64. No other data set depends on it.
+
+    Returns:
+        images (n, c, h, w) uint8 and labels (n,) int64.
+
+    Raises:
+        InputError: the data set is unknown, absent, unreadable, or gray while RGB is asked for.
+    """
+    dataset = find_dataset(name)
+    if rgb and dataset.gray:
+        raise InputError(f"rgb=True: the images of {name} are gray; leave rgb out")
+    data_dir = Path(data_dir)
+    source = _find_source(dataset, split, data_dir)
+    mode = "RGB" if rgb else "L"
+    view = _VIEWS[purpose] if dataset.varied_sizes else None
+    if isinstance(source, _Digits):
+        return source.decode(mode, view)
+    label = f"{_label(name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
+    return _cached(data_dir / "cache" / f"{label}.pt", f"{source.fingerprint()} {mode} {view}", source, mode, view)
+
+
+def _label(name: str) -> str:
+    """A file name for a data set; two folders of one name differ in a digest of their paths."""
+    if name in DATASETS:
+        return name
+    path = Path(name).resolve()
+    return f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+# ---------------------------------------------------------------------------------------------
+# Sources: each says what it would decode (its fingerprint), and decodes it
+# ---------------------------------------------------------------------------------------------
+
+
+class _Digits:
+    """scikit-learn's 1,797 handwritten digits, which ship with it.
+
+    The 8x8 images are enlarged to 16x16, the least that leaves the network's last section more than one
+    pixel. They have no test split of their own: a fixed class-balanced fifth serves as one.
+    """
+
+    def __init__(self, split: Split):
+        self.split = split
+
+    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        small = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        images = torch.from_numpy(small).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)[:, None]
+        labels = torch.from_numpy(digits.target).long()
+        keep = _held_out_test(labels, self.split)
+        return images[keep].contiguous(), labels[keep]
+
+
+class _IdxFiles:
+    """MNIST's own files, in torchvision's layout `<name>/raw/*-ubyte`."""
+
+    def __init__(self, name: str, split: Split, data_dir: Path):
+        prefix = "train" if split == "train" else "t10k"
+        raw = data_dir / name / "raw"
+        self.images, self.labels = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
+
+    def exists(self) -> bool:
+        return self.images.is_file() and self.labels.is_file()
+
+    def fingerprint(self) -> str:
+        return _fingerprint([self.images, self.labels])
+
+    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+        with _damaged(self.images):
+            images = torchvision.datasets.mnist.read_image_file(str(self.images))
+        with _damaged(self.labels):
+            labels = torchvision.datasets.mnist.read_label_file(str(self.labels))
+        if len(images) != len(labels):
+            raise InputError(f"{self.labels}: {len(labels)} labels for the {len(images)} images of {self.images.name}")
+        return images[:, None].contiguous(), labels.long()
+
+
+class _CifarFiles:
+    """CIFAR's own pickles, in torchvision's layout; torchvision knows their checksums."""
+
+    def __init__(self, name: str, split: Split, data_dir: Path):
+        self.kind = getattr(torchvision.datasets, name)
+        self.data_dir, self.split = data_dir, split
+        self.folder = data_dir / self.kind.base_folder
+
+    def exists(self) -> bool:
+        return self.folder.is_dir()
+
+    def _files(self) -> list[tuple[Path, str]]:
+        listed = self.kind.train_list if self.split == "train" else self.kind.test_list
+        return [(self.folder / file, checksum) for file, checksum in listed]
+
+    def fingerprint(self) -> str:
+        return _fingerprint([path for path, _ in self._files()])
+
+    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+        for path, checksum in self._files():
+            if not torchvision.datasets.utils.check_integrity(str(path), checksum):
+                raise InputError(f"{path}: missing or damaged; remove {self.folder} to have it downloaded again")
+        images, labels = [], []
+        for path, _ in self._files():
+            with path.open("rb") as file:  # the checksum says that it is the published pickle
+                part = pickle.load(file, encoding="latin1")
+            images.append(part["data"].reshape(-1, 3, 32, 32))
+            labels.extend(part.get("labels", part.get("fine_labels")))
+        pixels = np.concatenate(images)
+        if mode == "L":
+            gray = [np.asarray(Image.fromarray(image).convert("L")) for image in pixels.transpose(0, 2, 3, 1)]
+            pixels = np.stack(gray)[:, None]
+        return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels)
+
+
+class _ImageFolder:
+    """A folder in torchvision's ImageFolder layout: one folder a class, sorted by name."""
+
+    def __init__(self, folder: Path, like: Path | None = None, split: Split | None = None):
+        """`like`: a folder that must have the same classes. `split`: the part to take of a folder that is undivided."""
+        self.folder = folder
+        with _damaged(folder):
+            classes, class_to_index = torchvision.datasets.folder.find_classes(folder)
+            if like is not None and (expected := torchvision.datasets.folder.find_classes(like)[0]) != classes:
+                odd = sorted(set(classes) ^ set(expected))
+                raise InputError(f"{folder}: its classes differ from those of {like}: {', '.join(odd[:5])}")
+            self.samples = torchvision.datasets.folder.make_dataset(
+                folder, class_to_index, extensions=torchvision.datasets.folder.IMG_EXTENSIONS
+            )
+        if split is not None:
+            keep = _held_out_test(torch.tensor([label for _, label in self.samples]), split)
+            self.samples = [self.samples[i] for i in keep]
+
+    def fingerprint(self) -> str:
+        return _fingerprint([Path(path) for path, _ in self.samples])
+
+    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if mode == "RGB" and _is_gray(self.samples[0][0]):
+            raise InputError(f"rgb=True: the images of {self.folder} are gray; leave rgb out")
+
+        def read(path: str) -> np.ndarray:
+            with _damaged(Path(path)), Image.open(path) as image:
+                image = image.convert(mode)
+                return np.asarray(view(image) if view else image)
+
+        paths = [path for path, _ in self.samples]
+        pixels = None
+        with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+            for i, image in enumerate(pool.map(read, paths, chunksize=64)):
+                if pixels is None:
+                    pixels = np.empty((len(paths), *image.shape), np.uint8)
+                if image.shape != pixels.shape[1:]:
+                    raise InputError(
+                        f"{paths[i]}: {image.shape[1]}x{image.shape[0]} pixels, while the first image of the folder"
+                        f" has {pixels.shape[2]}x{pixels.shape[1]}; all must have one size"
+                    )
+                pixels[i] = image
+        images = torch.from_numpy(pixels)
+        images = images[:, None] if mode == "L" else images.permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor([label for _, label in self.samples])
+
+
+_Source = _Digits | _IdxFiles | _CifarFiles | _ImageFolder
+_TORCHVISION_FILES = {"MNIST": _IdxFiles, "FashionMNIST": _IdxFiles, "CIFAR10": _CifarFiles, "CIFAR100": _CifarFiles}
+
+
+def _find_source(dataset: Dataset, split: Split, data_dir: Path) -> _Source:
+    name = dataset.name
+    if name == "digits":
+        return _Digits(split)
+    if name not in DATASETS:
+        folder = Path(name)
+        if not (folder / "train").is_dir():
+            return _ImageFolder(folder, split=split)
+        return _split_folder(folder, split)
+    files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
+    if files is not None and files.exists():
+        return files
+    if (data_dir / name / "train").is_dir():
+        return _split_folder(data_dir / name, split)
+    looked = f"{data_dir / name / 'train'}/<class>/*.png"
+    if files is None:
+        raise InputError(f"{name}: not found; looked for {looked}; put the images there, a folder a class")
+    looked = f"{files.folder if isinstance(files, _CifarFiles) else files.images.parent} and {looked}"
+    try:
+        _download(name, data_dir)
+    except Exception as error:  # torchvision raises whatever the network did
+        raise InputError(
+            f"{name}: not found; looked for {looked}, and the download failed ({_first_line(error)});"
+            f" put torchvision's files or the image folders there, or name another folder with --data_dir"
+        ) from error
+    return files
+
+
+def _split_folder(folder: Path, split: Split) -> _ImageFolder:
+    if split == "train":
+        return _ImageFolder(folder / "train")
+    for name in ("test", "val"):
+        if (folder / name).is_dir():
+            return _ImageFolder(folder / name, like=folder / "train")
+    raise InputError(f"{folder}: no test images; looked for {folder / 'test'} and {folder / 'val'}")
+
+
+def _download(name: str, data_dir: Path) -> None:
+    logger.info("%s is not in %s; downloading it", name, data_dir)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # torchvision sets none, and a silent network would hold the run for ever
+    try:
+        getattr(torchvision.datasets, name)(data_dir, download=True)
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+@contextmanager
+def _damaged(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into one line that names the file."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # readers raise anything on damaged bytes: AssertionError, ValueError, OSError
+        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _is_gray(path: str) -> bool:
+    with _damaged(Path(path)), Image.open(path) as image:
+        return image.mode in ("1", "L", "LA", "I", "I;16", "F")
+
+
+def _fingerprint(paths: list[Path]) -> str:
+    """Names, sizes and times of the files: a changed source has another one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with _damaged(path):
+            status = os.stat(path)
+        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _held_out_test(labels: torch.Tensor, split: Split) -> torch.Tensor:
+    """Indices of a split, for data without a test split of its own: a class-balanced fifth, always the same."""
+    train, test = split_train_validation(labels, 0.2, seed=0)
+    return train if split == "train" else test
+
+
+# ---------------------------------------------------------------------------------------------
+# Cache
+# ---------------------------------------------------------------------------------------------
+
+
+def _cached(
+    path: Path, key: str, source: _Source, mode: str, view: v2.Compose | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what `source` decodes, from the file at `path` where that is whole and was made for `key`."""
+    stored = _read_cache(path, key)
+    if stored is not None:
+        return stored
+    images, labels = source.decode(mode, view)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            try:
+                torch.save(
+                    {"key": key, "checksum": _checksum(images, labels), "images": images, "labels": labels}, file
+                )
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        logger.warning("%s: cannot be written (%s); the images are decoded again each time", path, _first_line(error))
+        return images, labels
+    return _read_cache(path, key) or (images, labels)
+
+
+def _read_cache(path: Path, key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+    if not path.exists():
+        return None
+    try:
+        stored = torch.load(path, mmap=True, weights_only=True)
+        if stored["key"] != key:
+            return None
+        if stored["checksum"] != _checksum(stored["images"], stored["labels"]):
+            raise ValueError("its checksum does not fit its content")
+        return stored["images"], stored["labels"]
+    except Exception as error:  # a damaged file fails in many ways, and all are mended the same way
+        logger.warning("%s: damaged (%s); it is made anew", path, _first_line(error))
+        return None
+
+
+def _checksum(*tensors: torch.Tensor) -> int:
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.contiguous().numpy().data, total)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------
+# Splits and choices
+# ---------------------------------------------------------------------------------------------
+
+
+class Stream(IntEnum):
+    """The uses of a seed. Each has draws of its own, so that none moves another's: a regularized and an
+    unregularized run of one seed see the same split, the same initial weights and the same batches.
+    """
+
+    SPLIT = 1
+    FIRST_IMAGES = 2
+    REGULARIZATION_AUGMENTATION = 3
+    BATCHES = 4
+    PAIRS = 5
+    NOISE = 6
+    ATTACKED_IMAGES = 7
+
+
+def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:
+    """Return the CPU generator of one part (an epoch, say) of one stream of a seed's draws."""
+    state = np.random.SeedSequence([seed, stream, part]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def split_train_validation(labels: torch.Tensor, portion: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Divide a training split at random, keeping the proportions of the classes.
+
+    Args:
+        labels: (n,) int64.
+        portion: fraction of the images that go to validation, in [0, 1); rounded to a whole number of images.
+        seed: of the draw.
+
+    Returns:
+        Sorted indices of the training and of the validation images.
+    """
+    generator = seeded_generator(seed, Stream.SPLIT)
+    wanted = round(portion * len(labels))
+    counts = torch.bincount(labels)
+    shares = counts.double() * wanted / max(len(labels), 1)
+    quota = shares.floor().long()
+    # What rounding down left over goes to the largest remainders, ties at random.
+    order = torch.randperm(len(counts), generator=generator)
+    order = order[(shares - quota)[order].argsort(descending=True, stable=True)]
+    quota[order[: wanted - int(quota.sum())]] += 1
+    taken = torch.zeros(len(labels), dtype=torch.bool)
+    for label, count in enumerate(quota.tolist()):
+        members = (labels == label).nonzero().flatten()
+        taken[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return (~taken).nonzero().flatten(), taken.nonzero().flatten()
+
+
+def first_images(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
+    """Return the indices of the first `count` images; where the images are ordered by class, of a random `count`.
+
+    torchvision's own files mix the classes; a folder holds one class after the other, and its first images
+    would all be of one class.
+    """
+    if bool((labels[1:] >= labels[:-1]).all()):
+        return torch.randperm(len(labels), generator=seeded_generator(seed, Stream.FIRST_IMAGES))[:count]
+    return torch.arange(count)

@@ -1,0 +1,340 @@
+import logging
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import write_idx
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from brainreg import data
+from brainreg.data import (
+    DATASETS,
+    Stream,
+    find_dataset,
+    first_images,
+    load_dataset,
+    random_crop_and_flip,
+    random_flip,
+    random_resized_crop_and_flip,
+    seeded_generator,
+    split_train_validation,
+)
+from brainreg.errors import InputError
+
+
+def generator():
+    return seeded_generator(0, Stream.BATCHES)
+
+
+class TestLoading:
+    def test_digits_are_all_there_once_and_enlarged_twice(self):
+        parts = [load_dataset("digits", split) for split in ("train", "test")]
+        images = torch.cat([images for images, _ in parts])
+        assert images.shape == (1797, 1, 16, 16) and images.dtype == torch.uint8
+        assert [len(labels) for _, labels in parts] == [1438, 359]
+        small = images[:, 0, ::2, ::2]
+        assert torch.equal(small.repeat_interleave(2, 1).repeat_interleave(2, 2), images[:, 0])
+        original = np.round(load_digits().images * 255 / 16).astype(np.uint8)
+        assert sorted(map(bytes, small.numpy())) == sorted(map(bytes, original))
+
+    @pytest.mark.parametrize(("split", "count"), [("train", 300), ("test", 60)])
+    def test_mnist_files(self, mnist_folder, split, count):
+        images, labels = load_dataset("MNIST", split, mnist_folder)
+        assert images.shape == (count, 1, 28, 28) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+        first = 0 if split == "train" else 300
+        assert labels.tolist() == load_digits().target[first : first + count].tolist()
+
+    def test_image_folder_in_gray_and_rgb(self, cifar_folder, golden):
+        gray, labels = load_dataset("CIFAR10", "train", cifar_folder)
+        rgb, _ = load_dataset("CIFAR10", "train", cifar_folder, rgb=True)
+        assert gray.shape == (40, 1, 32, 32) and rgb.shape == (40, 3, 32, 32)
+        assert labels.tolist() == [label for label in range(10) for _ in range(4)]
+        file = sorted((cifar_folder / "CIFAR10/train/class0").iterdir())[0]
+        with Image.open(file) as image:
+            assert np.array_equal(rgb[0].permute(1, 2, 0), np.asarray(image))
+            assert np.array_equal(gray[0, 0], np.asarray(image.convert("L")))
+
+    def test_cifar_pickles(self, tmp_path, monkeypatch, golden):
+        """torchvision's own files, with checksums of the ones made here in place of the published ones."""
+        rows = torch.cat([golden.images[:20]] * 3, dim=1).flatten(1).numpy()
+        folder = tmp_path / "cifar-10-batches-py"
+        folder.mkdir()
+        listed = []
+        for i, part in enumerate((slice(0, 12), slice(12, 20))):
+            path = folder / f"data_batch_{i + 1}"
+            path.write_bytes(pickle.dumps({"data": rows[part], "labels": golden["labels"][part].tolist()}))
+            listed.append([path.name, torchvision.datasets.utils.calculate_md5(path)])
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", listed)
+        images, labels = load_dataset("CIFAR10", "train", tmp_path)
+        assert torch.equal(images, golden.images[:20]) and torch.equal(labels, golden["labels"][:20].long())
+        path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(InputError, match=r"data_batch_2: missing or damaged; remove .* to have it downloaded"):
+            load_dataset("CIFAR10", "train", tmp_path)
+
+    def test_a_folder_by_its_path_without_splits_gives_a_fifth_for_tests(self, cifar_folder):
+        folder = str(cifar_folder / "CIFAR10" / "train")
+        train, train_labels = load_dataset(folder, "train", cifar_folder)
+        test, test_labels = load_dataset(folder, "test", cifar_folder)
+        assert (len(train), len(test)) == (32, 8)
+        both = sorted(map(bytes, torch.cat([train, test]).numpy()))
+        assert both == sorted(map(bytes, load_dataset("CIFAR10", "train", cifar_folder)[0].numpy()))
+        assert test_labels.bincount().max() == 1
+
+    def test_a_folder_by_its_path_with_val_for_tests(self, cifar_folder):
+        folder = cifar_folder / "CIFAR10"
+        (folder / "test").rename(folder / "val")
+        assert len(load_dataset(str(folder), "test", cifar_folder)[0]) == 10
+
+    def test_imagenet_is_cropped_and_resized_as_the_method_says(self, tmp_path):
+        for name, size in (("a", (500, 375)), ("b", (256, 340))):
+            folder = tmp_path / "ImageNet" / "train" / name
+            folder.mkdir(parents=True)
+            pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
+            Image.fromarray(pixels).resize(size).save(folder / "0.png")
+        task, _ = load_dataset("ImageNet", "train", tmp_path, rgb=True)
+        regularization, _ = load_dataset("ImageNet", "train", tmp_path, rgb=True, purpose="regularization")
+        assert task.shape == (2, 3, 256, 256) and regularization.shape == (2, 3, 36, 64)
+        with Image.open(tmp_path / "ImageNet/train/b/0.png") as image:
+            crop = image.crop((0, 98, 256, 242))
+            assert np.array_equal(regularization[1].permute(1, 2, 0), np.asarray(crop.resize((64, 36), Image.BILINEAR)))
+
+    def test_flipping_before_and_after_the_resize_is_the_same(self):
+        """The method flips a regularization image before it is resized; here it is stored resized and then flipped."""
+        pixels = np.random.default_rng(1).integers(0, 256, (144, 256), np.uint8)
+        resize = data._VIEWS["regularization"]
+        before = np.asarray(resize(Image.fromarray(pixels[:, ::-1])))
+        after = np.asarray(resize(Image.fromarray(pixels)))[:, ::-1]
+        assert np.array_equal(before, after)
+
+
+class TestCache:
+    def test_decoded_once_and_memory_mapped(self, cifar_folder, monkeypatch):
+        first = load_dataset("CIFAR10", "train", cifar_folder)
+        monkeypatch.setattr(data._ImageFolder, "decode", lambda *arguments: pytest.fail("decoded again"))
+        second = load_dataset("CIFAR10", "train", cifar_folder)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        assert [path.name for path in (cifar_folder / "cache").iterdir()] == ["CIFAR10-train-L.pt"]
+        maps = Path("/proc/self/maps")
+        assert not maps.exists() or "CIFAR10-train-L.pt" in maps.read_text()
+
+    def test_modes_and_splits_have_files_of_their_own(self, cifar_folder):
+        for split in ("train", "test"):
+            for rgb in (False, True):
+                load_dataset("CIFAR10", split, cifar_folder, rgb)
+        assert len(list((cifar_folder / "cache").iterdir())) == 4
+
+    @pytest.mark.parametrize("damage", ["truncated", "one byte", "other file"])
+    def test_a_damaged_file_is_made_anew(self, cifar_folder, damage, caplog):
+        expected = [tensor.clone() for tensor in load_dataset("CIFAR10", "train", cifar_folder)]
+        path = cifar_folder / "cache" / "CIFAR10-train-L.pt"
+        content = bytearray(path.read_bytes())
+        if damage == "truncated":
+            content = content[: len(content) // 2]
+        elif damage == "one byte":
+            content[len(content) // 2] ^= 1
+        else:
+            content = bytearray(b"nothing of ours")
+        path.write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            found = load_dataset("CIFAR10", "train", cifar_folder)
+        assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+        assert "damaged" in caplog.text
+        caplog.clear()
+        load_dataset("CIFAR10", "train", cifar_folder)
+        assert caplog.text == ""
+
+    def test_a_changed_source_is_decoded_again(self, cifar_folder):
+        before, _ = load_dataset("CIFAR10", "train", cifar_folder)
+        before = before.clone()
+        file = sorted((cifar_folder / "CIFAR10/train/class3").iterdir())[0]
+        Image.new("RGB", (32, 32), "white").save(file)
+        after, _ = load_dataset("CIFAR10", "train", cifar_folder)
+        assert (before != after).flatten(1).any(dim=1).nonzero().flatten().tolist() == [12]
+
+    def test_a_failed_write_leaves_nothing(self, cifar_folder, monkeypatch, caplog):
+        def full(*arguments, **options):
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+        with caplog.at_level(logging.WARNING):
+            images, _ = load_dataset("CIFAR10", "train", cifar_folder)
+        assert len(images) == 40 and "No space left" in caplog.text
+        assert list((cifar_folder / "cache").iterdir()) == []
+
+
+class TestBadData:
+    def one_line(self, *arguments, **options) -> str:
+        with pytest.raises(InputError) as caught:
+            load_dataset(*arguments, **options)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def test_unknown_name(self):
+        assert "CIFR10: no such data set, and no folder of images there; did you mean CIFAR10" in self.one_line(
+            "CIFR10", "train"
+        )
+
+    def test_absent_without_a_network(self, tmp_path, monkeypatch):
+        def offline(*arguments, **options):
+            raise OSError("network unreachable")
+
+        monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
+        message = self.one_line("MNIST", "train", tmp_path)
+        assert f"looked for {tmp_path}/MNIST/raw and {tmp_path}/MNIST/train/<class>/*.png" in message
+        assert "download failed (network unreachable)" in message and "--data_dir" in message
+
+    def test_imagenet_cannot_be_downloaded(self, tmp_path):
+        assert f"looked for {tmp_path}/ImageNet/train/<class>" in self.one_line("ImageNet", "train", tmp_path)
+
+    def test_empty_folder(self, tmp_path):
+        assert self.one_line(str(tmp_path), "train").startswith(f"{tmp_path}: cannot be read (")
+
+    def test_class_folder_without_images(self, cifar_folder):
+        shutil.rmtree(cifar_folder / "CIFAR10/train/class4")
+        (cifar_folder / "CIFAR10/train/class4").mkdir()
+        assert "class4" in self.one_line("CIFAR10", "train", cifar_folder)
+
+    def test_truncated_image(self, cifar_folder):
+        file = sorted((cifar_folder / "CIFAR10/train/class2").iterdir())[1]
+        file.write_bytes(file.read_bytes()[:200])
+        assert self.one_line("CIFAR10", "train", cifar_folder).startswith(f"{file}: cannot be read (")
+        assert not (cifar_folder / "cache").exists()
+
+    def test_mixed_sizes(self, cifar_folder):
+        file = sorted((cifar_folder / "CIFAR10/train/class2").iterdir())[1]
+        Image.new("RGB", (40, 32)).save(file)
+        assert f"{file}: 40x32 pixels, while the first image of the folder has 32x32" in self.one_line(
+            "CIFAR10", "train", cifar_folder
+        )
+
+    @pytest.mark.parametrize("kind", ["images-idx3", "labels-idx1"])
+    def test_truncated_mnist(self, mnist_folder, kind):
+        file = mnist_folder / f"MNIST/raw/train-{kind}-ubyte"
+        file.write_bytes(file.read_bytes()[:-50])
+        assert self.one_line("MNIST", "train", mnist_folder).startswith(f"{file}: cannot be read (")
+
+    def test_labels_that_do_not_fit_the_images(self, mnist_folder):
+        file = mnist_folder / "MNIST/raw/train-labels-idx1-ubyte"
+        write_idx(file, np.zeros(10))
+        assert "10 labels for the 300 images" in self.one_line("MNIST", "train", mnist_folder)
+
+    def test_splits_with_other_classes(self, cifar_folder):
+        (cifar_folder / "CIFAR10/test/class7").rename(cifar_folder / "CIFAR10/test/class77")
+        message = self.one_line("CIFAR10", "test", cifar_folder)
+        assert "its classes differ" in message and "class7, class77" in message
+
+    def test_no_test_images(self, cifar_folder):
+        shutil.rmtree(cifar_folder / "CIFAR10/test")
+        assert "no test images; looked for" in self.one_line("CIFAR10", "test", cifar_folder)
+
+    @pytest.mark.parametrize("name", [name for name, dataset in DATASETS.items() if dataset.gray])
+    def test_rgb_of_gray_data(self, name):
+        assert self.one_line(name, "train", rgb=True) == f"rgb=True: the images of {name} are gray; leave rgb out"
+
+    def test_rgb_of_a_gray_folder(self, tmp_path):
+        for label in ("a", "b"):
+            (tmp_path / label).mkdir()
+            for i in range(5):
+                Image.new("L", (8, 8)).save(tmp_path / label / f"{i}.png")
+        assert "are gray; leave rgb out" in self.one_line(str(tmp_path), "train", tmp_path, rgb=True)
+
+
+class TestSplit:
+    def test_class_balanced_complete_and_seeded(self):
+        labels = torch.arange(10).repeat_interleave(57)[torch.randperm(570, generator=generator())]
+        train, valid = split_train_validation(labels, 0.1, seed=3)
+        assert sorted(train.tolist() + valid.tolist()) == list(range(570))
+        counts = labels[valid].bincount(minlength=10)
+        assert len(valid) == 57 and counts.min() == 5 and counts.max() == 6
+        again = split_train_validation(labels, 0.1, seed=3)[1]
+        other = split_train_validation(labels, 0.1, seed=4)[1]
+        assert torch.equal(valid, again) and not torch.equal(valid, other)
+
+    def test_proportions_of_unequal_classes_are_kept(self):
+        labels = torch.tensor([0] * 900 + [1] * 100)
+        _, valid = split_train_validation(labels, 0.2, seed=0)
+        assert labels[valid].bincount().tolist() == [180, 20]
+
+    def test_one_image_a_class(self):
+        _, valid = split_train_validation(torch.arange(1000), 0.01, seed=0)
+        assert len(valid) == 10 and valid.max() - valid.min() > 100
+
+    def test_first_images_of_ordered_data_are_of_all_classes(self):
+        ordered = torch.arange(10).repeat_interleave(100)
+        chosen = first_images(ordered, 100, seed=0)
+        assert ordered[chosen].unique().tolist() == list(range(10)) and len(chosen.unique()) == 100
+        assert not torch.equal(chosen, first_images(ordered, 100, seed=1))
+
+    def test_first_images_of_mixed_data_are_the_first(self):
+        assert first_images(torch.tensor([3, 1, 2, 0]), 2, seed=0).tolist() == [0, 1]
+
+    def test_streams_of_one_seed_differ(self):
+        draws = {
+            torch.rand(1, generator=seeded_generator(0, stream, part)).item() for stream in Stream for part in (0, 1)
+        }
+        assert len(draws) == 2 * len(Stream)
+
+
+class TestAugmentation:
+    def test_crops_come_from_the_reflection_padded_image(self):
+        images = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8, generator=generator())
+        padded = torch.nn.functional.pad(images.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
+        seen = set()
+        for image, frame in zip(random_crop_and_flip(images, generator()), padded, strict=True):
+            matches = [
+                (top, left, flip)
+                for top in range(9)
+                for left in range(9)
+                for flip in (False, True)
+                if torch.equal(
+                    frame[:, top : top + 12, left : left + 12].flip(-1)
+                    if flip
+                    else frame[:, top : top + 12, left : left + 12],
+                    image,
+                )
+            ]
+            assert len(matches) == 1
+            seen.add(matches[0])
+        assert len(seen) > 30 and {flip for _, _, flip in seen} == {False, True}
+
+    def test_flips_are_a_half_of_the_images(self):
+        images = torch.arange(4, dtype=torch.uint8).expand(2000, 1, 1, 4)
+        flipped = random_flip(images, generator())[:, 0, 0, 0] == 3
+        assert 900 < flipped.sum() < 1100
+
+    def test_resized_crops_have_the_size_and_stay_inside_the_image(self):
+        ramp = torch.arange(256, dtype=torch.uint8).expand(30, 1, 256, 256)
+        crops = random_resized_crop_and_flip(ramp, generator(), size=32)
+        assert crops.shape == (30, 1, 32, 32)
+        widths = (crops[:, 0, 0, -1].int() - crops[:, 0, 0, 0].int()).abs()
+        # A crop of 8% to 100% of the area at aspect 3/4 to 4/3 is at least a quarter as wide as the image.
+        assert widths.min() > 50 and widths.max() <= 255 and widths.unique().numel() > 15
+
+    @pytest.mark.parametrize("augment", [random_crop_and_flip, random_flip, random_resized_crop_and_flip])
+    def test_a_seed_fixes_the_draws(self, augment):
+        images = torch.randint(0, 256, (6, 1, 40, 40), dtype=torch.uint8, generator=generator())
+        assert torch.equal(augment(images, generator()), augment(images, generator()))
+
+    def test_every_data_set_has_the_rule_of_the_method(self):
+        rules = {
+            name: (dataset.augment.__name__, dataset.augment_regularization.__name__)
+            for name, dataset in DATASETS.items()
+        }
+        assert rules == {
+            "digits": ("no_augmentation", "no_augmentation"),
+            "MNIST": ("no_augmentation", "no_augmentation"),
+            "FashionMNIST": ("no_augmentation", "no_augmentation"),
+            "CIFAR10": ("random_crop_and_flip", "random_crop_and_flip"),
+            "CIFAR100": ("random_crop_and_flip", "random_crop_and_flip"),
+            "ImageNet": ("random_resized_crop_and_flip", "random_flip"),
+        }
+
+    def test_evaluation_resizes_imagenet_to_224_and_leaves_others(self):
+        stored = torch.zeros(300, 1, 256, 256, dtype=torch.uint8)
+        assert DATASETS["ImageNet"].evaluation_view(stored).shape == (300, 1, 224, 224)
+        assert find_dataset("CIFAR10").evaluation_view(stored[:, :, :32, :32]).shape == (300, 1, 32, 32)
