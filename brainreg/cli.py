@@ -1,0 +1,101 @@
+"""Command lines: flags derived from pydantic models, and errors of one line."""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from brainreg.errors import InputError, Model, checked_value, nearest, validated
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose every flag is written with underscores or dashes, and whose errors are one line."""
+
+    def __init__(self, description: str):
+        super().__init__(
+            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def add_flag(self, name: str, **options: Any) -> None:
+        """Add `--name`, also spelled with the other separator; a name with none has one spelling."""
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
+        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
+
+    def add_flags(self, model: type[BaseModel], title: str, skip: Sequence[str] = ()) -> None:
+        """Add a flag for each field of `model`; a flag that is not given is left out of the parsed values."""
+        own = self.add_argument_group(title)
+        for name, field in model.model_fields.items():
+            if name in skip:
+                continue
+            spellings = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
+            options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
+            if field.annotation is bool:
+                negations = [spelling.replace("--", "--no-", 1) for spelling in spellings]
+                own.add_argument(*spellings, nargs="?", const="True", help=_help(field), **options)
+                options.pop("metavar")
+                own.add_argument(*negations, action="store_const", const="False", help=argparse.SUPPRESS, **options)
+            else:
+                own.add_argument(*spellings, help=_help(field), **options)
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            flag = unknown.split()[0].split("=")[0]
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            message = f"{flag}: no such flag; {nearest(flag, known).split('known:')[0] or 'see '}--help lists them all"
+        raise InputError(message)
+
+
+def given_values(model: type[Model], flags: argparse.Namespace) -> dict[str, Any]:
+    """Return the values of those fields of `model` whose flags were given, checked and in their own types."""
+    given = {name: value for name, value in vars(flags).items() if name in model.model_fields}
+    given = {name: None if value in ("None", "none") else value for name, value in given.items()}
+    return {name: checked_value(model, name, value, where=f"--{name}") for name, value in given.items()}
+
+
+def from_flags(model: type[Model], flags: argparse.Namespace, **others: Any) -> Model:
+    """Return the model that the flags describe, with `others` for defaults of its own."""
+    return validated(model, {**others, **given_values(model, flags)}, spell=lambda key: f"--{key}")
+
+
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command line: exit with its status, or with one line and status 2 where the input is unusable."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        status = main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)
+
+
+def to_flags(model: BaseModel) -> str:
+    """Return the flags that give `model`, those of its defaults left out, in the order of its fields."""
+    values = model.model_dump()
+    changed = [name for name, field in type(model).model_fields.items() if values[name] != field.default]
+    return " ".join(f"--{name}={shlex.quote(str(values[name]))}" for name in changed)
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    choices = get_args(field.annotation)
+    return choices if all(isinstance(choice, str) for choice in choices) else ()
+
+
+def _metavar(field: FieldInfo) -> str:
+    kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+    if _choices(field):
+        return "NAME"
+    return {bool: "True|False", int: "INT", float: "FLOAT"}.get(kinds[0], "NAME")
+
+
+def _help(field: FieldInfo) -> str:
+    choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
+    return f"{field.description}{choices} (default: {field.default})".replace("%", "%%")
