@@ -1,0 +1,428 @@
+"""Training of one network: the data of a run, its checkpoints, and the loop."""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from brainreg.data import (
+    Dataset,
+    Stream,
+    find_dataset,
+    first_images,
+    load_dataset,
+    seeded_generator,
+    split_train_validation,
+)
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.losses import similarity_loss
+from brainreg.models import InputScaling, ResNet, build_model
+from brainreg.similarity import boosted_targets, pixel_similarity, select_pairs
+
+_CHECKPOINT_FORMAT = 1
+
+# Where this many pairs are selected for each one drawn in an epoch, drawing them with replacement is as
+# good as without, and needs no shuffled list.
+_PLENTY = 100
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite. Its text says where, and which part of the loss it was."""
+
+
+# ---------------------------------------------------------------------------------------------
+# Data of a run
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What one run trains on; images are uint8 (n, c, h, w), labels int64 (n,).
+
+    Attributes:
+        task: the data set that is classified.
+        num_classes: of the task.
+        images, labels: the whole training split as stored, memory-mapped where it comes from the cache.
+        train_indices: which of those are trained on; batches are cut from them and augmented.
+        valid_images, valid_labels: the validation images, as they are classified.
+        pairs: the regularizer's, or None where nothing is regularized.
+    """
+
+    task: Dataset
+    num_classes: int
+    images: torch.Tensor
+    labels: torch.Tensor
+    train_indices: torch.Tensor
+    valid_images: torch.Tensor
+    valid_labels: torch.Tensor
+    pairs: "RegularizationPairs | None"
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images that are classified."""
+        return self.valid_images.shape[-1]
+
+
+@dataclass(frozen=True)
+class RegularizationPairs:
+    """The regularization images and the pairs of them that the range selects.
+
+    Attributes:
+        images: (N, c, h, w) uint8, augmented once.
+        centered: whether they are scaled to 5 * (x - 0.5) for the network.
+        indices: (P, 2) int64, pairs (i, j) with i < j.
+        targets: (P,) what the network's similarity of each pair is pulled toward.
+    """
+
+    images: torch.Tensor
+    centered: bool
+    indices: torch.Tensor
+    targets: torch.Tensor
+
+    def draw(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """Yield `count` batches of (batch_size,) rows of `indices`, drawn uniformly.
+
+        Without replacement until all are used up (an incomplete last batch is dropped), then shuffled anew;
+        with replacement where the pairs far outnumber the draws.
+        """
+        total = len(self.indices)
+        if total >= _PLENTY * count * batch_size:
+            for _ in range(count):
+                yield torch.randint(total, (batch_size,), generator=generator)
+            return
+        while count > 0:
+            shuffled = torch.randperm(total, generator=generator)
+            for batch in shuffled[: total // batch_size * batch_size].split(batch_size)[:count]:
+                yield batch
+                count -= 1
+
+
+def load_training_data(settings: Hyperparameters, data_dir: str | Path = "data") -> TrainingData:
+    """Load what a run with these settings trains on: validation images are taken out first.
+
+    Raises:
+        InputError: data that is missing or unreadable, more images asked for than there are, fewer pairs
+            than one step takes.
+    """
+    task = find_dataset(settings.task)
+    images, labels = load_dataset(settings.task, "train", data_dir, settings.rgb)
+    if images.shape[-1] != images.shape[-2]:
+        raise InputError(f"task={settings.task}: images of {images.shape[-1]}x{images.shape[-2]}; they must be square")
+    train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
+    if not len(valid) or not len(train):
+        raise InputError(
+            f"valid_portion={settings.valid_portion:g}: of {len(labels)} images {len(valid)} would validate and"
+            f" {len(train)} train; both need at least one"
+        )
+    pairs = _select_regularization_pairs(settings, data_dir, images, labels, train) if settings.regularized else None
+    if settings.train_image_num is not None:
+        if settings.train_image_num > len(train):
+            raise InputError(
+                f"train_image_num={settings.train_image_num}: {settings.task} has {len(train)} training images"
+                " after validation images are taken out"
+            )
+        train = train[first_images(labels[train], settings.train_image_num, settings.seed)]
+    return TrainingData(
+        task=task,
+        num_classes=int(labels.max()) + 1,
+        images=images,
+        labels=labels,
+        train_indices=train,
+        valid_images=task.evaluation_view(images[valid]),
+        valid_labels=labels[valid],
+        pairs=pairs,
+    )
+
+
+def _select_regularization_pairs(
+    settings: Hyperparameters,
+    data_dir: str | Path,
+    task_images: torch.Tensor,
+    task_labels: torch.Tensor,
+    train: torch.Tensor,
+) -> RegularizationPairs:
+    """Choose N images, augment them once by their own data set's rule, and select pairs by their similarity."""
+    task = find_dataset(settings.task)
+    own = settings.reg_data in (None, settings.task)
+    dataset = task if own else find_dataset(settings.reg_data)
+    if own and not task.varied_sizes:
+        images, labels = task_images, task_labels
+    else:
+        images, labels = load_dataset(dataset.name, "train", data_dir, settings.rgb, "regularization")
+    pool = train if own else torch.arange(len(labels))
+    count = settings.reg_image_num
+    if count > len(pool):
+        less = " after validation images are taken out" if own else ""
+        raise InputError(f"reg_image_num={count}: {dataset.name} has {len(pool)} training images{less}")
+    chosen = images[pool[first_images(labels[pool], count, settings.seed)]]
+    chosen = dataset.augment_regularization(chosen, seeded_generator(settings.seed, Stream.REGULARIZATION_AUGMENTATION))
+
+    similarity = pixel_similarity(chosen)
+    indices = select_pairs(similarity, settings.reg_range, settings.reg_thresh, settings.reg_thresh_2)
+    if len(indices) < settings.reg_batch_size:
+        thresholds = f"reg_thresh={settings.reg_thresh:g}"
+        if settings.reg_thresh_2 is not None:
+            thresholds += f", reg_thresh_2={settings.reg_thresh_2:g}"
+        selected = f"selects {len(indices)} of the {count * (count - 1) // 2} pairs of {count} images at {thresholds}"
+        if len(indices) == 0:
+            raise InputError(f"reg_range={settings.reg_range}: {selected}; choose other thresholds or more images")
+        raise InputError(
+            f"reg_batch_size={settings.reg_batch_size}: a step needs as many pairs, and the range"
+            f" {settings.reg_range} {selected}"
+        )
+    targets = similarity[indices[:, 0], indices[:, 1]]
+    if settings.reg_boosting:
+        targets = boosted_targets(targets, settings.reg_thresh, settings.reg_boosting_val)
+    return RegularizationPairs(chosen, dataset.centered or task.centered, indices, targets)
+
+
+# ---------------------------------------------------------------------------------------------
+# Checkpoints
+# ---------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint so that a reader sees the old one or the new one, never a part."""
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    torch.save(checkpoint, part)
+    os.replace(part, path)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `train` wrote. Nothing in it is executed.
+
+    Raises:
+        InputError: no file, not a checkpoint, or one of another format.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["format"]
+    except Exception as error:  # unpickling a strange file fails in many ways
+        raise InputError(f"{path}: not a checkpoint of this project") from error
+    if found != _CHECKPOINT_FORMAT:
+        raise InputError(f"{path}: checkpoint of format {found}; this version reads format {_CHECKPOINT_FORMAT}")
+    return checkpoint
+
+
+def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
+    """Return the best epoch's network of a checkpoint, in eval mode, and the settings it was trained with.
+
+    The network takes images in [0, 1], of the task's size, and does its own scaling.
+    """
+    checkpoint = load_checkpoint(path)
+    settings = Hyperparameters(**checkpoint["hyperparameters"])
+    network = build_model(
+        settings.archi,
+        checkpoint["in_channels"],
+        checkpoint["num_classes"],
+        settings.base_channels,
+        checkpoint["image_size"],
+    )
+    network.load_state_dict(checkpoint["best_model"])
+    return as_classifier(network, find_dataset(settings.task)).eval(), settings
+
+
+def as_classifier(network: ResNet, task: Dataset) -> nn.Sequential:
+    """Return `network` behind its task's input scaling: a model of images in [0, 1]."""
+    return nn.Sequential(InputScaling(task.centered), network)
+
+
+# ---------------------------------------------------------------------------------------------
+# The loop
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes:
+        classifier: the best epoch's network, in eval mode, for images in [0, 1].
+        best_epoch: the epoch with the lowest validation cross-entropy; 0 is the untrained network.
+        history: the per-epoch metrics, epoch 0 first.
+    """
+
+    classifier: nn.Sequential
+    best_epoch: int
+    history: list[dict[str, float]]
+
+
+def learning_rate(settings: Hyperparameters, epoch: int) -> float:
+    """Return the learning rate after `epoch` completed epochs: a step-wise decay that restarts in cycles."""
+    phase = epoch % (settings.phase_num * settings.phase_duration) // settings.phase_duration
+    return settings.lr * settings.decay_rate**phase
+
+
+def train(
+    settings: Hyperparameters,
+    data: TrainingData,
+    *,
+    device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> TrainingResult:
+    """Train a network with cross-entropy plus alpha times the similarity loss.
+
+    Args:
+        settings: the hyperparameters.
+        data: from `load_training_data(settings)`.
+        device: CUDA where there is one, unless given.
+        checkpoint: a file written after each epoch. Where it exists, training goes on from it; on a CPU the
+            result is then the same, bit for bit, as without the interruption.
+        on_epoch: called after each epoch (and once before the first) with its metrics: epoch, lr,
+            cross_entropy and similarity_loss (means over the epoch's steps), valid_cross_entropy,
+            valid_accuracy (a fraction).
+        on_step: called after each step with the number of completed steps and of all steps of the epoch.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+        InputError: the checkpoint is of other settings.
+
+    Source: arXiv 2410.03952, section 3 and appendix.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = build_model(
+            settings.archi, data.images.shape[1], data.num_classes, settings.base_channels, data.image_size
+        ).to(device)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
+    )
+    images, labels = data.images.to(device), data.labels.to(device)
+    valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
+    scaling = InputScaling(data.task.centered)
+    pairs = data.pairs
+    if pairs is not None:
+        pair_images, pair_scaling = pairs.images.to(device), InputScaling(pairs.centered)
+    steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
+
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = load_checkpoint(checkpoint)
+        _check_same_run(settings, state, checkpoint)
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
+    else:
+        loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
+        history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
+        best_epoch, best_model = 0, _copy_state(network)
+        if on_epoch is not None:
+            on_epoch(history[0])
+
+    for epoch in range(history[-1]["epoch"] + 1, settings.epoch_num + 1):
+        lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch - 1)
+        batches = seeded_generator(settings.seed, Stream.BATCHES, epoch)
+        shuffled = data.train_indices[torch.randperm(len(data.train_indices), generator=batches)]
+        if pairs is not None:
+            drawn = pairs.draw(steps, settings.reg_batch_size, seeded_generator(settings.seed, Stream.PAIRS, epoch))
+        sums = torch.zeros(2, device=device)
+        network.train()
+        for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
+            inputs = scaling(to_float(data.task.augment(images[batch.to(device)], batches)))
+            cross_entropy = F.cross_entropy(network(inputs), labels[batch.to(device)])
+            if pairs is None:
+                loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
+            else:
+                choice = next(drawn)
+                rows, columns = pairs.indices[choice].to(device).T
+                scores = network.pair_similarity(
+                    pair_scaling(to_float(pair_images[rows])), pair_scaling(to_float(pair_images[columns]))
+                )
+                similarity = similarity_loss(scores, pairs.targets[choice].to(device), settings.arctanh)
+                loss = cross_entropy + settings.reg_alpha * similarity
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            sums += torch.stack([cross_entropy.detach(), similarity.detach()])
+            if step % 100 == 99 or step == steps - 1:  # each check waits for the device
+                _check_finite(sums, epoch, step + 1)
+            if on_step is not None:
+                on_step(step + 1, steps)
+
+        cross_entropy, similarity = (sums / steps).tolist()
+        valid_loss, valid_accuracy = _validate(network, scaling, valid_images, valid_labels)
+        if not math.isfinite(valid_loss):
+            raise DivergedError(f"epoch {epoch}: the validation cross-entropy is {valid_loss}; try a lower lr or alpha")
+        history.append(
+            {
+                "epoch": epoch,
+                "lr": lr,
+                "cross_entropy": cross_entropy,
+                "similarity_loss": similarity,
+                "valid_cross_entropy": valid_loss,
+                "valid_accuracy": valid_accuracy,
+            }
+        )
+        if valid_loss < history[best_epoch]["valid_cross_entropy"]:  # ties go to the earliest
+            best_epoch, best_model = epoch, _copy_state(network)
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {
+                    "format": _CHECKPOINT_FORMAT,
+                    "hyperparameters": settings.model_dump(),
+                    "in_channels": data.images.shape[1],
+                    "num_classes": data.num_classes,
+                    "image_size": data.image_size,
+                    "model": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "history": history,
+                    "best_epoch": best_epoch,
+                    "best_model": best_model,
+                },
+            )
+        if on_epoch is not None:
+            on_epoch(history[-1])
+
+    optimizer.zero_grad()  # frees the gradients
+    network.load_state_dict(best_model)
+    return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history)
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as float32 in [0, 1]."""
+    return images.float() / 255
+
+
+@torch.no_grad()
+def _validate(
+    network: ResNet, scaling: InputScaling, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (a fraction) in eval mode."""
+    network.eval()
+    logits = torch.cat([network(scaling(to_float(part))) for part in images.split(500)])
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).float().mean().item()
+
+
+def _copy_state(network: ResNet) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
+    cross_entropy, similarity = sums.tolist()
+    if not (math.isfinite(cross_entropy) and math.isfinite(similarity)):
+        raise DivergedError(
+            f"epoch {epoch}, by step {step}: the sum of the cross-entropy is {cross_entropy:g} and of the similarity"
+            f" loss {similarity:g}; try a lower lr or alpha"
+        )
+
+
+def _check_same_run(settings: Hyperparameters, state: dict[str, Any], path: str | Path) -> None:
+    """A run goes on only with the settings it began with; more epochs are no contradiction."""
+    now, then = settings.model_dump(), state["hyperparameters"]
+    changed = [name for name in now if name != "epoch_num" and now[name] != then.get(name)]
+    if changed:
+        name = changed[0]
+        raise InputError(f"{name}={now[name]}: {path} was trained with {name}={then.get(name)}; choose another folder")

@@ -1,0 +1,343 @@
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from brainreg import training
+from brainreg.data import load_dataset, split_train_validation
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.similarity import pixel_similarity, select_pairs
+from brainreg.training import (
+    DivergedError,
+    RegularizationPairs,
+    learning_rate,
+    load_checkpoint,
+    load_classifier,
+    load_training_data,
+    to_float,
+    train,
+)
+
+SMALL = {"task": "digits", "base_channels": 2, "train_image_num": 128, "epoch_num": 2, "valid_portion": 0.1}
+REGULARIZED = {**SMALL, "reg_alpha": 1, "reg_thresh": 0.5, "reg_image_num": 60, "reg_batch_size": 8}
+
+
+def run(settings: dict, **options):
+    hyperparameters = Hyperparameters(**settings)
+    return train(hyperparameters, load_training_data(hyperparameters), device="cpu", **options)
+
+
+def weights(result) -> dict[str, torch.Tensor]:
+    return result.classifier.state_dict()
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestData:
+    def test_validation_images_are_taken_out_before_anything_else(self):
+        settings = Hyperparameters(**{**REGULARIZED, "reg_image_num": 1294, "train_image_num": None})
+        data = load_training_data(settings)
+        train_part, valid_part = split_train_validation(data.labels, 0.1, seed=0)
+        assert torch.equal(data.train_indices, train_part)
+        assert torch.equal(data.valid_images, data.images[valid_part])
+        # All that is left regularizes, and nothing else: 1,438 images less 144 for validation.
+        assert torch.equal(data.pairs.images, data.images[train_part])
+
+    def test_pairs_and_targets_are_those_of_the_range(self):
+        settings = Hyperparameters(**{**REGULARIZED, "reg_range": "double", "reg_thresh_2": 0.1})
+        pairs = load_training_data(settings).pairs
+        similarity = pixel_similarity(pairs.images)
+        assert torch.equal(pairs.indices, select_pairs(similarity, "double", 0.5, 0.1))
+        high = similarity[pairs.indices[:, 0], pairs.indices[:, 1]].abs() > 0.5
+        assert torch.equal(pairs.targets.abs() == 1, high) and high.any() and not high.all()
+
+    def test_targets_are_similarities_without_boosting_and_scaled_with_a_value(self):
+        plain = load_training_data(Hyperparameters(**REGULARIZED, reg_boosting=False)).pairs
+        similarity = pixel_similarity(plain.images)
+        assert torch.equal(plain.targets, similarity[plain.indices[:, 0], plain.indices[:, 1]])
+        scaled = load_training_data(Hyperparameters(**REGULARIZED, reg_boosting_val=0.5)).pairs
+        assert scaled.targets.unique().tolist() == [-0.5, 0, 0.5]
+
+    def test_cifar_regularization_images_are_augmented_once(self, cifar_folder):
+        settings = Hyperparameters(reg_alpha=1, reg_image_num=20, valid_portion=0.25)
+        first, second = (load_training_data(settings, cifar_folder).pairs for _ in range(2))
+        assert torch.equal(first.images, second.images) and first.centered
+        stored = {bytes(image.numpy()) for image in load_dataset("CIFAR10", "train", cifar_folder)[0]}
+        assert sum(bytes(image.numpy()) not in stored for image in first.images) > 15
+
+    @pytest.mark.parametrize(
+        ("task", "reg_data", "centered"),
+        [("MNIST", None, False), ("MNIST", "CIFAR10", True), ("CIFAR10", "MNIST", True), ("CIFAR10", None, True)],
+    )
+    def test_scaling_of_regularization_images(self, cifar_folder, mnist_folder, task, reg_data, centered):
+        settings = Hyperparameters(task=task, reg_data=reg_data, reg_alpha=1, reg_image_num=20, valid_portion=0.25)
+        assert load_training_data(settings, cifar_folder).pairs.centered is centered
+
+    def test_images_of_an_ordered_folder_are_of_all_classes(self, cifar_folder):
+        settings = Hyperparameters(reg_alpha=1, reg_image_num=20, valid_portion=0.25, train_image_num=20)
+        data = load_training_data(settings, cifar_folder)
+        assert len(data.labels[data.train_indices].unique()) >= 8
+        assert data.valid_labels.unique().tolist() == list(range(10))
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"reg_image_num": 1295}, "reg_image_num=1295: digits has 1294 training images after validation images"),
+            ({"train_image_num": 1295}, "train_image_num=1295: digits has 1294 training images"),
+            ({"valid_portion": 1e-5}, "valid_portion=1e-05: of 1438 images 0 would validate"),
+            (
+                {"reg_range": "high", "reg_thresh": 0.99, "reg_image_num": 20},
+                "reg_range=high: selects 0 of the 190 pairs of 20 images at reg_thresh=0.99",
+            ),
+            (
+                {"reg_batch_size": 200, "reg_image_num": 20},
+                "reg_batch_size=200: a step needs as many pairs, and the range all selects 190 of the 190 pairs",
+            ),
+        ],
+    )
+    def test_too_much_asked_is_one_line(self, settings, message):
+        with pytest.raises(InputError) as caught:
+            load_training_data(Hyperparameters(**{**REGULARIZED, **settings}))
+        assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+    def test_images_that_are_not_square_are_refused(self, tmp_path):
+        from PIL import Image
+
+        for label in "ab":
+            (tmp_path / label).mkdir()
+            for i in range(5):
+                Image.new("L", (20, 16)).save(tmp_path / label / f"{i}.png")
+        with pytest.raises(InputError, match="images of 20x16; they must be square"):
+            load_training_data(Hyperparameters(task=str(tmp_path)), tmp_path)
+
+
+class TestDraws:
+    def pairs(self, total: int) -> RegularizationPairs:
+        return RegularizationPairs(torch.empty(0), False, torch.zeros(total, 2), torch.zeros(total))
+
+    def test_few_pairs_are_used_up_before_any_comes_again(self):
+        drawn = list(self.pairs(10).draw(7, 3, torch.Generator().manual_seed(0)))
+        assert [len(batch) for batch in drawn] == [3] * 7
+        for round_ in (drawn[:3], drawn[3:6]):
+            assert len(torch.cat(round_).unique()) == 9
+        assert torch.cat(drawn).unique().numel() == 10
+
+    def test_many_pairs_are_drawn_uniformly(self):
+        total = 1000
+        counts = torch.zeros(total)
+        for seed in range(500):
+            for batch in self.pairs(total).draw(2, 5, torch.Generator().manual_seed(seed)):
+                assert len(batch) == 5
+                counts += batch.bincount(minlength=total)
+        assert counts.sum() == 5000
+        chi_square = ((counts - 5) ** 2 / 5).sum().item()
+        assert abs(chi_square - 999) < 4 * math.sqrt(2 * 999)
+
+    @pytest.mark.parametrize("total", [10, 10_000])
+    def test_a_seed_fixes_the_draws(self, total):
+        first, second = (
+            torch.cat(list(self.pairs(total).draw(4, 3, torch.Generator().manual_seed(5)))) for _ in range(2)
+        )
+        assert torch.equal(first, second)
+
+
+def test_learning_rates_of_the_published_schedule():
+    rates = [learning_rate(Hyperparameters(), epoch) for epoch in range(40)]
+    assert rates == pytest.approx([0.1 * 0.3 ** (epoch % 20 // 4) for epoch in range(40)])
+    assert rates[20] == 0.1 and rates[19] == pytest.approx(0.1 * 0.3**4)
+
+
+class TestTraining:
+    def test_it_learns(self):
+        result = run({**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 4})
+        assert result.history[0]["valid_accuracy"] < 0.3
+        assert result.history[-1]["valid_accuracy"] > 0.85
+        assert result.best_epoch == min(result.history, key=lambda epoch: epoch["valid_cross_entropy"])["epoch"]
+
+    def test_the_similarity_loss_falls(self):
+        history = run(
+            {**REGULARIZED, "epoch_num": 4, "reg_alpha": 10, "arctanh": False, "train_image_num": None}
+        ).history
+        losses = [epoch["similarity_loss"] for epoch in history[1:]]
+        assert losses[-1] < 0.6 * losses[0]
+
+    def test_metrics_of_each_epoch(self):
+        seen, steps = [], []
+        result = run(REGULARIZED, on_epoch=seen.append, on_step=lambda step, total: steps.append((step, total)))
+        assert seen == result.history and [epoch["epoch"] for epoch in seen] == [0, 1, 2]
+        assert set(seen[1]) == {
+            "epoch", "lr", "cross_entropy", "similarity_loss", "valid_cross_entropy", "valid_accuracy",
+        }  # fmt: skip
+        assert steps == [(1, 2), (2, 2)] * 2
+
+    def test_the_total_is_cross_entropy_plus_alpha_times_the_similarity_loss(self, monkeypatch):
+        """One step against the same step by hand, with the method's three passes in their order."""
+        settings = Hyperparameters(**{**REGULARIZED, "epoch_num": 1, "train_image_num": 64, "reg_alpha": 3})
+        data = load_training_data(settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.seed)
+            network = training.build_model("ResNet18", 1, 10, 2, 16)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+        batches = training.seeded_generator(0, training.Stream.BATCHES, 1)
+        order = data.train_indices[torch.randperm(64, generator=batches)]
+        choice = next(data.pairs.draw(1, 8, training.seeded_generator(0, training.Stream.PAIRS, 1)))
+        rows, columns = data.pairs.indices[choice].T
+        logits = network.train()(to_float(data.images[order]))
+        cross_entropy = torch.nn.functional.cross_entropy(logits, data.labels[order])
+        scores = network.pair_similarity(to_float(data.pairs.images[rows]), to_float(data.pairs.images[columns]))
+        similarity = training.similarity_loss(scores, data.pairs.targets[choice])
+        (cross_entropy + 3 * similarity).backward()
+        optimizer.step()
+
+        result = run(settings.model_dump(), checkpoint=None)
+        assert result.history[1]["cross_entropy"] == pytest.approx(cross_entropy.item(), rel=1e-5)
+        assert result.history[1]["similarity_loss"] == pytest.approx(similarity.item(), rel=1e-5)
+        assert result.best_epoch in (0, 1)
+        if result.best_epoch == 1:
+            trained = result.classifier[1].state_dict()
+            for name, tensor in network.state_dict().items():
+                torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
+
+    def test_without_alpha_the_similarity_pathway_is_never_run(self, monkeypatch):
+        monkeypatch.setattr(training.ResNet, "pair_similarity", lambda *arguments: pytest.fail("a similarity pass"))
+        monkeypatch.setattr(training, "pixel_similarity", lambda *arguments: pytest.fail("pixel similarity"))
+        run({**SMALL, "epoch_num": 1, "reg_alpha": 0})
+
+    def test_regularized_and_unregularized_runs_of_a_seed_start_alike(self, tmp_path):
+        plain, regularized = (load_training_data(Hyperparameters(**settings)) for settings in (SMALL, REGULARIZED))
+        assert torch.equal(plain.train_indices, regularized.train_indices)
+        assert torch.equal(plain.valid_images, regularized.valid_images)
+        untrained = [run({**settings, "epoch_num": 1, "lr": 1e-9}) for settings in (SMALL, REGULARIZED)]
+        assert untrained[0].history[0] == untrained[1].history[0]
+        # The batches are the same too: an all but vanishing learning rate leaves the same cross-entropy.
+        assert untrained[0].history[1]["cross_entropy"] == pytest.approx(untrained[1].history[1]["cross_entropy"])
+
+    def test_a_seed_fixes_everything(self):
+        assert same(weights(run(REGULARIZED)), weights(run(REGULARIZED)))
+        assert not same(weights(run(REGULARIZED)), weights(run({**REGULARIZED, "seed": 1})))
+
+    def test_the_global_random_state_is_left_alone(self):
+        torch.manual_seed(5)
+        expected = torch.rand(1)
+        torch.manual_seed(5)
+        run({**SMALL, "epoch_num": 1})
+        assert torch.rand(1) == expected
+
+    def test_every_training_image_is_seen_once_an_epoch(self, monkeypatch):
+        seen = []
+        settings = Hyperparameters(**{**SMALL, "train_image_num": 100, "epoch_num": 1})
+        data = load_training_data(settings)
+
+        def augment(images, generator):
+            seen.append(images.clone())
+            return images
+
+        watched = training.Dataset("digits", gray=True, size=16, augment=augment)
+        train(settings, training.TrainingData(**{**vars(data), "task": watched}), device="cpu")
+        assert [len(batch) for batch in seen] == [64, 36]
+        expected = sorted(map(bytes, data.images[data.train_indices].numpy()))
+        assert sorted(map(bytes, torch.cat(seen).numpy())) == expected
+
+    @pytest.mark.parametrize(("cause", "settings"), [("lr", {"lr": 1e30}), ("alpha", {"reg_alpha": 1e38})])
+    def test_a_loss_that_diverges_ends_the_run_with_a_named_error(self, cause, settings, tmp_path):
+        checkpoint = tmp_path / "checkpoint.pt"
+        with pytest.raises(DivergedError, match="epoch 1"):
+            run({**REGULARIZED, **settings}, checkpoint=checkpoint)
+        assert not checkpoint.exists()
+
+    def test_best_weights_are_not_the_last_ones(self, tmp_path):
+        """The published code's best weights alias the live ones on a CPU."""
+        checkpoint = tmp_path / "checkpoint.pt"
+        result = run({**SMALL, "epoch_num": 6, "lr": 0.3, "train_image_num": 256}, checkpoint=checkpoint)
+        assert 0 < result.best_epoch < 6, "the test needs a run whose best epoch is not its last"
+        stored = load_checkpoint(checkpoint)
+        assert not same(stored["best_model"], stored["model"])
+        settings = Hyperparameters(**SMALL)
+        data = load_training_data(settings)
+        logits = result.classifier(to_float(data.valid_images))
+        loss = torch.nn.functional.cross_entropy(logits, data.valid_labels).item()
+        assert loss == pytest.approx(result.history[result.best_epoch]["valid_cross_entropy"], rel=1e-4)
+
+
+# Kills itself in the middle of the second epoch, as a machine that goes away would.
+KILLED = """
+import os, signal, sys
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.training import load_training_data, train
+settings = Hyperparameters.model_validate_json(sys.argv[1])
+calls = []
+def on_step(step, steps):
+    calls.append(step)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(settings, load_training_data(settings), device="cpu", checkpoint=sys.argv[2], on_step=on_step)
+"""
+
+
+class TestCheckpoints:
+    def test_a_killed_run_goes_on_to_the_same_weights(self, tmp_path):
+        settings = Hyperparameters(**{**REGULARIZED, "epoch_num": 3})
+        checkpoint = tmp_path / "checkpoint.pt"
+        process = subprocess.run([sys.executable, "-c", KILLED, settings.model_dump_json(), checkpoint], cwd=ROOT)
+        assert process.returncode == -signal.SIGKILL
+        assert load_checkpoint(checkpoint)["history"][-1]["epoch"] == 1
+        resumed = run(settings.model_dump(), checkpoint=checkpoint)
+        whole = run(settings.model_dump())
+        assert same(weights(resumed), weights(whole)) and resumed.history == whole.history
+
+    def test_more_epochs_go_on_from_a_finished_run(self, tmp_path):
+        checkpoint = tmp_path / "checkpoint.pt"
+        run(REGULARIZED, checkpoint=checkpoint)
+        longer = run({**REGULARIZED, "epoch_num": 3}, checkpoint=checkpoint)
+        assert same(weights(longer), weights(run({**REGULARIZED, "epoch_num": 3})))
+
+    def test_a_checkpoint_of_other_settings_is_refused(self, tmp_path):
+        checkpoint = tmp_path / "checkpoint.pt"
+        run(SMALL, checkpoint=checkpoint)
+        with pytest.raises(InputError, match=r"lr=0.5: .*checkpoint.pt was trained with lr=0.1"):
+            run({**SMALL, "lr": 0.5}, checkpoint=checkpoint)
+
+    def test_the_classifier_of_a_checkpoint_is_the_best_one(self, tmp_path):
+        checkpoint = tmp_path / "checkpoint.pt"
+        result = run(REGULARIZED, checkpoint=checkpoint)
+        classifier, settings = load_classifier(checkpoint)
+        assert same(classifier.state_dict(), weights(result)) and not classifier.training
+        assert settings == Hyperparameters(**REGULARIZED)
+
+    def test_loading_executes_nothing(self, tmp_path):
+        path = tmp_path / "evil.pt"
+        torch.save({"format": 1, "hyperparameters": Bomb(tmp_path / "exploded")}, path)
+        with pytest.raises(InputError, match="not a checkpoint of this project"):
+            load_checkpoint(path)
+        assert not (tmp_path / "exploded").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"text", None])
+    def test_other_files_are_refused(self, tmp_path, content):
+        path = tmp_path / "checkpoint.pt"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match="no such checkpoint" if content is None else "not a checkpoint"):
+            load_checkpoint(path)
+
+    def test_another_format_is_named(self, tmp_path):
+        torch.save({"format": 99}, tmp_path / "checkpoint.pt")
+        with pytest.raises(InputError, match="checkpoint of format 99; this version reads format 1"):
+            load_checkpoint(tmp_path / "checkpoint.pt")
+
+
+class Bomb:
+    """An object that runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
