@@ -1,0 +1,55 @@
+import pytest
+import torch
+from pydantic import ValidationError
+from test_evaluation import Brightness
+
+from brainreg.attacks import AutoAttack
+from brainreg.errors import InputError
+from brainreg.objective import Objective
+
+ATTACK = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)
+IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = Brightness()(IMAGES).argmax(dim=1)
+LABELS[:10] = (LABELS[:10] + 1) % 10  # a quarter is misclassified
+
+
+def objective(**fields) -> Objective:
+    return Objective(**{"eps": 0.02, "noise_eps": 0.3, "attack": ATTACK, "attack_image_num": 20, **fields})
+
+
+def test_weighted_sum_of_clean_and_robust_accuracy():
+    measured = objective(weight=0.3).measure(Brightness(), IMAGES, LABELS, seed=0)
+    assert measured["clean_accuracy"] == 0.75 and measured["clean_n"] == 40 and measured["robust_n"] == 20
+    attacked, _ = objective().divide(40, seed=0)
+    robust = ATTACK(Brightness(), IMAGES[attacked], LABELS[attacked], eps=0.02).float().mean().item()
+    assert 0 < measured["robust_accuracy"] == robust < 0.75
+    assert measured["objective"] == pytest.approx(0.3 * 0.75 + 0.7 * robust)
+    assert measured["noise_accuracy"] < 0.75
+
+
+def test_noise_has_no_part_in_the_objective():
+    quiet, loud = (objective(noise_eps=eps).measure(Brightness(), IMAGES, LABELS, seed=0) for eps in (0.01, 1))
+    assert quiet["noise_accuracy"] > loud["noise_accuracy"] and quiet["objective"] == loud["objective"]
+
+
+def test_the_same_images_are_attacked_for_a_seed_and_the_others_are_the_rest():
+    attacked, others = objective().divide(40, seed=1)
+    assert sorted(torch.cat([attacked, others]).tolist()) == list(range(40))
+    assert attacked.tolist() == objective().divide(40, seed=1)[0].tolist()
+    assert attacked.tolist() != objective().divide(40, seed=2)[0].tolist()
+    assert attacked.tolist() != list(range(20)), "the first images of an ordered folder are of one class"
+
+
+def test_more_images_than_there_are():
+    with pytest.raises(InputError, match="attack_image_num=50: there are 40 validation images"):
+        objective(attack_image_num=50).measure(Brightness(), IMAGES, LABELS, seed=0)
+
+
+def test_standard_autoattack_is_the_default():
+    assert Objective(eps=0.1, noise_eps=0.1).attack.title == "AutoAttack standard Linf"
+
+
+@pytest.mark.parametrize("fields", [{"weight": 1.1}, {"weight": -0.1}, {"eps": 0}, {"eps": 8}, {"noise": "Gausian"}])
+def test_wrong_fields(fields):
+    with pytest.raises(ValidationError):
+        objective(**fields)
