@@ -1,0 +1,209 @@
+"""What a search shows in the terminal: the trials while they run, and the ranked table at the end."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+# The paper's symbols are shorter than the flags.
+SYMBOLS = {
+    "reg_alpha": "alpha",
+    "reg_thresh": "Th",
+    "reg_thresh_2": "Th_2",
+    "reg_image_num": "N",
+    "reg_batch_size": "k",
+    "reg_range": "range",
+}
+
+# In a terminal the table is redrawn in place; elsewhere a line of progress is printed this often at most.
+_LINE_SECONDS = 30
+
+_SHOWN_TRIALS = 20
+
+
+def shown(value: Any) -> str:
+    """Return a setting as a table shows it: three digits of a fraction, nothing where it is missing."""
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def fraction(value: Any) -> str:
+    """Return an accuracy as a table shows it."""
+    return "" if pd.isna(value) else f"{value:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, or hours and minutes.
+
+    >>> duration(75), duration(8000)
+    ('1m15s', '2h13m')
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole >= 3600 else f"{whole // 60}m{whole % 60:02d}s"
+
+
+@dataclass
+class _Trial:
+    number: int
+    setting: str
+    hyperparameters: Mapping[str, Any]
+    began: float
+    state: str = "starting"
+    seconds: float | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+
+class SearchProgress:
+    """Follows the trials of a search and shows them.
+
+    Args:
+        total: trials of the search.
+        slots: trials that run at a time.
+        searched: names of the hyperparameters that are searched, which become columns.
+        console: where to show it.
+    """
+
+    def __init__(self, total: int, slots: int, searched: Iterable[str], console: Console):
+        self.total, self.slots, self.searched, self.console = total, slots, list(searched), console
+        self.trials: dict[str, _Trial] = {}
+        self.began = time.monotonic()
+        self._printed = self.began
+        self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
+
+    def __enter__(self) -> "SearchProgress":
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, key: str, number: int, setting: str, hyperparameters: Mapping[str, Any]) -> None:
+        """A trial has been given to a worker."""
+        self.trials[key] = _Trial(number, setting, hyperparameters, time.monotonic())
+
+    def trained(self, key: str, epoch: int, epochs: int, valid_accuracy: float) -> None:
+        """A trial has completed an epoch."""
+        self.trials[key].state = (
+            f"epoch {epoch}/{epochs}, valid {valid_accuracy:.3f}" if epoch < epochs else "under attack"
+        )
+
+    def finished(self, key: str, measured: Mapping[str, Any]) -> None:
+        """A trial has been measured."""
+        trial = self.trials[key]
+        trial.state, trial.seconds, trial.measured = "finished", time.monotonic() - trial.began, measured
+        self._print_trial(
+            trial,
+            f"objective {measured['objective']:.3f} (clean {measured['clean_accuracy']:.3f},"
+            f" robust {measured['robust_accuracy']:.3f}), under noise {measured['noise_accuracy']:.3f}",
+        )
+
+    def failed(self, key: str, reason: str) -> None:
+        """A trial has ended without a result."""
+        trial = self.trials[key]
+        trial.state, trial.seconds = f"failed: {reason}", time.monotonic() - trial.began
+        self._print_trial(trial, trial.state)
+
+    def tick(self) -> None:
+        """Print a line of progress where nothing was printed for a while and nothing is redrawn."""
+        if self._live is None and time.monotonic() - self._printed > _LINE_SECONDS:
+            self._print(self.line())
+
+    def _print_trial(self, trial: _Trial, outcome: str) -> None:
+        settings = [f"{SYMBOLS.get(key, key)} {shown(value)}" for key, value in self._searched(trial) if shown(value)]
+        self._print(f"trial {trial.number} ({', '.join([trial.setting] * bool(trial.setting) + settings)}): {outcome}")
+        self._print(self.line())
+
+    def _print(self, text: str) -> None:
+        if self._live is None:
+            self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._printed = time.monotonic()
+
+    def _searched(self, trial: _Trial) -> list[tuple[str, Any]]:
+        return [(key, trial.hyperparameters.get(key)) for key in self.searched]
+
+    def line(self) -> str:
+        """How far the search is, what is best so far, and how long it still takes."""
+        trials = self.trials.values()
+        done = [trial for trial in trials if trial.seconds is not None]
+        running = len(trials) - len(done)
+        parts = [f"{len(done)}/{self.total} trials done, {running} running"]
+        failed = sum(not trial.measured for trial in done)
+        if failed:
+            parts[0] += f", {failed} of them failed"
+        measured = [trial for trial in done if trial.measured]
+        if measured:
+            best = max(measured, key=lambda trial: trial.measured["objective"])
+            parts.append(f"best {best.measured['objective']:.3f} (trial {best.number})")
+        parts.append(f"{duration(time.monotonic() - self.began)} so far")
+        left = self.seconds_left()
+        parts.append("time left unknown until a trial is done" if left is None else f"about {duration(left)} left")
+        return "; ".join(parts)
+
+    def seconds_left(self) -> float | None:
+        """Estimate what the remaining trials take, from the mean time of those done; None before the first."""
+        done = [trial.seconds for trial in self.trials.values() if trial.seconds is not None]
+        if not done:
+            return None
+        mean, now = sum(done) / len(done), time.monotonic()
+        running = sum(max(mean - (now - trial.began), 0) for trial in self.trials.values() if trial.seconds is None)
+        return ((self.total - len(self.trials)) * mean + running) / self.slots
+
+    def __rich__(self) -> Group:
+        table = _table(self.searched, "state")
+        trials = sorted(self.trials.values(), key=lambda trial: trial.number)
+        done = [trial for trial in trials if trial.seconds is not None]
+        hidden = max(len(trials) - _SHOWN_TRIALS, 0)
+        for trial in [trial for trial in trials if trial not in done[:hidden]]:
+            state = f"{trial.seconds:.0f} s" if trial.measured else trial.state
+            _add_row(table, trial.number, self._searched(trial), trial.measured, state, trial.setting)
+        notes = [Text(f"({hidden} earlier trials not shown)", style="dim")] if hidden else []
+        return Group(*notes, table, Text(self.line()))
+
+
+_ACCURACIES = {
+    "clean_accuracy": "clean",
+    "robust_accuracy": "robust",
+    "noise_accuracy": "noise",
+    "objective": "objective",
+}
+
+
+def _table(searched: Iterable[str], last: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for header in ("trial", *(SYMBOLS.get(key, key) for key in searched), *_ACCURACIES.values()):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column(last, overflow="fold")
+    return table
+
+
+def _add_row(
+    table: Table,
+    number: int,
+    searched: Iterable[tuple[str, Any]],
+    measured: Mapping[str, Any],
+    last: str,
+    setting: str,
+) -> None:
+    settings = (shown(value) for _, value in searched)
+    accuracies = (fraction(measured.get(name)) for name in _ACCURACIES)
+    table.add_row(str(number), *settings, *accuracies, f"{last}, {setting}" if setting else last)
+
+
+def ranked_table(results: pd.DataFrame, searched: Iterable[str], rows: int = 15) -> Table:
+    """Return the first `rows` trials of `brainreg.results.ranked`, and any given setting below them, as a table."""
+    searched = list(searched)
+    table = _table(searched, "time")
+    for position, row in enumerate(results.to_dict("records")):
+        if position < rows or row["setting"]:
+            values = [(key, row[key]) for key in searched]
+            _add_row(table, row["trial"], values, row, f"{row['seconds']:.0f} s", row["setting"])
+    return table

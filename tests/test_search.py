@@ -1,0 +1,293 @@
+import json
+import math
+import shutil
+
+import optuna
+import pandas as pd
+import pytest
+import ray
+import torch
+from rich.console import Console
+
+from brainreg.cli import to_flags
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.results import ranked, read_manifest, settings_of
+from brainreg.search import BEST, SearchOptions, StudySearch, plan_search, run_search, train_command
+from brainreg.spaces import Space
+from brainreg.training import load_checkpoint, load_training_data, train
+
+TINY = {"base_channels": 2, "train_image_num": 64, "epoch_num": 2, "valid_portion": 0.05, "resnet_batch_size": 32}
+SHORT_ATTACK = {"version": "custom", "attacks": ["apgd-ce"], "n_iter": 2}
+
+
+def make_space(**changes) -> Space:
+    content = {
+        "name": "tiny",
+        "description": "a test",
+        "task": "digits",
+        "fixed": {**TINY, "reg_range": "double", "reg_image_num": 100},
+        "search": {
+            "reg_alpha": {"low": 0.1, "high": 10, "log": True},
+            "reg_thresh": {"low": 0.3, "high": 0.8},
+            "reg_thresh_2": {"low": 0.1, "high": 0.9, "times": "reg_thresh"},
+            "reg_batch_size": {"choices": [4, 8]},
+        },
+        "objective": {"eps": 0.02, "noise_eps": 0.2, "attack": SHORT_ATTACK, "attack_image_num": 40},
+        "budget": {"num_samples": 5, "final_attack": SHORT_ATTACK, "final_attack_seconds": 5},
+    }
+    return Space(**{**content, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_shut_down_at_the_end():
+    yield
+    ray.shutdown()
+
+
+def search(space: Space, folder, name="s", **options) -> tuple[pd.DataFrame, str]:
+    """Run a search for real; return its trials and what it printed."""
+    with (folder / f"{name}.txt").open("w+") as file:
+        plan = plan_search(space, SearchOptions(name=name, storage_path=str(folder), **options))
+        results = run_search(plan, Console(file=file, width=120))
+        file.seek(0)
+        return results, file.read()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished search of five trials on two workers: its folder, its trials, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder / "s", *search(make_space(), folder)
+
+
+class TestFinishedSearch:
+    def test_all_trials_are_measured_and_the_first_is_unregularized(self, finished):
+        _, results, _ = finished
+        assert results.trial.tolist() == list(range(5)) and set(results.state) == {"finished"}
+        assert results.setting.tolist() == ["unregularized", "", "", "", ""]
+        assert results.reg_alpha[0] == 0 and (results.reg_alpha[1:] > 0).all()
+        assert (results.clean_n == 72).all() and (results.robust_n == 40).all()
+        expected = 0.5 * results.clean_accuracy + 0.5 * results.robust_accuracy
+        assert results.objective.tolist() == pytest.approx(expected.tolist())
+
+    def test_every_epoch_is_recorded(self, finished):
+        _, results, _ = finished
+        for epochs in results.epochs:
+            assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2]
+            assert all(math.isfinite(epoch["valid_accuracy"]) for epoch in epochs)
+
+    def test_the_study_was_told_the_same(self, finished):
+        folder, results, _ = finished
+        study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
+        assert study.metric_names == ["objective"] and study.direction.name == "MAXIMIZE"
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+        assert [trial.value for trial in study.trials] == pytest.approx(results.objective.tolist())
+        assert study.trials[0].params == {} and study.trials[0].user_attrs["setting"] == "unregularized"
+        for trial, row in zip(study.trials[1:], results[1:].to_dict("records"), strict=True):
+            assert trial.params["reg_alpha"] == row["reg_alpha"]
+            assert trial.params["reg_thresh_2/reg_thresh"] * trial.params["reg_thresh"] == row["reg_thresh_2"]
+            assert trial.user_attrs["robust_accuracy"] == row["robust_accuracy"]
+
+    def test_what_is_left_says_what_was_searched_and_with_what(self, finished):
+        folder, _, _ = finished
+        manifest = read_manifest(folder)
+        assert Space(**manifest["space"]) == make_space()
+        assert manifest["seed"] == 0 and manifest["num_samples"] == 5
+        assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+        assert {path.name for path in folder.iterdir()} >= {
+            "search.json",
+            "results.csv",
+            "epochs.csv",
+            "study.db",
+            "best",
+        }
+
+    def test_the_best_checkpoint_and_its_command_repeat_the_best_trial(self, finished):
+        folder, results, _ = finished
+        best = ranked(results).iloc[0]
+        stored = load_checkpoint(folder / BEST / "checkpoint.pt")
+        assert Hyperparameters(**stored["hyperparameters"]) == settings_of(best)
+        command = (folder / BEST / "command.txt").read_text().strip()
+        flags = " ".join(["python train.py", to_flags(settings_of(best)), "--threads=1"])
+        assert command == flags
+        again = train(settings_of(best), load_training_data(settings_of(best)), device="cpu")
+        for now, then in zip(again.history, best.epochs, strict=True):
+            assert now["valid_cross_entropy"] == pytest.approx(then["valid_cross_entropy"], rel=1e-3)
+
+    def test_the_final_attack_is_on_images_that_no_trial_was_selected_by(self, finished):
+        folder, results, _ = finished
+        table = pd.read_csv(folder / "final_attack.csv", keep_default_na=False)
+        assert table.trial.tolist()[0] == ranked(results).trial[0] and "unregularized" in table.setting.tolist()
+        assert (table.n == 32).all() and table.fresh.all()  # 72 validation images, 40 of them in the objective
+        assert set(table.attack) == {"AutoAttack custom Linf (apgd-ce; 2 steps)"}
+
+    def test_what_the_terminal_shows(self, finished):
+        folder, results, text = finished
+        lines = text.splitlines()
+        best = ranked(results).iloc[0]
+        assert lines[0] == f"starting Ray for 5 trials, 2 at a time, in {folder}"
+        assert any(line.startswith("5/5 trials done, 0 running; best") for line in lines)
+        assert "robust: AutoAttack custom Linf (apgd-ce; 2 steps), eps 0.02" in lines
+        header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["trial", "alpha"])
+        assert [line.split()[0] for line in lines[header + 1 : header + 6]] == [str(n) for n in ranked(results).trial]
+        if best.setting == "":
+            assert any(line.startswith("best against unregularized: objective +") for line in lines)
+        assert lines[-1].strip().startswith("python train.py --task=digits --base_channels=2")
+
+
+def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
+    fixed = {**make_space().fixed, "epoch_num": 1, "seed": 3}
+    first, second = (
+        search(make_space(fixed=fixed), tmp_path, name, max_concurrent=1, num_samples=6)[0] for name in ("a", "b")
+    )
+    proposed = ["reg_alpha", "reg_thresh", "reg_thresh_2", "reg_batch_size"]
+    pd.testing.assert_frame_equal(first[proposed], second[proposed])
+    assert first.objective.tolist() == second.objective.tolist()
+    assert first.reg_alpha.nunique() == 6
+
+
+def test_failed_trials_are_named_and_told_as_failed(tmp_path):
+    """Half of the proposals diverge or select no pair; the search goes on, and Optuna learns nothing false."""
+    space = make_space(
+        fixed={**TINY, "reg_range": "high", "reg_image_num": 30, "epoch_num": 1},
+        search={
+            "lr": {"choices": [0.1, 1e30]},
+            "reg_thresh": {"choices": [0.1, 0.99]},
+            "reg_alpha": {"low": 1, "high": 2},
+        },
+    )
+    results, text = search(space, tmp_path, num_samples=10)
+    good = (results.lr == 0.1) & (results.reg_thresh.fillna(0.1) == 0.1)
+    assert (results.state == "finished").tolist() == good.tolist()
+    assert 0 < good.sum() < 10
+    failed = results[~good]
+    for row in failed.itertuples():
+        expected = "reg_range=high: selects 0 of" if row.reg_thresh == 0.99 else "DivergedError: epoch 1"
+        assert expected in row.error and "\n" not in row.error
+        assert f"trial {row.trial} (" in text
+    assert text.count(": failed: ") == len(failed)
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/s/study.db")
+    assert [trial.state.name == "FAIL" for trial in study.trials] == (~good).tolist()
+    assert all(trial.value is None for trial in study.trials if trial.state.name == "FAIL")
+
+
+def test_a_search_in_which_nothing_finishes_says_why(tmp_path):
+    results, text = search(make_space(fixed={**make_space().fixed, "lr": 1e30}), tmp_path, num_samples=2)
+    assert set(results.state) == {"failed"}
+    assert "no trial finished; trial 0: " in text and "DivergedError: epoch 1" in text
+    assert not (tmp_path / "s" / BEST).exists()
+
+
+def test_the_search_never_sees_the_test_split(cifar_folder, tmp_path):
+    """It runs where there are no test images at all."""
+    shutil.rmtree(cifar_folder / "CIFAR10" / "test")
+    fixed = {
+        **TINY,
+        "valid_portion": 0.25,
+        "train_image_num": 20,
+        "epoch_num": 1,
+        "reg_image_num": 20,
+        "reg_range": "all",
+    }
+    objective = {"eps": 0.02, "noise_eps": 0.2, "attack": SHORT_ATTACK, "attack_image_num": 5}
+    space = make_space(task="CIFAR10", fixed=fixed, search={"reg_alpha": {"low": 1, "high": 2}}, objective=objective)
+    results, _ = search(space, tmp_path, num_samples=2, data_dir=str(cifar_folder))
+    assert set(results.state) == {"finished"} and (results.clean_n == 10).all()
+
+
+class TestToldToOptuna:
+    """What reaches the study, for each way in which Ray Tune ends a trial."""
+
+    @pytest.fixture
+    def bridge(self):
+        study = optuna.create_study(study_name="s", direction="maximize")
+        bridge = StudySearch(make_space(), metric="objective", mode="max", study_name="s", storage=study._storage)
+        assert set(bridge.suggest("t")) == {"number", "setting", "hyperparameters"}
+        return bridge
+
+    measured = {"objective": 0.7, "clean_accuracy": 0.9, "robust_accuracy": 0.5, "noise_accuracy": 0.8}
+
+    @pytest.mark.parametrize(
+        ("end", "state", "value"),
+        [
+            ({"result": measured}, "COMPLETE", 0.7),
+            ({"result": {"epoch": 3, "valid_accuracy": 0.99}}, "FAIL", None),
+            ({"result": measured, "error": True}, "FAIL", None),
+            ({"error": True}, "FAIL", None),
+            ({}, "FAIL", None),
+        ],
+    )
+    def test_only_a_measured_objective_is_complete(self, bridge, end, state, value):
+        bridge.on_trial_result("t", {"epoch": 1, "valid_accuracy": 0.9, "training_iteration": 1})
+        bridge.on_trial_complete("t", **end)
+        trial = bridge._ot_study.trials[0]
+        assert (trial.state.name, trial.value, trial.intermediate_values) == (state, value, {})
+
+
+class TestPlan:
+    """Everything is checked before anything is written or started."""
+
+    def refused(self, tmp_path, space=None, **options) -> str:
+        with pytest.raises(InputError) as caught:
+            plan_search(space or make_space(), SearchOptions(**{"storage_path": str(tmp_path / "out"), **options}))
+        assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    def test_gpus(self, tmp_path):
+        gpus = torch.cuda.device_count()
+        assert self.refused(tmp_path, gpus_per_trial=gpus + 1) == f"--gpus_per_trial={gpus + 1}: there are {gpus} GPUs"
+
+    def test_cpus(self, tmp_path):
+        assert self.refused(tmp_path, cpus_per_trial=10_000).startswith("--cpus_per_trial=10000: there are")
+
+    def test_name(self, tmp_path):
+        assert "--name=a/b: must be the name of a folder, not a path" in self.refused(tmp_path, name="a/b")
+
+    def test_more_images_than_there_are(self, tmp_path):
+        space = make_space(fixed={**make_space().fixed, "reg_image_num": 1400})
+        assert self.refused(tmp_path, space).startswith("reg_image_num=1400: digits has 1366 training images")
+
+    def test_more_images_than_there_are_at_the_end_of_a_searched_range(self, tmp_path):
+        search = {"reg_image_num": {"low": 100, "high": 2000}, "reg_alpha": {"low": 1, "high": 2}}
+        space = make_space(fixed={**TINY, "reg_range": "all"}, search=search)
+        assert self.refused(tmp_path, space).startswith("reg_image_num=2000: digits has 1366 training images")
+
+    def test_more_pairs_a_step_than_there_are(self, tmp_path):
+        fixed = {**TINY, "reg_range": "all", "reg_image_num": 5, "reg_batch_size": 11}
+        space = make_space(fixed=fixed, search={"reg_alpha": {"low": 1, "high": 2}})
+        assert self.refused(tmp_path, space).startswith(
+            "reg_batch_size=11: a step needs as many pairs, and the range all"
+        )
+
+    def test_a_range_that_selects_no_pair(self, tmp_path):
+        fixed = {**TINY, "reg_range": "high", "reg_thresh": 0.99, "reg_image_num": 20}
+        space = make_space(fixed=fixed, search={"reg_alpha": {"low": 1, "high": 2}})
+        assert self.refused(tmp_path, space).startswith("reg_range=high: selects 0 of the 190 pairs of 20 images at")
+
+    def test_more_attacked_images_than_validation_images(self, tmp_path):
+        space = make_space(objective={"eps": 0.1, "noise_eps": 0.1, "attack_image_num": 73})
+        assert self.refused(tmp_path, space) == "attack_image_num=73: there are 72 validation images"
+
+    def test_a_folder_that_holds_another_search(self, tmp_path):
+        folder = tmp_path / "out" / "s"
+        folder.mkdir(parents=True)
+        (folder / "search.json").write_text(json.dumps({"format": 1}))
+        with pytest.raises(InputError, match=r"--name=s: .*out/s already holds something; choose another name"):
+            plan_search(make_space(), SearchOptions(name="s", storage_path=str(tmp_path / "out")))
+        assert [path.name for path in folder.iterdir()] == ["search.json"]
+
+    def test_slots(self, tmp_path):
+        def slots(**options) -> int:
+            return plan_search(make_space(), SearchOptions(storage_path=str(tmp_path), **options)).slots
+
+        assert slots(max_concurrent=1) == 1 and slots(num_samples=1) == 1
+        assert slots(cpus_per_trial=0.25, num_samples=3) == 3
+
+
+def test_train_command_says_what_is_not_the_default(tmp_path):
+    settings = Hyperparameters(task="digits", reg_alpha=2)
+    own, other = (SearchOptions(storage_path=str(tmp_path), **options) for options in ({}, {"data_dir": "my images"}))
+    command = "python train.py --task=digits --reg_alpha=2.0 --threads=1"
+    assert train_command(settings, plan_search(make_space(), own)) == command
+    assert train_command(settings, plan_search(make_space(), other)) == f"{command} --data_dir='my images'"

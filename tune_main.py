@@ -1,0 +1,83 @@
+"""Search the hyperparameters of the pixel-similarity regularizer.
+
+python tune_main.py --space=digits_double
+python tune_main.py --space=cifar10_double --data_dir=data --gpus-per-trial=0.5
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from brainreg.cli import Parser, from_flags, given_values, run
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.search import SearchOptions, SearchPlan, plan_search, run_search
+from brainreg.spaces import Space, load_space, space_names
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_flag("space", help="name of a space in search_spaces/, or path of a space file")
+    parser.add_flag("list-spaces", action="store_true", help="list the spaces and exit")
+    parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
+    parser.add_flag("objective-weight", help="w, weight of the clean accuracy in the objective (default: the space's)")
+    parser.add_flags(SearchOptions, "the search")
+    parser.add_flags(Hyperparameters, "hyperparameters: a given one is fixed in every trial (defaults: the space's)")
+    flags = parser.parse_args(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for a table's columns
+    if flags.list_spaces:
+        for name in space_names():
+            console.print(f"{name:<18} {load_space(name).description}", soft_wrap=True, highlight=False)
+        return 0
+    if flags.space is None:
+        raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
+    plan = plan_search(_space(flags), from_flags(SearchOptions, flags))
+    if flags.dry_run:
+        _show(plan, console)
+        return 0
+    results = run_search(plan, console)
+    return 0 if (results.state == "finished").any() else 1
+
+
+def _space(flags: argparse.Namespace) -> Space:
+    """The space that the flags name, with what they override."""
+    space = load_space(flags.space)
+    given = given_values(Hyperparameters, flags)
+    if given:
+        space = space.override(given)
+    if flags.objective_weight is not None:
+        space = space.reweigh(flags.objective_weight)
+    return space
+
+
+def _show(plan: SearchPlan, console: Console) -> None:
+    """Print what the search would run."""
+    space = plan.space
+    console.print(f"space {space.name}: {space.description}", soft_wrap=True, highlight=False)
+    console.print(f"fixed: {space.fixed}", soft_wrap=True, highlight=False)
+    for name, distribution in space.search.items():
+        console.print(f"searched: {name} {distribution.summary()}", soft_wrap=True, highlight=False)
+    for name in space.given:
+        console.print(f"first: {name}, {space.setting(name)}", soft_wrap=True, highlight=False)
+    objective = space.objective
+    console.print(
+        f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
+        f" eps {objective.eps:g}, {objective.attack_image_num} validation images",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print(
+        f"{plan.num_samples} trials, {plan.slots} at a time, each with {plan.options.cpus_per_trial:g} CPU cores and"
+        f" {plan.gpus_per_trial:g} GPUs, in {plan.folder}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    console.print("nothing was started (--dry-run)")
+
+
+if __name__ == "__main__":
+    run(main)
