@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import shutil
+import socket
 import tempfile
 import time
 import warnings
@@ -273,9 +274,18 @@ def _start_ray(address: str | None) -> str:
     if address is None:
         return ray.init(num_cpus=len(os.sched_getaffinity(0)), **quiet).dashboard_url
     try:
+        _knock(address)
         return ray.init(address=address, **quiet).dashboard_url
-    except ConnectionError as error:
-        raise InputError(f"--address={address}: no Ray cluster answers there ({str(error).splitlines()[0]})") from error
+    except OSError as error:  # ConnectionError is one
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
@@ -293,7 +303,8 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     write_manifest(folder, _manifest(plan))
     search = _create_study(space, folder, plan.num_samples, plan.seed)
     job = TrialJob(space.objective, str(Path(plan.options.data_dir).resolve()), plan.seed, _threads(plan))
-    progress = SearchProgress(plan.num_samples, plan.slots, space.search, console)
+    final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
+    progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     tuner = tune.Tuner(
         tune.with_resources(
             partial(run_trial, job=job), {"cpu": plan.options.cpus_per_trial, "gpu": plan.gpus_per_trial}

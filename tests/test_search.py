@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import socket
 
 import optuna
 import pandas as pd
@@ -240,6 +241,14 @@ class TestPlan:
 
     def test_cpus(self, tmp_path):
         assert self.refused(tmp_path, cpus_per_trial=10_000).startswith("--cpus_per_trial=10000: there are")
+
+    def test_address(self, tmp_path):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"  # bound, but nobody listens
+            assert self.refused(tmp_path, address=address).startswith(
+                f"--address={address}: no Ray cluster answers there"
+            )
 
     def test_name(self, tmp_path):
         assert "--name=a/b: must be the name of a folder, not a path" in self.refused(tmp_path, name="a/b")
