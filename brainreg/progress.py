@@ -68,10 +68,12 @@ class SearchProgress:
         slots: trials that run at a time.
         searched: names of the hyperparameters that are searched, which become columns.
         console: where to show it.
+        afterwards: seconds that the search takes after its last trial.
     """
 
-    def __init__(self, total: int, slots: int, searched: Iterable[str], console: Console):
+    def __init__(self, total: int, slots: int, searched: Iterable[str], console: Console, afterwards: float = 0):
         self.total, self.slots, self.searched, self.console = total, slots, list(searched), console
+        self.afterwards = afterwards
         self.trials: dict[str, _Trial] = {}
         self.began = time.monotonic()
         self._printed = self.began
@@ -149,13 +151,13 @@ class SearchProgress:
         return "; ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """Estimate what the remaining trials take, from the mean time of those done; None before the first."""
+        """Estimate how long the search still takes, from the mean time of the trials done; None before the first."""
         done = [trial.seconds for trial in self.trials.values() if trial.seconds is not None]
         if not done:
             return None
         mean, now = sum(done) / len(done), time.monotonic()
         running = sum(max(mean - (now - trial.began), 0) for trial in self.trials.values() if trial.seconds is None)
-        return ((self.total - len(self.trials)) * mean + running) / self.slots
+        return ((self.total - len(self.trials)) * mean + running) / self.slots + self.afterwards
 
     def __rich__(self) -> Group:
         table = _table(self.searched, "state")

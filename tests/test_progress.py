@@ -43,6 +43,15 @@ def test_time_left_is_said_only_when_it_can_be_known(progress, clock):
     assert progress.line() == "1/4 trials done, 1 running; best 0.700 (trial 0); 0m14s so far; about 0m13s left"
 
 
+def test_time_left_includes_what_comes_after_the_trials(progress, clock):
+    progress.afterwards = 100
+    for number in range(4):
+        progress.started(str(number), number, "", {})
+        clock[0] += 10
+        progress.finished(str(number), MEASURED)
+    assert progress.seconds_left() == 100
+
+
 def test_failures_are_counted_and_no_trial_that_failed_is_best(progress, clock):
     progress.started("a", 0, "", {})
     progress.failed("a", "DivergedError: epoch 1")
