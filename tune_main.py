@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from brainreg.cli import Parser, from_flags, given_values, run
-from brainreg.errors import InputError
+from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.objective import Objective
 from brainreg.search import SearchOptions, SearchPlan, plan_search, run_search
-from brainreg.spaces import Space, load_space, space_names
+from brainreg.spaces import Budget, Space, load_space, space_names
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,7 +25,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
     parser.add_flag("objective-weight", help="w, weight of the clean accuracy in the objective (default: the space's)")
     parser.add_flags(SearchOptions, "the search")
-    parser.add_flags(Hyperparameters, "hyperparameters: a given one is fixed in every trial (defaults: the space's)")
+    parser.add_flags(Objective, "the objective", skip=("weight", "attack"), default="the space's")
+    parser.add_flags(Budget, "the attack at the end", skip=("num_samples", "final_attack"), default="the space's")
+    parser.add_flags(Hyperparameters, "hyperparameters, fixed in every trial", default="the space's")
     flags = parser.parse_args(arguments)
     console = Console()
     if not console.is_terminal:
@@ -45,13 +48,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _space(flags: argparse.Namespace) -> Space:
     """The space that the flags name, with what they override."""
-    space = load_space(flags.space)
-    given = given_values(Hyperparameters, flags)
-    if given:
-        space = space.override(given)
+    objective = given_values(Objective, flags)
     if flags.objective_weight is not None:
-        space = space.reweigh(flags.objective_weight)
-    return space
+        objective["weight"] = checked_value(Objective, "weight", flags.objective_weight, "--objective_weight")
+    budget = {name: value for name, value in given_values(Budget, flags).items() if name != "num_samples"}
+    return load_space(flags.space).override(given_values(Hyperparameters, flags), objective, budget)
 
 
 def _show(plan: SearchPlan, console: Console) -> None:

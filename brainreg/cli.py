@@ -26,8 +26,16 @@ class Parser(argparse.ArgumentParser):
         spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
         self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
 
-    def add_flags(self, model: type[BaseModel], title: str, skip: Sequence[str] = ()) -> None:
-        """Add a flag for each field of `model`; a flag that is not given is left out of the parsed values."""
+    def add_flags(
+        self, model: type[BaseModel], title: str, skip: Sequence[str] = (), default: str | None = None
+    ) -> None:
+        """Add a flag for each field of `model`; a flag that is not given is left out of the parsed values.
+
+        Args:
+            title: of the group of flags in the help.
+            skip: fields without a flag.
+            default: what the help calls the default of all of them, where it is not the field's own.
+        """
         own = self.add_argument_group(title)
         for name, field in model.model_fields.items():
             if name in skip:
@@ -36,11 +44,11 @@ class Parser(argparse.ArgumentParser):
             options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
             if field.annotation is bool:
                 negations = [spelling.replace("--", "--no-", 1) for spelling in spellings]
-                own.add_argument(*spellings, nargs="?", const="True", help=_help(field), **options)
+                own.add_argument(*spellings, nargs="?", const="True", help=_help(field, default), **options)
                 options.pop("metavar")
                 own.add_argument(*negations, action="store_const", const="False", help=argparse.SUPPRESS, **options)
             else:
-                own.add_argument(*spellings, help=_help(field), **options)
+                own.add_argument(*spellings, help=_help(field, default), **options)
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -96,6 +104,6 @@ def _metavar(field: FieldInfo) -> str:
     return {bool: "True|False", int: "INT", float: "FLOAT"}.get(kinds[0], "NAME")
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, default: str | None) -> str:
     choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
-    return f"{field.description}{choices} (default: {field.default})".replace("%", "%%")
+    return f"{field.description}{choices} (default: {default or field.default})".replace("%", "%%")

@@ -247,10 +247,19 @@ class Space(BaseModel):
                 settings.append(setting)
         return settings
 
-    def override(self, values: Mapping[str, Any]) -> "Space":
-        """Return a space where these hyperparameters are fixed, in every trial."""
+    def override(
+        self,
+        hyperparameters: Mapping[str, Any],
+        objective: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+    ) -> "Space":
+        """Return a space where these hyperparameters are fixed, in every trial, and these other values hold.
+
+        Raises:
+            InputError: they contradict the space or each other.
+        """
         content = self.model_dump()
-        values = dict(values)
+        values = dict(hyperparameters)
         for key in ("task", "reg_data"):
             if key in values:
                 content[key] = values.pop(key)
@@ -260,13 +269,11 @@ class Space(BaseModel):
             for section in ("fixed", "search"):
                 content[section].pop("reg_thresh_2", None)
         if self.published is not None:
-            content["published"] = {**self.published, **{key: values[key] for key in values if key in self.published}}
+            changed = {key: value for key, value in values.items() if key in self.published}
+            content["published"] = {**self.published, **changed}
+        content["objective"].update(objective or {})
+        content["budget"].update(budget or {})
         return validated(Space, content)
-
-    def reweigh(self, weight: Any) -> "Space":
-        """Return a space with another weight of the clean accuracy in its objective."""
-        weight = checked_value(Objective, "weight", weight, "--objective_weight")
-        return self.model_copy(update={"objective": self.objective.model_copy(update={"weight": weight})})
 
 
 def _field(where: str, key: str):

@@ -179,10 +179,12 @@ class TestOverrides:
         with pytest.raises(InputError, match="only the range double uses it"):
             space.override({"reg_range": "high", "reg_thresh_2": 0.1})
 
-    def test_weight(self, space):
-        assert space.reweigh("0.2").objective.weight == 0.2
-        with pytest.raises(InputError, match="--objective_weight=2: must be at most 1"):
-            space.reweigh("2")
+    def test_objective_and_budget(self, space):
+        changed = space.override({}, {"weight": 0.2, "attack_image_num": 7}, {"final_attack_seconds": 3})
+        assert (changed.objective.weight, changed.objective.attack_image_num) == (0.2, 7)
+        assert changed.objective.eps == space.objective.eps and changed.objective.attack == space.objective.attack
+        assert changed.budget.final_attack_seconds == 3 and changed.budget.num_samples == 5
+        assert space.override({}) == space
 
 
 class TestExtending:

@@ -42,6 +42,8 @@ SPACE = "--space=digits_double"
         ),
         (f"{SPACE} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
         (f"{SPACE} --num-samples=0", "--num_samples=0: must be at least 1"),
+        (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),
+        (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),
         (f"{SPACE} --objective-weight=1.5", "--objective_weight=1.5: must be at most 1"),
         (f"{SPACE} --task=ImageNet", "ImageNet: not found; looked for"),
         ("--space=cifar10_all --data_dir=/nowhere/at/all --dry-run", "CIFAR10: not found; looked for /nowhere/at/all/"),
@@ -86,16 +88,16 @@ def test_a_wrong_flag_ends_the_process_with_status_2():
 def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     """As a user would: a space file of one's own, a search, its last line."""
     space = tmp_path / "mine.yaml"
-    space.write_text(
-        "extends: digits_double\ndescription: my own\nbudget: {final_attack_seconds: 1, final_attack_batch_size: 4}\n"
-    )
+    space.write_text("extends: digits_double\ndescription: my own\nobjective: {attack_image_num: 100}\n")
     ended = command(
         "tune_main.py", f"--space={space}", "--num-samples=3", "--epoch_num=2", "--base_channels=4",
-        "--reg_image_num=200", "--name=first", f"--storage-path={tmp_path}",
+        "--reg_image_num=200", "--final_attack_seconds=1", "--final-attack-batch-size=4", "--name=first",
+        f"--storage-path={tmp_path}",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     results = load_results(tmp_path / "first")
     assert len(results) == 3 and set(results.state) == {"finished"} and set(results.epoch_num) == {2}
+    assert set(results.robust_n) == {100}
     assert "Ray dashboard: http://" in ended.stdout and "ray get-auth-token" in ended.stdout
     assert "AutoAttack custom Linf (apgd-ce, apgd-t; 20 steps, 3 targets), eps 0.1" in ended.stdout
     assert "AutoAttack standard Linf, eps 0.1, for 0m01s on each of" in ended.stdout
