@@ -443,12 +443,12 @@ def _is_gray(path: str) -> bool:
 
 
 def _fingerprint(paths: list[Path]) -> str:
-    """Names, sizes and times of the files: a changed source has another one."""
+    """Names, sizes and times of the files: it changes with the source, not with the path that leads there."""
     digest = hashlib.sha256()
     for path in paths:
         with _damaged(path):
             status = os.stat(path)
-        digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -122,6 +122,12 @@ class TestCache:
         maps = Path("/proc/self/maps")
         assert not maps.exists() or "CIFAR10-train-L.pt" in maps.read_text()
 
+    def test_the_same_folder_by_another_path_is_not_decoded_again(self, cifar_folder, monkeypatch):
+        load_dataset("CIFAR10", "train", cifar_folder)
+        monkeypatch.chdir(cifar_folder)
+        monkeypatch.setattr(data._ImageFolder, "decode", lambda *arguments: pytest.fail("decoded again"))
+        load_dataset("CIFAR10", "train", ".")
+
     def test_modes_and_splits_have_files_of_their_own(self, cifar_folder):
         for split in ("train", "test"):
             for rgb in (False, True):
