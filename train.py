@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from brainreg.errors import InputError
 from brainreg.evaluation import Evaluation, evaluate
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.training import load_training_data, to_float, train
+
+_LOG_SECONDS = 20
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -86,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             task,
             evaluation,
             settings.seed,
-            on_progress=lambda text: bar.set_description_str(f"evaluating: {text}"),
+            on_progress=_follow(bar),
         )
     robustness = pd.DataFrame(rows)
     robustness.to_csv(folder / "robustness.csv", index=False)
@@ -110,6 +112,20 @@ def run_name(settings: Hyperparameters) -> str:
         parts += [f"alpha{settings.reg_alpha:g}", settings.reg_range, f"Th{settings.reg_thresh:g}"]
     digest = hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:8]
     return "_".join([*parts, f"seed{settings.seed}", digest])
+
+
+def _follow(bar: tqdm) -> Callable[[str], None]:
+    """A function that shows what is being evaluated: in place in a terminal, now and then in a log."""
+    said = time.monotonic()
+
+    def say(text: str) -> None:
+        nonlocal said
+        bar.set_description_str(f"evaluating: {text}")
+        if bar.disable and time.monotonic() - said > _LOG_SECONDS:
+            print(f"evaluating: {text}", flush=True)
+            said = time.monotonic()
+
+    return say
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:

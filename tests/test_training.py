@@ -157,7 +157,7 @@ def test_learning_rates_of_the_published_schedule():
 
 class TestTraining:
     def test_it_learns(self):
-        result = run({**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 4})
+        result = run({**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 6})
         assert result.history[0]["valid_accuracy"] < 0.3
         assert result.history[-1]["valid_accuracy"] > 0.85
         assert result.best_epoch == min(result.history, key=lambda epoch: epoch["valid_cross_entropy"])["epoch"]
