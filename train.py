@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     print(f"{len(data.train_indices)} training, {len(data.valid_labels)} validation, {len(test_labels)} test images")
     if data.pairs is not None:
         count = settings.reg_image_num
-        print(f"{len(data.pairs.indices)} of {count * (count - 1) // 2} pairs of {count} images regularize")
+        print(f"{data.pairs.sampler} pairs of {count:,} images regularize")
     began = time.monotonic()
     with tqdm(unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
 

@@ -14,8 +14,8 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from brainreg.data import Stream, seeded_generator
 from brainreg.errors import InputError, nearest
+from brainreg.seeds import Stream, seeded_generator
 
 # Noise is drawn for so many images at a time, whatever the batches of the model are: the size of a batch
 # must not change the noise.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +25,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from brainreg.errors import InputError, nearest
+from brainreg.seeds import Stream, seeded_generator
 
 logger = logging.getLogger(__name__)
 
@@ -514,26 +514,6 @@ def _checksum(*tensors: torch.Tensor) -> int:
 # ---------------------------------------------------------------------------------------------
 # Splits and choices
 # ---------------------------------------------------------------------------------------------
-
-
-class Stream(IntEnum):
-    """The uses of a seed. Each has draws of its own, so that none moves another's: a regularized and an
-    unregularized run of one seed see the same split, the same initial weights and the same batches.
-    """
-
-    SPLIT = 1
-    FIRST_IMAGES = 2
-    REGULARIZATION_AUGMENTATION = 3
-    BATCHES = 4
-    PAIRS = 5
-    NOISE = 6
-    ATTACKED_IMAGES = 7
-
-
-def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:
-    """Return the CPU generator of one part (an epoch, say) of one stream of a seed's draws."""
-    state = np.random.SeedSequence([seed, stream, part]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
 def split_train_validation(labels: torch.Tensor, portion: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

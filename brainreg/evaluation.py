@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from brainreg.attacks import NOISES, AutoAttack, Norm, add_noise
-from brainreg.data import Dataset, Stream, seeded_generator
+from brainreg.data import Dataset
+from brainreg.seeds import Stream, seeded_generator
 
 
 @torch.no_grad()

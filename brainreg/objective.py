@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from brainreg.attacks import NOISES, AutoAttack, add_noise
-from brainreg.data import Stream, seeded_generator
 from brainreg.errors import InputError
 from brainreg.evaluation import correct
+from brainreg.seeds import Stream, seeded_generator
 
 
 class Objective(BaseModel):

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,19 @@ from torch import nn
 
 from brainreg.data import (
     Dataset,
-    Stream,
     find_dataset,
     first_images,
     load_dataset,
-    seeded_generator,
     split_train_validation,
 )
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
 from brainreg.models import InputScaling, ResNet, build_model
-from brainreg.similarity import boosted_targets, pixel_similarity, select_pairs
+from brainreg.seeds import Stream, seeded_generator
+from brainreg.similarity import PairSampler
 
-_CHECKPOINT_FORMAT = 1
-
-# Where this many pairs are selected for each one drawn in an epoch, drawing them with replacement is as
-# good as without, and needs no shuffled list.
-_PLENTY = 100
+_CHECKPOINT_FORMAT = 2
 
 
 class DivergedError(RuntimeError):
@@ -72,40 +67,29 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class RegularizationPairs:
-    """The regularization images and the pairs of them that the range selects.
+    """The regularization images and the pairs of them that are drawn.
 
     Attributes:
         images: (N, c, h, w) uint8, augmented once.
         centered: whether they are scaled to 5 * (x - 0.5) for the network.
-        indices: (P, 2) int64, pairs (i, j) with i < j.
-        targets: (P,) what the network's similarity of each pair is pulled toward.
+        sampler: draws the pairs that the range selects, with their targets.
     """
 
     images: torch.Tensor
     centered: bool
-    indices: torch.Tensor
-    targets: torch.Tensor
-
-    def draw(self, count: int, batch_size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
-        """Yield `count` batches of (batch_size,) rows of `indices`, drawn uniformly.
-
-        Without replacement until all are used up (an incomplete last batch is dropped), then shuffled anew;
-        with replacement where the pairs far outnumber the draws.
-        """
-        total = len(self.indices)
-        if total >= _PLENTY * count * batch_size:
-            for _ in range(count):
-                yield torch.randint(total, (batch_size,), generator=generator)
-            return
-        while count > 0:
-            shuffled = torch.randperm(total, generator=generator)
-            for batch in shuffled[: total // batch_size * batch_size].split(batch_size)[:count]:
-                yield batch
-                count -= 1
+    sampler: PairSampler
 
 
-def load_training_data(settings: Hyperparameters, data_dir: str | Path = "data") -> TrainingData:
+def load_training_data(
+    settings: Hyperparameters, data_dir: str | Path = "data", device: str | torch.device | None = None
+) -> TrainingData:
     """Load what a run with these settings trains on: validation images are taken out first.
+
+    Args:
+        settings: the hyperparameters.
+        data_dir: folder of the data sets.
+        device: where the similarities of the regularization images are computed; CUDA where there is one, unless
+            given. All other tensors are on the CPU.
 
     Raises:
         InputError: data that is missing or unreadable, more images asked for than there are, fewer pairs
@@ -121,7 +105,9 @@ def load_training_data(settings: Hyperparameters, data_dir: str | Path = "data")
             f"valid_portion={settings.valid_portion:g}: of {len(labels)} images {len(valid)} would validate and"
             f" {len(train)} train; both need at least one"
         )
-    pairs = _select_regularization_pairs(settings, data_dir, images, labels, train) if settings.regularized else None
+    pairs = None
+    if settings.regularized:
+        pairs = _regularization_pairs(settings, data_dir, images, labels, train, device or default_device())
     if settings.train_image_num is not None:
         if settings.train_image_num > len(train):
             raise InputError(
@@ -141,14 +127,15 @@ def load_training_data(settings: Hyperparameters, data_dir: str | Path = "data")
     )
 
 
-def _select_regularization_pairs(
+def _regularization_pairs(
     settings: Hyperparameters,
     data_dir: str | Path,
     task_images: torch.Tensor,
     task_labels: torch.Tensor,
     train: torch.Tensor,
+    device: str | torch.device,
 ) -> RegularizationPairs:
-    """Choose N images, augment them once by their own data set's rule, and select pairs by their similarity."""
+    """Choose N images, augment them once by their own data set's rule, and draw pairs by their similarity."""
     task = find_dataset(settings.task)
     own = settings.reg_data in (None, settings.task)
     dataset = task if own else find_dataset(settings.reg_data)
@@ -164,23 +151,23 @@ def _select_regularization_pairs(
     chosen = images[pool[first_images(labels[pool], count, settings.seed)]]
     chosen = dataset.augment_regularization(chosen, seeded_generator(settings.seed, Stream.REGULARIZATION_AUGMENTATION))
 
-    similarity = pixel_similarity(chosen)
-    indices = select_pairs(similarity, settings.reg_range, settings.reg_thresh, settings.reg_thresh_2)
-    if len(indices) < settings.reg_batch_size:
-        thresholds = f"reg_thresh={settings.reg_thresh:g}"
-        if settings.reg_thresh_2 is not None:
-            thresholds += f", reg_thresh_2={settings.reg_thresh_2:g}"
-        selected = f"selects {len(indices)} of the {count * (count - 1) // 2} pairs of {count} images at {thresholds}"
-        if len(indices) == 0:
-            raise InputError(f"reg_range={settings.reg_range}: {selected}; choose other thresholds or more images")
-        raise InputError(
-            f"reg_batch_size={settings.reg_batch_size}: a step needs as many pairs, and the range"
-            f" {settings.reg_range} {selected}"
-        )
-    targets = similarity[indices[:, 0], indices[:, 1]]
-    if settings.reg_boosting:
-        targets = boosted_targets(targets, settings.reg_thresh, settings.reg_boosting_val)
-    return RegularizationPairs(chosen, dataset.centered or task.centered, indices, targets)
+    sampler = PairSampler(
+        chosen,
+        reg_range=settings.reg_range,
+        reg_thresh=settings.reg_thresh,
+        reg_thresh_2=settings.reg_thresh_2,
+        batch_size=settings.reg_batch_size,
+        seed=settings.seed,
+        device=device,
+        reg_boosting=settings.reg_boosting,
+        reg_boosting_val=settings.reg_boosting_val,
+    )
+    return RegularizationPairs(chosen, dataset.centered or task.centered, sampler)
+
+
+def default_device() -> torch.device:
+    """Return the CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -291,7 +278,7 @@ def train(
 
     Source: arXiv 2410.03952, section 3 and appendix.
     """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device or default_device())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_model(
@@ -306,6 +293,7 @@ def train(
     pairs = data.pairs
     if pairs is not None:
         pair_images, pair_scaling = pairs.images.to(device), InputScaling(pairs.centered)
+        pairs.sampler.restart()
     steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
 
     if checkpoint is not None and Path(checkpoint).exists():
@@ -313,6 +301,8 @@ def train(
         _check_same_run(settings, state, checkpoint)
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if pairs is not None:
+            pairs.sampler.load_state_dict(state["pairs"])
         history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
     else:
         loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
@@ -326,7 +316,7 @@ def train(
         batches = seeded_generator(settings.seed, Stream.BATCHES, epoch)
         shuffled = data.train_indices[torch.randperm(len(data.train_indices), generator=batches)]
         if pairs is not None:
-            drawn = pairs.draw(steps, settings.reg_batch_size, seeded_generator(settings.seed, Stream.PAIRS, epoch))
+            pairs.sampler.reshuffle()
         sums = torch.zeros(2, device=device)
         network.train()
         for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
@@ -335,12 +325,11 @@ def train(
             if pairs is None:
                 loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
             else:
-                choice = next(drawn)
-                rows, columns = pairs.indices[choice].to(device).T
+                rows, columns, targets = (part.to(device) for part in next(pairs.sampler))
                 scores = network.pair_similarity(
                     pair_scaling(to_float(pair_images[rows])), pair_scaling(to_float(pair_images[columns]))
                 )
-                similarity = similarity_loss(scores, pairs.targets[choice].to(device), settings.arctanh)
+                similarity = similarity_loss(scores, targets, settings.arctanh)
                 loss = cross_entropy + settings.reg_alpha * similarity
             optimizer.zero_grad()
             loss.backward()
@@ -378,6 +367,7 @@ def train(
                     "image_size": data.image_size,
                     "model": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "pairs": None if pairs is None else pairs.sampler.state_dict(),
                     "history": history,
                     "best_epoch": best_epoch,
                     "best_model": best_model,

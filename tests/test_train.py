@@ -50,7 +50,7 @@ def test_a_run_reports_saves_and_is_found_again(tmp_path, capsys):
     shown = capsys.readouterr().out
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("digits_ResNet18_alpha1_all_Th0.5_seed0_")
-    assert "128 training, 144 validation, 359 test images\n1770 of 1770 pairs of 60 images regularize\n" in shown
+    assert "128 training, 144 validation, 359 test images\n1,770 of 1,770 pairs of 60 images regularize\n" in shown
     assert [line.split(":")[0] for line in shown.splitlines()[2:5]] == ["epoch 0/2", "epoch 1/2", "epoch 2/2"]
 
     summary = json.loads((folder / "results.json").read_text())

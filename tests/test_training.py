@@ -1,8 +1,8 @@
-import math
 import os
 import signal
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 import torch
@@ -15,7 +15,6 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.similarity import pixel_similarity, select_pairs
 from brainreg.training import (
     DivergedError,
-    RegularizationPairs,
     learning_rate,
     load_checkpoint,
     load_classifier,
@@ -55,16 +54,20 @@ class TestData:
         settings = Hyperparameters(**{**REGULARIZED, "reg_range": "double", "reg_thresh_2": 0.1})
         pairs = load_training_data(settings).pairs
         similarity = pixel_similarity(pairs.images)
-        assert torch.equal(pairs.indices, select_pairs(similarity, "double", 0.5, 0.1))
-        high = similarity[pairs.indices[:, 0], pairs.indices[:, 1]].abs() > 0.5
-        assert torch.equal(pairs.targets.abs() == 1, high) and high.any() and not high.all()
+        selected = {tuple(pair) for pair in select_pairs(similarity, "double", 0.5, 0.1).tolist()}
+        rows, columns, targets = (torch.cat(part) for part in zip(*islice(pairs.sampler, 20), strict=True))
+        assert selected.issuperset(zip(rows.tolist(), columns.tolist(), strict=True))
+        high = similarity[rows, columns].abs() > 0.5
+        assert torch.equal(targets.abs() == 1, high) and high.any() and not high.all()
 
     def test_targets_are_similarities_without_boosting_and_scaled_with_a_value(self):
         plain = load_training_data(Hyperparameters(**REGULARIZED, reg_boosting=False)).pairs
         similarity = pixel_similarity(plain.images)
-        assert torch.equal(plain.targets, similarity[plain.indices[:, 0], plain.indices[:, 1]])
+        for rows, columns, targets in islice(plain.sampler, 5):
+            torch.testing.assert_close(targets, similarity[rows, columns], rtol=0, atol=1e-6)
         scaled = load_training_data(Hyperparameters(**REGULARIZED, reg_boosting_val=0.5)).pairs
-        assert scaled.targets.unique().tolist() == [-0.5, 0, 0.5]
+        drawn = torch.cat([targets for _, _, targets in islice(scaled.sampler, 20)])
+        assert drawn.unique().tolist() == [-0.5, 0, 0.5]
 
     def test_cifar_regularization_images_are_augmented_once(self, cifar_folder):
         settings = Hyperparameters(reg_alpha=1, reg_image_num=20, valid_portion=0.25)
@@ -119,36 +122,6 @@ class TestData:
             load_training_data(Hyperparameters(task=str(tmp_path)), tmp_path)
 
 
-class TestDraws:
-    def pairs(self, total: int) -> RegularizationPairs:
-        return RegularizationPairs(torch.empty(0), False, torch.zeros(total, 2), torch.zeros(total))
-
-    def test_few_pairs_are_used_up_before_any_comes_again(self):
-        drawn = list(self.pairs(10).draw(7, 3, torch.Generator().manual_seed(0)))
-        assert [len(batch) for batch in drawn] == [3] * 7
-        for round_ in (drawn[:3], drawn[3:6]):
-            assert len(torch.cat(round_).unique()) == 9
-        assert torch.cat(drawn).unique().numel() == 10
-
-    def test_many_pairs_are_drawn_uniformly(self):
-        total = 1000
-        counts = torch.zeros(total)
-        for seed in range(500):
-            for batch in self.pairs(total).draw(2, 5, torch.Generator().manual_seed(seed)):
-                assert len(batch) == 5
-                counts += batch.bincount(minlength=total)
-        assert counts.sum() == 5000
-        chi_square = ((counts - 5) ** 2 / 5).sum().item()
-        assert abs(chi_square - 999) < 4 * math.sqrt(2 * 999)
-
-    @pytest.mark.parametrize("total", [10, 10_000])
-    def test_a_seed_fixes_the_draws(self, total):
-        first, second = (
-            torch.cat(list(self.pairs(total).draw(4, 3, torch.Generator().manual_seed(5)))) for _ in range(2)
-        )
-        assert torch.equal(first, second)
-
-
 def test_learning_rates_of_the_published_schedule():
     rates = [learning_rate(Hyperparameters(), epoch) for epoch in range(40)]
     assert rates == pytest.approx([0.1 * 0.3 ** (epoch % 20 // 4) for epoch in range(40)])
@@ -188,12 +161,11 @@ class TestTraining:
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
         batches = training.seeded_generator(0, training.Stream.BATCHES, 1)
         order = data.train_indices[torch.randperm(64, generator=batches)]
-        choice = next(data.pairs.draw(1, 8, training.seeded_generator(0, training.Stream.PAIRS, 1)))
-        rows, columns = data.pairs.indices[choice].T
+        rows, columns, targets = next(data.pairs.sampler)
         logits = network.train()(to_float(data.images[order]))
         cross_entropy = torch.nn.functional.cross_entropy(logits, data.labels[order])
         scores = network.pair_similarity(to_float(data.pairs.images[rows]), to_float(data.pairs.images[columns]))
-        similarity = training.similarity_loss(scores, data.pairs.targets[choice])
+        similarity = training.similarity_loss(scores, targets)
         (cross_entropy + 3 * similarity).backward()
         optimizer.step()
 
@@ -208,7 +180,7 @@ class TestTraining:
 
     def test_without_alpha_the_similarity_pathway_is_never_run(self, monkeypatch):
         monkeypatch.setattr(training.ResNet, "pair_similarity", lambda *arguments: pytest.fail("a similarity pass"))
-        monkeypatch.setattr(training, "pixel_similarity", lambda *arguments: pytest.fail("pixel similarity"))
+        monkeypatch.setattr(training, "PairSampler", lambda *arguments: pytest.fail("pixel similarity"))
         run({**SMALL, "epoch_num": 1, "reg_alpha": 0})
 
     def test_regularized_and_unregularized_runs_of_a_seed_start_alike(self, tmp_path):
@@ -329,7 +301,7 @@ class TestCheckpoints:
 
     def test_another_format_is_named(self, tmp_path):
         torch.save({"format": 99}, tmp_path / "checkpoint.pt")
-        with pytest.raises(InputError, match="checkpoint of format 99; this version reads format 1"):
+        with pytest.raises(InputError, match="checkpoint of format 99; this version reads format 2"):
             load_checkpoint(tmp_path / "checkpoint.pt")
 
 
