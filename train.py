@@ -23,7 +23,8 @@ from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation import Evaluation, evaluate
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training import load_training_data, to_float, train
+from brainreg.published import published_setting
+from brainreg.training import default_device, load_training_data, to_float, train
 
 _LOG_SECONDS = 20
 
@@ -31,6 +32,7 @@ _LOG_SECONDS = 20
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     parser = Parser(__doc__)
+    parser.add_flag("published", help='row of the published table, say "CIFAR-10 - ImageNet"; other flags change it')
     parser.add_flags(Hyperparameters, "hyperparameters")
     parser.add_flags(Evaluation, "evaluation on the test images")
     parser.add_flag("data_dir", default="data", help="folder of the data sets (default: data)")
@@ -38,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("threads", help="CPU threads; the same number repeats a run exactly (default: PyTorch's)")
     parser.add_flag("ignore_existing", action="store_true", help="repeat a run that is already in save_dir")
     flags = parser.parse_args(arguments)
-    settings, evaluation = from_flags(Hyperparameters, flags), from_flags(Evaluation, flags)
+    published = published_setting(flags.published) if flags.published is not None else {}
+    settings, evaluation = from_flags(Hyperparameters, flags, **published), from_flags(Evaluation, flags)
 
     if flags.threads is not None:
         if not (flags.threads.isdigit() and int(flags.threads) > 0):
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.ignore_existing:
         checkpoint.unlink(missing_ok=True)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     print(f"{len(data.train_indices)} training, {len(data.valid_labels)} validation, {len(test_labels)} test images")
     if data.pairs is not None:
         count = settings.reg_image_num
@@ -107,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run_name(settings: Hyperparameters) -> str:
     """Return the name of a run's folder: what one looks for, and a digest of all settings."""
-    parts = [Path(settings.task).name, settings.archi]
+    parts = [Path(settings.task).name, settings.archi.replace(":", "-")]
     if settings.regularized:
         parts += [f"alpha{settings.reg_alpha:g}", settings.reg_range, f"Th{settings.reg_thresh:g}"]
     digest = hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:8]

@@ -9,12 +9,17 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from brainreg.data import find_dataset
-from brainreg.models import ARCHITECTURES
+from brainreg.models import ARCHITECTURES, check_architecture
 from brainreg.similarity import RANGES, check_range
 
 
 def _known_dataset(name: str) -> str:
     find_dataset(name)
+    return name
+
+
+def _known_architecture(name: str) -> str:
+    check_architecture(name)
     return name
 
 
@@ -31,7 +36,11 @@ class Hyperparameters(BaseModel):
         description="data set to classify: digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageNet,"
         " or the path of an image folder",
     )
-    archi: Literal[*ARCHITECTURES] = Field("ResNet18", description="architecture")
+    archi: Annotated[str, AfterValidator(_known_architecture)] = Field(
+        "ResNet18",
+        description=f"architecture: {', '.join(ARCHITECTURES)}, or timm:NAME, a convolutional network of timm"
+        " (not in the published code)",
+    )
     base_channels: int = Field(
         64, ge=1, description="width of the first convolution; the sections are 1, 2, 4, 8 times as wide"
     )

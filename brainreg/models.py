@@ -1,6 +1,8 @@
-"""Residual networks for small images, with the similarity pathway over their five feature maps."""
+"""The networks: residual ones for small images, and timm's, with the similarity pathway over their feature maps."""
 
+import difflib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +13,9 @@ from brainreg.errors import InputError, nearest
 
 # How much of a running channel mean one pair of batches replaces.
 _MEAN_MOMENTUM = 0.1
+
+# What the name of an architecture of the timm library begins with.
+_TIMM = "timm:"
 
 
 class BasicBlock(nn.Module):
@@ -77,10 +82,55 @@ ARCHITECTURES = {
 }
 
 
-class ResNet(nn.Module):
-    """A residual network on scaled images, which also compares images by its own representations.
+class SimilarityNetwork(nn.Module):
+    """A classifier of scaled images, which also compares images by its own representations.
 
-    Source: arXiv 2410.03952, appendix (network), and Li et al., arXiv 1911.05072, equation 3 (similarity).
+    A subclass computes logits in `forward`, and feature maps in `features`; it calls `_compare_by` with the
+    channels of the maps.
+
+    Source: Li et al., arXiv 1911.05072, equation 3 (similarity).
+    """
+
+    def _compare_by(self, widths: list[int]) -> None:
+        self.similarity_weights = nn.Parameter(torch.zeros(len(widths)))
+        for i, width in enumerate(widths):
+            self.register_buffer(f"channel_mean_{i}", torch.zeros(width))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps of scaled images, each (n, c_i, h_i, w_i), from the input to the output."""
+        raise NotImplementedError
+
+    def pair_similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return how similar each image of `a` is to that of `b` in the network's representations.
+
+        The two batches pass one after the other, each with its own BatchNorm statistics in train mode.
+        Each call, in either mode, first moves the running channel means by a tenth toward the mean of
+        both batches; they start at 0, are saved with the weights, and carry no gradient.
+
+        Args:
+            a, b: (k, in_channels, h, w) scaled images of any size; the linear layer is not used.
+
+        Returns:
+            (k,) in [-1, 1]: the cosine similarities of the centred maps, weighted by the softmax of as
+            many learned scalars.
+        """
+        scores = []
+        for i, (map_a, map_b) in enumerate(zip(self.features(a), self.features(b), strict=True)):
+            mean = self.get_buffer(f"channel_mean_{i}")
+            with torch.no_grad():
+                both = (map_a.mean(dim=(0, 2, 3)) + map_b.mean(dim=(0, 2, 3))) / 2
+                # The gradient needs the mean that was used, so the buffer gets a new tensor.
+                mean = torch.lerp(mean, both, _MEAN_MOMENTUM)
+                setattr(self, f"channel_mean_{i}", mean)
+            centre = mean[:, None, None]
+            scores.append(F.cosine_similarity((map_a - centre).flatten(1), (map_b - centre).flatten(1)))
+        return torch.stack(scores, dim=1) @ self.similarity_weights.softmax(dim=0)
+
+
+class ResNet(SimilarityNetwork):
+    """A residual network for small images.
+
+    Source: arXiv 2410.03952, appendix.
     """
 
     def __init__(
@@ -105,9 +155,7 @@ class ResNet(nn.Module):
         self.sections = nn.ModuleList(sections)
         self.pool = min(4, size)  # images under 25 pixels end below 4x4
         self.classifier = nn.Linear(widths[-1] * (size // self.pool) ** 2, num_classes)
-        self.similarity_weights = nn.Parameter(torch.zeros(len(widths)))
-        for i, width in enumerate(widths):
-            self.register_buffer(f"channel_mean_{i}", torch.zeros(width))
+        self._compare_by(widths)
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the five feature maps, each (n, c_i, h_i, w_i): after the stem and after each section."""
@@ -120,31 +168,85 @@ class ResNet(nn.Module):
         """Return the logits (n, num_classes) of scaled images (n, in_channels, image_size, image_size)."""
         return self.classifier(F.avg_pool2d(self.features(images)[-1], self.pool).flatten(1))
 
-    def pair_similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """Return how similar each image of `a` is to that of `b` in the network's representations.
 
-        The two batches pass one after the other, each with its own BatchNorm statistics in train mode.
-        Each call, in either mode, first moves the running channel means by a tenth toward the mean of
-        both batches; they start at 0, are saved with the weights, and carry no gradient.
+class TimmNetwork(SimilarityNetwork):
+    """A convolutional network of the timm library, compared by the maps of its feature stages.
 
-        Args:
-            a, b: (k, in_channels, h, w) scaled images of any size; the linear layer is not used.
+    Args:
+        name: of the model in timm, without weights: training starts from timm's initialization.
 
-        Returns:
-            (k,) in [-1, 1]: the cosine similarities of the five centred maps, weighted by the softmax
-            of five learned scalars.
-        """
-        scores = []
-        for i, (map_a, map_b) in enumerate(zip(self.features(a), self.features(b), strict=True)):
-            mean = self.get_buffer(f"channel_mean_{i}")
+    Raises:
+        InputError: no such model, one whose stages are not maps of channels (a transformer), or images that are
+            too small for it.
+
+    Source: timm's `feature_info`, which names the module at the end of each stage.
+    """
+
+    def __init__(self, name: str, in_channels: int, num_classes: int, image_size: int):
+        import timm  # takes seconds, which only those pay who use it
+
+        check_timm_name(name)
+        super().__init__()
+        self.backbone = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
+        stages = getattr(self.backbone, "feature_info", None)
+        modules = dict(self.backbone.named_modules())
+        self._stages = [stage["module"] for stage in stages or () if stage["module"] in modules]
+        if not self._stages:
+            raise InputError(f"archi=timm:{name}: timm lists no feature stages of it")
+        self._compare_by([stage["num_chs"] for stage in stages if stage["module"] in modules])
+        self._check_stages(name, in_channels, image_size)
+
+    def _check_stages(self, name: str, in_channels: int, image_size: int) -> None:
+        """Pass two blank images through: what comes out of the stages tells whether they are maps."""
+        training = self.training
+        try:
             with torch.no_grad():
-                both = (map_a.mean(dim=(0, 2, 3)) + map_b.mean(dim=(0, 2, 3))) / 2
-                # The gradient needs the mean that was used, so the buffer gets a new tensor.
-                mean = torch.lerp(mean, both, _MEAN_MOMENTUM)
-                setattr(self, f"channel_mean_{i}", mean)
-            centre = mean[:, None, None]
-            scores.append(F.cosine_similarity((map_a - centre).flatten(1), (map_b - centre).flatten(1)))
-        return torch.stack(scores, dim=1) @ self.similarity_weights.softmax(dim=0)
+                maps = self.eval().features(torch.zeros(2, in_channels, image_size, image_size))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"archi=timm:{name}: does not take images of {image_size}x{image_size} ({reason})"
+            ) from error
+        self.train(training)
+        widths = [len(self.get_buffer(f"channel_mean_{i}")) for i in range(len(maps))]
+        for stage, feature, width in zip(self._stages, maps, widths, strict=True):
+            if feature.ndim != 4 or feature.shape[1] != width:
+                raise InputError(
+                    f"archi=timm:{name}: its stage {stage} gives {tuple(feature.shape[1:])}, not {width} maps;"
+                    " the similarity pathway needs a convolutional network, such as timm:convnext_atto"
+                )
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps at the end of each stage, each (n, c_i, h_i, w_i)."""
+        maps: dict[str, torch.Tensor] = {}
+        modules = dict(self.backbone.named_modules())
+
+        def keep(stage: str) -> Callable[..., None]:
+            return lambda module, inputs, output: maps.__setitem__(stage, output)
+
+        hooks = [modules[stage].register_forward_hook(keep(stage)) for stage in self._stages]
+        try:
+            self.backbone.forward_features(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return [maps[stage] for stage in self._stages]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, num_classes) of scaled images (n, in_channels, h, w)."""
+        return self.backbone(images)
+
+
+def check_timm_name(name: str) -> None:
+    """Raise InputError unless timm has a model of this name."""
+    import timm
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InputError(
+            f"timm:{name}: timm has no such model"
+            + (f"; did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else "")
+        )
 
 
 class InputScaling(nn.Module):
@@ -165,24 +267,35 @@ class InputScaling(nn.Module):
         return f"centered={self.centered}"
 
 
+def check_architecture(archi: str) -> None:
+    """Raise InputError unless there is such an architecture: a name in `ARCHITECTURES`, or `timm:` and timm's name."""
+    if archi.startswith(_TIMM):
+        check_timm_name(archi.removeprefix(_TIMM))
+    elif archi not in ARCHITECTURES:
+        known = [*ARCHITECTURES, f"{_TIMM}NAME"]
+        raise InputError(f"{archi}: no such architecture; {nearest(archi, known)}")
+
+
 def build_model(
     archi: str, in_channels: int = 1, num_classes: int = 10, base_channels: int = 64, image_size: int = 32
-) -> ResNet:
-    """Build an untrained network, with PyTorch's default initialization.
+) -> SimilarityNetwork:
+    """Build an untrained network, with PyTorch's default initialization, or timm's for its own.
 
     Args:
-        archi: ResNet18, ResNet34, ResNet50 or ResNet101.
+        archi: ResNet18, ResNet34, ResNet50 or ResNet101; or any convolutional network of timm, say
+            `timm:convnext_atto`.
         in_channels: 1 for gray images, 3 for RGB.
         num_classes: number of logits.
-        base_channels: width c of the stem; the sections are c, 2c, 4c and 8c wide.
+        base_channels: width c of the stem; the sections are c, 2c, 4c and 8c wide. timm's networks have their own.
         image_size: side of the square images that are classified. It fixes the linear layer: 28 and 32
             end at 1x1, 224 at 7x7.
 
     Raises:
-        InputError: unknown architecture.
+        InputError: unknown architecture, or one of timm's that cannot be compared by its maps.
     """
-    if archi not in ARCHITECTURES:
-        raise InputError(f"archi={archi}: no such architecture; {nearest(archi, ARCHITECTURES)}")
+    check_architecture(archi)
+    if archi.startswith(_TIMM):
+        return TimmNetwork(archi.removeprefix(_TIMM), in_channels, num_classes, image_size)
     return ResNet(ARCHITECTURES[archi], in_channels, num_classes, base_channels, image_size)
 
 

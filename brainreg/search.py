@@ -40,7 +40,7 @@ from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
 from brainreg.results import TABLE, load_results, ranked, settings_of, write_manifest, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
-from brainreg.training import load_classifier, load_training_data, to_float, train
+from brainreg.training import default_device, load_classifier, load_training_data, to_float, train
 
 BEST = "best"
 _FINAL_TABLE = "final_attack.csv"
@@ -247,12 +247,12 @@ def plan_search(space: Space, options: SearchOptions) -> SearchPlan:
 def _check_settings(space: Space, data_dir: str, seed: int) -> None:
     """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too."""
     for name in space.given:
-        data = load_training_data(Hyperparameters(**space.setting(name)), data_dir)
+        data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
     space.objective.divide(len(data.valid_labels), seed)
     problem = None
     for setting in space.corners():
         try:
-            load_training_data(Hyperparameters(**setting), data_dir)
+            load_training_data(Hyperparameters(**setting), data_dir, "cpu")
             return
         except InputError as error:
             problem = error
@@ -456,7 +456,7 @@ def final_attack(
     """
     torch.set_num_threads(threads)
     classifier, settings = load_classifier(checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen

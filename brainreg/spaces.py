@@ -11,11 +11,13 @@ from brainreg.attacks import AutoAttack
 from brainreg.errors import InputError, checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
 from brainreg.objective import Objective
+from brainreg.published import published_setting
 
 if TYPE_CHECKING:
     import optuna
 
 SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
+_VARIANTS = "variants"  # folder of what a variant changes in any space
 
 # Settings that a search runs before Optuna proposes any. Their names mark the trials in the results.
 PUBLISHED, UNREGULARIZED = "published", "unregularized"
@@ -95,7 +97,7 @@ class Space(BaseModel):
         task, reg_data: the data sets.
         fixed: hyperparameters that every trial has.
         search: hyperparameters that are searched, with their distributions.
-        published: the published setting, which is the first trial.
+        published: the published setting, which is the first trial; a file may name a row of the published table.
         objective: what is maximized.
         budget: how many trials, and how the winner is attacked at the end.
     """
@@ -111,6 +113,17 @@ class Space(BaseModel):
     published: dict[str, Any] | None = None
     objective: Objective
     budget: Budget
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_published_row(cls, content: Any) -> Any:
+        if not (isinstance(content, Mapping) and isinstance(content.get("published"), str)):
+            return content
+        setting = published_setting(content["published"])
+        for key in ("task", "reg_data"):
+            if (row := setting.pop(key)) != content.get(key):
+                raise ValueError(f"published={content['published']}: its {key} is {row}, not {content.get(key)}")
+        return {**content, "published": setting}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -302,29 +315,57 @@ def space_names() -> list[str]:
     return sorted(path.stem for path in SPACES_FOLDER.glob("*.yaml"))
 
 
-def load_space(name: str | Path) -> Space:
-    """Load a space by its name in `search_spaces/`, or by the path of its file.
+def variant_names() -> list[str]:
+    """Return the variants that every space has: `SPACE_VARIANT` is a space too, without a file of its own."""
+    return sorted(path.stem for path in (SPACES_FOLDER / _VARIANTS).glob("*.yaml"))
 
-    A file may extend another space: `extends: NAME` takes that space's content, and what the file says itself
-    replaces it, key by key (a key set to null is removed).
+
+def load_space(name: str | Path) -> Space:
+    """Load a space by its name in `search_spaces/`, by that name and a variant's, or by the path of its file.
+
+    A file may extend others: `extends: NAME`, or a list of names, takes their content, and what comes later, at
+    last the file itself, replaces it, key by key (a key set to null is removed).
 
     Raises:
         InputError: no such space, or a file that says something wrong; the line names the file and the key.
     """
-    path = _find(name)
-    return validated(Space, {"name": path.stem, **_read(path)}, spell=lambda key: f"{path}: {key}")
+    source = _find(name)
+    content = _read(source, ()) if isinstance(source, Path) else _variant(str(name), *source)
+    own = source.stem if isinstance(source, Path) else name
+    where = source if isinstance(source, Path) else f"space={name}"
+    return validated(Space, {"name": own, **content}, spell=lambda key: f"{where}: {key}")
 
 
-def _find(name: str | Path) -> Path:
+def _find(name: str | Path) -> Path | tuple[str, str]:
+    """The file of a space, or the name of another space and of its variant."""
     own = SPACES_FOLDER / f"{name}.yaml"
     if own.is_file():
         return own
     if Path(name).is_file():
         return Path(name)
+    for variant in sorted(variant_names(), key=len, reverse=True):
+        space = str(name).removesuffix(f"_{variant}")
+        if space != str(name) and (SPACES_FOLDER / f"{space}.yaml").is_file():
+            return space, variant
     raise InputError(f"space={name}: no such space, and no such file; {nearest(str(name), space_names())}")
 
 
-def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _variant(name: str, space: str, variant: str) -> dict[str, Any]:
+    content = _extended([space, f"{_VARIANTS}/{variant}"], ())
+    return {**content, "description": f"{content['description']} ({variant.replace('_', ' ')})"}
+
+
+def _extended(names: list[str], extended: tuple[Path, ...]) -> dict[str, Any]:
+    """The content of several spaces, merged in their order."""
+    content: dict[str, Any] = {}
+    for name in names:
+        source = _find(name)
+        part = _read(source, extended) if isinstance(source, Path) else _variant(name, *source)
+        content = _merge(content, part)
+    return content
+
+
+def _read(path: Path, extended: tuple[Path, ...]) -> dict[str, Any]:
     if path in extended:
         raise InputError(f"{path}: extends={path.stem}: extends itself")
     try:
@@ -333,8 +374,11 @@ def _read(path: Path, extended: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: must be a mapping with the keys {', '.join(Space.model_fields)}")
-    base = content.pop("extends", None)
-    return content if base is None else _merge(_read(_find(base), (*extended, path)), content)
+    bases = content.pop("extends", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
+        raise InputError(f"{path}: extends={bases}: must be the name of a space, or a list of names")
+    return _merge(_extended(bases, (*extended, path)), content)
 
 
 def _merge(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

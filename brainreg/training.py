@@ -21,7 +21,7 @@ from brainreg.data import (
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
-from brainreg.models import InputScaling, ResNet, build_model
+from brainreg.models import InputScaling, SimilarityNetwork, build_model
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
@@ -219,7 +219,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
     return as_classifier(network, find_dataset(settings.task)).eval(), settings
 
 
-def as_classifier(network: ResNet, task: Dataset) -> nn.Sequential:
+def as_classifier(network: SimilarityNetwork, task: Dataset) -> nn.Sequential:
     """Return `network` behind its task's input scaling: a model of images in [0, 1]."""
     return nn.Sequential(InputScaling(task.centered), network)
 
@@ -388,7 +388,7 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _validate(
-    network: ResNet, scaling: InputScaling, images: torch.Tensor, labels: torch.Tensor
+    network: SimilarityNetwork, scaling: InputScaling, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) in eval mode."""
     network.eval()
@@ -396,7 +396,7 @@ def _validate(
     return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).float().mean().item()
 
 
-def _copy_state(network: ResNet) -> dict[str, torch.Tensor]:
+def _copy_state(network: SimilarityNetwork) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 

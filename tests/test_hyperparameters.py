@@ -51,7 +51,7 @@ def test_known_data_sets_and_folders_are_tasks(task):
     [
         ({"task": "CIFR10"}, "--task=CIFR10: no such data set, and no folder of images there; did you mean CIFAR10 or"),
         ({"reg_data": "MNITS"}, "--reg_data=MNITS: no such data set"),
-        ({"archi": "ResNet19"}, "--archi=ResNet19: no such choice; did you mean ResNet18 or"),
+        ({"archi": "ResNet19"}, "--archi=ResNet19: no such architecture; did you mean ResNet18 or"),
         ({"reg_range": "hgh"}, "--reg_range=hgh: no such choice; did you mean high? known: all, high, low, positive,"),
         ({"reg_alpha": -1}, "--reg_alpha=-1: must be at least 0"),
         ({"reg_alpha": math.nan}, "--reg_alpha=nan: must be a finite number"),

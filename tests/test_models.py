@@ -116,5 +116,48 @@ def test_an_image_is_as_similar_as_can_be_to_itself(published, golden):
 
 
 def test_an_unknown_architecture_is_named():
-    with pytest.raises(InputError, match=r"archi=ResNet19: no such architecture; did you mean ResNet18"):
+    with pytest.raises(InputError, match=r"ResNet19: no such architecture; did you mean ResNet18"):
         build_model("ResNet19")
+
+
+class TestTimm:
+    @pytest.mark.parametrize(
+        ("name", "size", "widths"),
+        [
+            ("convnext_atto", 32, [40, 80, 160, 320]),
+            ("resnet18", 32, [64, 64, 128, 256, 512]),
+            ("test_efficientnet", 28, [16, 24, 32, 48, 64]),
+            ("regnety_002", 36, [32, 24, 56, 152, 368]),
+        ],
+    )
+    def test_convolutional_networks_classify_and_compare(self, name, size, widths):
+        model = build_model(f"timm:{name}", in_channels=3, num_classes=7, image_size=size)
+        images = torch.rand(4, 3, size, size)
+        assert model(images).shape == (4, 7) and model.training
+        assert [feature.shape[1] for feature in model.features(images)] == widths
+        assert torch.equal(model.eval()(images), model.backbone(images))
+        scores = model.pair_similarity(images[:2], images[2:])
+        assert scores.shape == (2,) and (scores.abs() <= 1).all()
+        again = model.pair_similarity(images[:2], images[:2])
+        torch.testing.assert_close(again, torch.ones(2))
+        (model(images).square().mean() + scores.mean()).backward()
+        assert model.similarity_weights.grad is not None
+
+    def test_pairs_may_have_another_size_than_the_task(self):
+        model = build_model("timm:convnext_atto", in_channels=1, image_size=32)
+        assert model.pair_similarity(torch.rand(2, 1, 36, 64), torch.rand(2, 1, 36, 64)).shape == (2,)
+
+    @pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
+    def test_stages_that_are_no_maps_are_refused(self, name):
+        with pytest.raises(InputError, match=f"archi=timm:{name}: ") as caught:
+            build_model(f"timm:{name}", in_channels=3, image_size=224)
+        assert "needs a convolutional network" in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_an_unknown_name_is_answered_with_the_nearest(self):
+        with pytest.raises(InputError, match=r"timm has no such model; did you mean .*timm:convnext_atto") as caught:
+            build_model("timm:convnext_ato")
+        assert len(str(caught.value)) < 200
+
+    def test_images_that_are_too_small(self):
+        with pytest.raises(InputError, match="archi=timm:convnext_atto: does not take images of 3x3"):
+            build_model("timm:convnext_atto", image_size=3)

@@ -6,7 +6,9 @@ import yaml
 
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces import PUBLISHED, UNREGULARIZED, Space, load_space, space_names
+from brainreg.published import PUBLISHED_SETTINGS
+from brainreg.similarity import RANGES
+from brainreg.spaces import PUBLISHED, UNREGULARIZED, Space, load_space, space_names, variant_names
 
 CONTENT = {
     "description": "a test",
@@ -75,13 +77,13 @@ class TestShipped:
     @pytest.mark.parametrize("name", space_names())
     def test_the_published_setting_comes_first_where_there_is_one(self, name):
         space = load_space(name)
-        published = {"CIFAR10": (10, 0.8), "MNIST": (4, 0.2)}.get(space.task)
-        if published is None:
+        if space.task == "digits":
             assert space.given == (UNREGULARIZED,)
             return
         assert space.given == (PUBLISHED, UNREGULARIZED)
         setting = Hyperparameters(**space.setting(PUBLISHED))
-        assert (setting.reg_alpha, setting.reg_thresh, setting.reg_range) == (*published, "all")
+        rows = {(row["task"], row["reg_data"]): row for row in PUBLISHED_SETTINGS.values()}
+        assert rows[space.task, space.reg_data].items() <= setting.model_dump().items()
         assert (setting.reg_image_num, setting.reg_batch_size) == (5000, 16)
 
     @pytest.mark.parametrize(
@@ -207,6 +209,49 @@ class TestExtending:
         with pytest.raises(InputError, match="extends itself"):
             load_space(write({"extends": str(tmp_path / "a.yaml")}, "b"))
 
+    def test_several_bases_are_merged_in_their_order(self, write):
+        first, second = write(CONTENT, "first"), write({"fixed": {"lr": 0.5, "epoch_num": 7}}, "second")
+        space = load_space(write({"extends": [str(first), str(second)], "fixed": {"lr": 0.25}}))
+        assert space.fixed == {**CONTENT["fixed"], "epoch_num": 7, "lr": 0.25}
+
+    @pytest.mark.parametrize("extends", [3, {"a": 1}, [1]])
+    def test_only_names_can_be_extended(self, write, extends):
+        with pytest.raises(InputError, match=r"extends=.*: must be the name of a space, or a list of names"):
+            load_space(write({"extends": extends}))
+
+
+class TestPublishedRows:
+    @pytest.mark.parametrize("row", PUBLISHED_SETTINGS)
+    def test_every_row_has_a_space_whose_first_trial_it_is(self, row):
+        task, reg_data = (name.lower().replace("-", "") for name in row.split(" - "))
+        space = load_space(f"{task}_{reg_data}")
+        first = Hyperparameters(**space.setting(space.given[0]))
+        published = Hyperparameters(**PUBLISHED_SETTINGS[row], valid_portion=0.1)
+        assert first == published
+        assert space.parameters(PUBLISHED)  # Optuna learns from it
+
+    @pytest.mark.parametrize("variant", variant_names())
+    @pytest.mark.parametrize("name", ["cifar100_imagenet", "mnist_fashionmnist"])
+    def test_every_row_has_every_variant(self, name, variant):
+        space, plain = load_space(f"{name}_{variant}"), load_space(name)
+        assert (space.name, space.task, space.reg_data) == (f"{name}_{variant}", plain.task, plain.reg_data)
+        assert space.setting(PUBLISHED) == {**plain.setting(PUBLISHED), "reg_range": "all"}
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        drawn = [Hyperparameters(**space(study.ask())) for _ in range(60)]
+        assert {settings.reg_range for settings in drawn} == (set(RANGES) if variant == "ranges" else {variant})
+        assert all((settings.reg_thresh_2 is None) == (settings.reg_range != "double") for settings in drawn)
+
+    def test_variants_are_the_ranges_and_all_of_them(self):
+        assert set(variant_names()) == {*RANGES, "ranges"}
+
+    def test_an_unknown_row(self, write):
+        with pytest.raises(InputError, match="published=MNIST - SVHN: no such row of the published table"):
+            load_space(write(changed("published", "MNIST - SVHN")))
+
+    def test_a_row_of_other_data(self, write):
+        with pytest.raises(InputError, match="published=MNIST - MNIST: its task is MNIST, not digits"):
+            load_space(write(changed("published", "MNIST - MNIST")))
+
 
 class TestBadFiles:
     @pytest.mark.parametrize(
@@ -219,7 +264,7 @@ class TestBadFiles:
             ("fixed.epochs", 3, "fixed.epochs: no such hyperparameter; did you mean epoch_num"),
             ("fixed.epoch_num", 0, "fixed.epoch_num=0: must be at least 1"),
             ("fixed.lr", "fast", "fixed.lr=fast: must be a number"),
-            ("fixed.archi", "ResNet19", "fixed.archi=ResNet19: no such choice; did you mean ResNet18"),
+            ("fixed.archi", "ResNet19", "fixed.archi=ResNet19: no such architecture; did you mean ResNet18"),
             ("fixed.reg_alpha", 1, "search.reg_alpha: given twice; reg_alpha is fixed"),
             ("search.reg_alhpa", {"choices": [1]}, "search.reg_alhpa: no such hyperparameter; did you mean reg_alpha"),
             ("search.reg_alpha.low", -1, "search.reg_alpha.low=-1: must be above 0 on a logarithmic scale"),

@@ -179,9 +179,19 @@ class TestTraining:
                 torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
 
     def test_without_alpha_the_similarity_pathway_is_never_run(self, monkeypatch):
-        monkeypatch.setattr(training.ResNet, "pair_similarity", lambda *arguments: pytest.fail("a similarity pass"))
+        monkeypatch.setattr(
+            training.SimilarityNetwork, "pair_similarity", lambda *arguments: pytest.fail("a similarity pass")
+        )
         monkeypatch.setattr(training, "PairSampler", lambda *arguments: pytest.fail("pixel similarity"))
         run({**SMALL, "epoch_num": 1, "reg_alpha": 0})
+
+    def test_a_network_of_timm_is_trained_saved_and_gone_on_with(self, tmp_path):
+        settings = {**REGULARIZED, "archi": "timm:test_efficientnet"}
+        straight = run(settings)
+        run({**settings, "epoch_num": 1}, checkpoint=tmp_path / "checkpoint.pt")
+        assert same(weights(run(settings, checkpoint=tmp_path / "checkpoint.pt")), weights(straight))
+        assert same(load_classifier(tmp_path / "checkpoint.pt")[0].state_dict(), weights(straight))
+        assert straight.history[-1]["similarity_loss"] != straight.history[-2].get("similarity_loss")
 
     def test_regularized_and_unregularized_runs_of_a_seed_start_alike(self, tmp_path):
         plain, regularized = (load_training_data(Hyperparameters(**settings)) for settings in (SMALL, REGULARIZED))
