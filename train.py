@@ -18,15 +18,17 @@ import torch
 from tqdm import tqdm
 
 import brainreg
-from brainreg.cli import Parser, from_flags, run
+from brainreg.cli import Parser, check_writable, from_flags, run, write_text
 from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation import Evaluation, evaluate
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.published import published_setting
-from brainreg.training import default_device, load_training_data, to_float, train
+from brainreg.training import DivergedError, default_device, load_training_data, to_float, train
 
 _LOG_SECONDS = 20
+_MOST_THREADS = 1024
+_SUMMARY, _TABLE = "results.json", "robustness.csv"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,23 +46,33 @@ def main(arguments: Sequence[str]) -> int:
     settings, evaluation = from_flags(Hyperparameters, flags, **published), from_flags(Evaluation, flags)
 
     if flags.threads is not None:
-        if not (flags.threads.isdigit() and int(flags.threads) > 0):
-            raise InputError(f"--threads={flags.threads}: must be a whole number, at least 1")
+        if not (flags.threads.isdigit() and 0 < int(flags.threads) <= _MOST_THREADS):
+            raise InputError(f"--threads={flags.threads}: must be a whole number from 1 to {_MOST_THREADS}")
         torch.set_num_threads(int(flags.threads))
     folder = Path(flags.save_dir) / run_name(settings)
-    asked = {"hyperparameters": settings.model_dump(), "evaluation": evaluation.model_dump()}
-    if not flags.ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
-        print(f"already done (--ignore_existing repeats it): {folder}")
-        _show(finished, pd.read_csv(folder / "robustness.csv"), folder)
-        return 0
 
     # Everything that can be wrong with the data is found before anything is written.
     data = load_training_data(settings, flags.data_dir)
+    asked = {
+        "hyperparameters": settings.model_dump(),
+        "evaluation": evaluation.model_dump(),
+        "data": data.fingerprint,
+    }
+    if not flags.ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
+        print(f"already done (--ignore_existing repeats it): {folder}")
+        _show(finished, pd.read_csv(folder / _TABLE), folder)
+        return 0
+
     task = find_dataset(settings.task)
     test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
+    if test_images.shape[-2:] != data.images.shape[-2:]:
+        sizes = [f"{height}x{width}" for height, width in (data.images.shape[-2:], test_images.shape[-2:])]
+        raise InputError(f"--task={settings.task}: training images of {sizes[0]}, test images of {sizes[1]}")
+    check_writable("--save_dir", flags.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     if flags.ignore_existing:
+        (folder / _SUMMARY).unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
 
     device = default_device()
@@ -79,7 +91,11 @@ def main(arguments: Sequence[str]) -> int:
             tqdm.write(_epoch_line(metrics, settings.epoch_num, time.monotonic() - began))
             bar.reset()
 
-        result = train(settings, data, device=device, checkpoint=checkpoint, on_epoch=on_epoch, on_step=on_step)
+        try:
+            result = train(settings, data, device=device, checkpoint=checkpoint, on_epoch=on_epoch, on_step=on_step)
+        except DivergedError as error:
+            print(f"error: diverged in {error}", file=sys.stderr)
+            return 1
     seconds = time.monotonic() - began
     pd.DataFrame(result.history).to_csv(folder / "epochs.csv", index=False)
 
@@ -94,7 +110,7 @@ def main(arguments: Sequence[str]) -> int:
             on_progress=_follow(bar),
         )
     robustness = pd.DataFrame(rows)
-    robustness.to_csv(folder / "robustness.csv", index=False)
+    robustness.to_csv(folder / _TABLE, index=False)
     summary = {
         **asked,
         "best_epoch": result.best_epoch,
@@ -103,7 +119,7 @@ def main(arguments: Sequence[str]) -> int:
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "versions": {"brainreg": brainreg.__version__, **{name: version(name) for name in ("torch", "pyautoattack")}},
     }
-    (folder / "results.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
     _show(summary, robustness, folder)
     return 0
 
@@ -132,8 +148,14 @@ def _follow(bar: tqdm) -> Callable[[str], None]:
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What a finished run left; nothing where it is missing or damaged, so that the run is repeated."""
+    if not (folder / _TABLE).is_file():
+        return {}
+    try:
+        summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
 
 
 def _epoch_line(metrics: dict[str, float], epochs: int, seconds: float) -> str:
@@ -163,7 +185,7 @@ def _show(summary: dict[str, Any], robustness: pd.DataFrame, folder: Path) -> No
             f" (95% interval {attacked.low:.3f} to {attacked.high:.3f}, {attacked.n} images)"
         )
     print(f"checkpoint: {folder / 'checkpoint.pt'}")
-    print(f"numbers:    {folder / 'results.json'}, {folder / 'robustness.csv'}, {folder / 'epochs.csv'}")
+    print(f"numbers:    {folder / _SUMMARY}, {folder / _TABLE}, {folder / 'epochs.csv'}")
 
 
 if __name__ == "__main__":

@@ -42,8 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     if flags.dry_run:
         _show(plan, console)
         return 0
-    results = run_search(plan, console)
-    return 0 if (results.state == "finished").any() else 1
+    states = run_search(plan, console).state
+    if states.isin(["finished", "failed"]).sum() < plan.num_samples:
+        return 130  # interrupted
+    return 0 if (states == "finished").any() else 1
 
 
 def _space(flags: argparse.Namespace) -> Space:

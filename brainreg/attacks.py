@@ -68,6 +68,9 @@ def add_noise(kind: str, images: torch.Tensor, eps: float, seed: int = 0) -> tor
     return torch.cat(noisy)
 
 
+# Logits that the targeted difference-of-logits ratio compares.
+_DLR_CLASSES = 4
+
 AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
 Norm = Literal["Linf", "L2", "L1"]
 
@@ -153,6 +156,7 @@ class AutoAttack(BaseModel):
                 raise InputError(f"labels: from {labels.min()} to {labels.max()}; the model has {classes} classes")
             if eps == 0:
                 return logits.argmax(dim=1) == labels
+            self.check_classes(classes)
             custom = self.version == "custom"
             adversary = pyautoattack.AutoAttack(
                 model,
@@ -178,15 +182,26 @@ class AutoAttack(BaseModel):
                 adversary.fab.n_iter, adversary.fab.n_target_classes = self.n_iter, self.n_target_classes
                 adversary.fab.n_restarts = 1
                 adversary.square.n_queries = self.n_queries
-            if {"apgd-dlr", "apgd-t"} & set(adversary.attacks_to_run) and classes < 4:
-                raise InputError(
-                    f"version={self.version}: its DLR attacks need at least 4 classes, and the model has {classes};"
-                    " use a custom version of apgd-ce, fab-t and square"
-                )
             for targeted in (adversary.apgd_targeted, adversary.fab):
                 targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
             _, predicted = adversary.run_standard_evaluation(images, labels, batch_size=batch_size)
             return predicted == labels
+
+    def check_classes(self, classes: int) -> None:
+        """Raise InputError if there are too few classes for one of the attacks: targeted DLR compares four logits."""
+        attacks = {*self.attacks} if self.version == "custom" else {"apgd-t"}
+        if {"apgd-dlr", "apgd-t"} & attacks and classes < _DLR_CLASSES:
+            raise InputError(
+                f"attack.version={self.version}: its DLR attacks need at least {_DLR_CLASSES} classes, and there are"
+                f" {classes}; a custom version of apgd-ce, fab-t and square needs 2"
+            )
+
+
+def strongest(classes: int) -> AutoAttack:
+    """Return the standard version, or, for fewer classes than its targeted DLR compares, its other attacks."""
+    if classes >= _DLR_CLASSES:
+        return AutoAttack()
+    return AutoAttack(version="custom", attacks=("apgd-ce", "fab-t", "square"), n_iter=100, n_queries=5000)
 
 
 def check_pixels(images: torch.Tensor) -> None:

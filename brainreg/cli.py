@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from pydantic import BaseModel
@@ -90,6 +92,24 @@ def to_flags(model: BaseModel) -> str:
     values = model.model_dump()
     changed = [name for name, field in type(model).model_fields.items() if values[name] != field.default]
     return " ".join(f"--{name}={shlex.quote(str(values[name]))}" for name in changed)
+
+
+def check_writable(flag: str, folder: str | Path) -> None:
+    """Raise InputError unless `folder` is a folder that files can be written to, or can be made into one."""
+    nearest_there = Path(folder).resolve()
+    while not nearest_there.exists():
+        nearest_there = nearest_there.parent
+    if not nearest_there.is_dir():
+        raise InputError(f"{flag}={folder}: {nearest_there} is a file; must be a folder")
+    if not os.access(nearest_there, os.W_OK | os.X_OK):
+        raise InputError(f"{flag}={folder}: {nearest_there} cannot be written to")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:

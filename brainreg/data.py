@@ -463,6 +463,10 @@ def _held_out_test(labels: torch.Tensor, split: Split) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------
 
 
+_UMASK = os.umask(0o077)  # can only be read by setting it
+os.umask(_UMASK)
+
+
 def _cached(
     path: Path, key: str, source: _Source, mode: str, view: v2.Compose | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -479,6 +483,7 @@ def _cached(
                     {"key": key, "checksum": _checksum(images, labels), "images": images, "labels": labels}, file
                 )
                 file.close()
+                os.chmod(file.name, 0o666 & ~_UMASK)  # a temporary file is its owner's alone
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)

@@ -82,10 +82,10 @@ def rule(error: Mapping[str, Any]) -> str:
         known = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
         return f"no such choice; {nearest(str(error['input']), known)}"
     text = {
-        "greater_than": "must be greater than {gt:g}",
-        "greater_than_equal": "must be at least {ge:g}",
-        "less_than": "must be less than {lt:g}",
-        "less_than_equal": "must be at most {le:g}",
+        "greater_than": "must be greater than {gt:.12g}",
+        "greater_than_equal": "must be at least {ge:.12g}",
+        "less_than": "must be less than {lt:.12g}",
+        "less_than_equal": "must be at most {le:.12g}",
         "finite_number": "must be a finite number",
         "float_parsing": "must be a number",
         "float_type": "must be a number",

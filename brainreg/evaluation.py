@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from brainreg.attacks import NOISES, AutoAttack, Norm, add_noise
+from brainreg.attacks import NOISES, AutoAttack, Norm, add_noise, strongest
 from brainreg.data import Dataset
 from brainreg.seeds import Stream, seeded_generator
 
@@ -197,7 +197,8 @@ def evaluate(
     Args:
         classifier: logits of images in [0, 1], in eval mode.
         images: (n, c, h, w) test images in [0, 1]; clean accuracy and noise are over all of them, AutoAttack
-            over a random part, as many as the settings and the time allow.
+            (standard, or the strongest that the number of classes allows) over a random part, as many as the
+            settings and the time allow.
         labels: (n,) int64.
         dataset: the task, which knows the strengths.
         settings: what to measure.
@@ -222,7 +223,8 @@ def evaluate(
         seed,
         on_progress=lambda kind, eps: say(f"{kind} noise, eps {eps:.3g}"),
     )
-    attack = AutoAttack()
+    with torch.no_grad():
+        attack = strongest(classifier(images[:1]).shape[1])
     eps = dataset.attack_eps if settings.attack_eps is None else settings.attack_eps
     chosen = torch.randperm(len(labels), generator=seeded_generator(seed, Stream.ATTACKED_IMAGES))
     chosen = chosen[: settings.attack_image_num].to(images.device)

@@ -4,18 +4,20 @@ The command lines, the space files, the checkpoints and the columns of the resul
 Names and defaults are the published flags' (arXiv 2410.03952); what this project added says so.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from brainreg.data import find_dataset
+from brainreg.data import DATASETS, find_dataset
 from brainreg.models import ARCHITECTURES, check_architecture
 from brainreg.similarity import RANGES, check_range
 
 
 def _known_dataset(name: str) -> str:
+    """A data set's own name, or the absolute path of its folder: what a worker elsewhere or a later reader needs."""
     find_dataset(name)
-    return name
+    return name if name in DATASETS else str(Path(name).resolve())
 
 
 def _known_architecture(name: str) -> str:
@@ -42,7 +44,7 @@ class Hyperparameters(BaseModel):
         " (not in the published code)",
     )
     base_channels: int = Field(
-        64, ge=1, description="width of the first convolution; the sections are 1, 2, 4, 8 times as wide"
+        64, ge=1, le=4096, description="width of the first convolution; the sections are 1, 2, 4, 8 times as wide"
     )
     rgb: bool = Field(False, description="classify RGB images instead of gray ones")
 
@@ -58,7 +60,7 @@ class Hyperparameters(BaseModel):
         None, ge=0, lt=1, description="Th_2, lower threshold, below Th; for the range double only"
     )
     reg_image_num: int = Field(5000, ge=2, description="N, number of regularization images")
-    reg_batch_size: int = Field(16, ge=1, description="k, pairs a step")
+    reg_batch_size: int = Field(16, ge=1, le=2**20, description="k, pairs a step")
     reg_boosting: bool = Field(True, description="targets thresholded to +v, 0, -v; off: the pixel similarity itself")
     reg_boosting_val: float = Field(1.0, gt=0, description="v, size of a thresholded target; at most 1 with arctanh")
     arctanh: bool = Field(True, description="compare the arctanh of similarities; off: the similarities")
@@ -66,7 +68,7 @@ class Hyperparameters(BaseModel):
     lr: float = Field(0.1, gt=0, description="learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(0.0, ge=0, description="weight decay of SGD")
-    resnet_batch_size: int = Field(64, ge=1, description="images a step that are classified")
+    resnet_batch_size: int = Field(64, ge=1, le=2**20, description="images a step that are classified")
     epoch_num: int = Field(40, ge=1, description="epochs")
     phase_num: int = Field(5, ge=1, description="learning-rate phases in a cycle")
     phase_duration: int = Field(4, ge=1, description="epochs in a learning-rate phase")
@@ -75,7 +77,7 @@ class Hyperparameters(BaseModel):
     train_image_num: int | None = Field(
         None, ge=1, description="train on so many images only; absent: all (not in the published code)"
     )
-    seed: int = Field(0, ge=0, description="fixes the split, the initial weights and every draw")
+    seed: int = Field(0, ge=0, le=2**32 - 1, description="fixes the split, the initial weights and every draw")
 
     @property
     def regularized(self) -> bool:

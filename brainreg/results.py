@@ -1,6 +1,7 @@
 """What a search left: its trials as one table. Reads files only; nothing of Ray is needed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def _read_trial(folder: Path) -> dict[str, Any]:
     reports = _read_lines(folder / "result.json")
     final = reports[-1] if reports and "objective" in reports[-1] else {}
     errors = folder / "error.txt"
-    error = errors.read_text(encoding="utf-8").strip().splitlines()[-1] if errors.is_file() else ""
+    error = raised(errors.read_text(encoding="utf-8")) if errors.is_file() else ""
     checkpoints = sorted(folder.glob("checkpoint_*/checkpoint.pt"))
     return {
         "trial": config["number"],
@@ -125,6 +126,15 @@ def _read_trial(folder: Path) -> dict[str, Any]:
         "epochs": [_epoch(report) for report in reports if "valid_accuracy" in report],
         "checkpoint": str(checkpoints[-1]) if checkpoints else "",
     }
+
+
+def raised(traceback: str) -> str:
+    """Return the last error that a traceback tells of, in one line."""
+    lines = traceback.strip().splitlines()
+    named = [
+        line for line in lines if re.match(r"([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit|Interrupt)\b", line)
+    ]
+    return (named or lines or ["unknown error"])[-1].strip()
 
 
 _EPOCH_METRICS = ("epoch", "lr", "cross_entropy", "similarity_loss", "valid_cross_entropy", "valid_accuracy")

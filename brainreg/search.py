@@ -23,6 +23,7 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # an epoch's 
 import optuna
 import pandas as pd
 import ray
+import sqlalchemy
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray import tune
@@ -32,15 +33,15 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 import brainreg
-from brainreg.cli import to_flags
+from brainreg.cli import check_writable, to_flags
 from brainreg.errors import InputError
 from brainreg.evaluation import row, survivors_within
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
-from brainreg.results import TABLE, load_results, ranked, settings_of, write_manifest, write_tables
+from brainreg.results import TABLE, load_results, raised, ranked, settings_of, write_manifest, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
-from brainreg.training import default_device, load_classifier, load_training_data, to_float, train
+from brainreg.training import load_classifier, load_training_data, to_float, train
 
 BEST = "best"
 _FINAL_TABLE = "final_attack.csv"
@@ -59,7 +60,7 @@ class SearchOptions(BaseModel):
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at a time (absent: as many as the machine holds)"
     )
-    cpus_per_trial: float = Field(1, gt=0, description="CPU cores that a trial takes")
+    cpus_per_trial: float = Field(1, ge=0.01, description="CPU cores that a trial takes")
     gpus_per_trial: float | None = Field(
         None, ge=0, description="GPUs that a trial takes, 0.5 for two trials a GPU (absent: 1 where there is one)"
     )
@@ -82,6 +83,7 @@ class TrialJob:
     data_dir: str
     seed: int
     threads: int
+    device: str
 
 
 def run_trial(config: dict[str, Any], job: TrialJob) -> None:
@@ -91,16 +93,15 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
     """
     torch.set_num_threads(job.threads)
     settings = Hyperparameters(**config["hyperparameters"])
-    data = load_training_data(settings, job.data_dir)
+    data = load_training_data(settings, job.data_dir, job.device)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _CHECKPOINT
 
         def report(metrics: dict[str, float]) -> None:
             tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder) if path.exists() else None)
 
-        result = train(settings, data, checkpoint=path, on_epoch=report)
-    device = next(result.classifier.parameters()).device
-    images, labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
+        result = train(settings, data, device=job.device, checkpoint=path, on_epoch=report)
+    images, labels = to_float(data.valid_images.to(job.device)), data.valid_labels.to(job.device)
     measured = job.objective.measure(result.classifier, images, labels, job.seed)
     tune.report({"epoch": settings.epoch_num, "best_epoch": result.best_epoch, **measured})
 
@@ -153,7 +154,8 @@ def _create_study(space: Space, folder: Path, num_samples: int, seed: int) -> St
         constant_liar=True,  # trials that run at the same time should differ
         seed=seed,
     )
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+    database = sqlalchemy.URL.create("sqlite", database=str(folder / "study.db"))
+    storage = optuna.storages.RDBStorage(database.render_as_string())
     study = optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
     study.set_metric_names(["objective"])
     for name in space.given:
@@ -185,17 +187,10 @@ class _ProgressCallback(tune.Callback):
             self.progress.trained(trial.trial_id, result["epoch"], epochs, result["valid_accuracy"])
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.progress.failed(trial.trial_id, _reason(trial.get_error()))
+        self.progress.failed(trial.trial_id, raised(trial.get_error() or ""))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self.progress.tick()
-
-
-def _reason(error: BaseException) -> str:
-    """What a trial raised, in one line, without Ray's wrapping."""
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines()
-    return f"{type(cause).__name__}: {lines[-1] if lines else ''}"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -227,8 +222,9 @@ def plan_search(space: Space, options: SearchOptions) -> SearchPlan:
     if Path(name).name != name:
         raise InputError(f"--name={name}: must be the name of a folder, not a path; --storage_path says where it is")
     folder = Path(options.storage_path).resolve() / name
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
+    check_writable("--storage_path", options.storage_path)
     _check_settings(space, options.data_dir, seed)
     cpus, gpus = _machine(options.address)
     gpus_per_trial = options.gpus_per_trial if options.gpus_per_trial is not None else float(gpus > 0)
@@ -249,6 +245,8 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> None:
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
     space.objective.divide(len(data.valid_labels), seed)
+    for attack in (space.objective.attack, space.budget.final_attack):
+        attack.check_classes(data.num_classes)
     problem = None
     for setting in space.corners():
         try:
@@ -272,11 +270,12 @@ def _start_ray(address: str | None) -> str:
     """Start Ray on this machine, or connect to a cluster; return the dashboard's address, empty where there is none."""
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address is None:
-        return ray.init(num_cpus=len(os.sched_getaffinity(0)), **quiet).dashboard_url
+        # "local" starts one even where another cluster runs on this machine.
+        return ray.init(address="local", num_cpus=len(os.sched_getaffinity(0)), **quiet).dashboard_url
     try:
         _knock(address)
         return ray.init(address=address, **quiet).dashboard_url
-    except OSError as error:  # ConnectionError is one
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
 
@@ -302,7 +301,9 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
         say(f"Ray dashboard: http://{dashboard} (it asks for a token, which `ray get-auth-token` prints)")
     write_manifest(folder, _manifest(plan))
     search = _create_study(space, folder, plan.num_samples, plan.seed)
-    job = TrialJob(space.objective, str(Path(plan.options.data_dir).resolve()), plan.seed, _threads(plan))
+    job = TrialJob(
+        space.objective, str(Path(plan.options.data_dir).resolve()), plan.seed, _threads(plan), _device(plan)
+    )
     final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
     progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     tuner = tune.Tuner(
@@ -330,7 +331,10 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
         tuner.fit()
     results = load_results(folder)
     write_tables(folder, results)
-    _conclude(plan, results, console)
+    done = int(results.state.isin(["finished", "failed"]).sum())
+    if done < plan.num_samples:
+        say(f"\ninterrupted: {done} of {plan.num_samples} trials are done")
+    _conclude(plan, results, console, interrupted=done < plan.num_samples)
     return results
 
 
@@ -351,8 +355,14 @@ def _manifest(plan: SearchPlan) -> dict[str, Any]:
             "python": platform.python_version(),
             **{package: version(package) for package in packages},
         },
-        "device": torch.cuda.get_device_name() if plan.gpus_per_trial else f"CPU ({platform.machine()})",
+        "device": _device_name(plan),
     }
+
+
+def _device_name(plan: SearchPlan) -> str:
+    if not plan.gpus_per_trial:
+        return f"CPU ({platform.machine()})"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CUDA, on other machines than the driver's"
 
 
 def _printer(console: Console) -> Callable[[str], None]:
@@ -360,8 +370,8 @@ def _printer(console: Console) -> Callable[[str], None]:
     return partial(console.print, soft_wrap=True, highlight=False, markup=False)
 
 
-def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console) -> None:
-    """Show the ranked trials, attack the best and the unregularized one in full, and save the best."""
+def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrupted: bool) -> None:
+    """Show the ranked trials, save the best, and attack it and the unregularized one in full."""
     say = _printer(console)
     finished = ranked(results)
     if finished.empty:
@@ -382,10 +392,10 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console) -> None
         if not given.empty and best.setting != name:
             gain = best.objective - given.objective.iloc[0]
             say(f"best against {name}: objective {gain:+.3f} (trial {best.trial} against {given.trial.iloc[0]})")
-    if best.setting:
+    if best.setting and not interrupted:
         say(f"the {best.setting} setting is the best of this search: no proposed one beats it")
     _save_best(plan, best)
-    if plan.space.budget.final_attack_seconds > 0:
+    if plan.space.budget.final_attack_seconds > 0 and not interrupted:
         _attack_finally(plan, finished, console)
     say(f"\ntrials: {plan.folder / TABLE}")
     say(f"best:   {plan.folder / BEST / _CHECKPOINT}")
@@ -425,7 +435,7 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
     remote = ray.remote(num_cpus=plan.options.cpus_per_trial, num_gpus=plan.gpus_per_trial)(final_attack)
     data_dir = str(Path(plan.options.data_dir).resolve())
     waiting = [
-        remote.remote(checkpoint, data_dir, objective, budget, plan.seed, _threads(plan))
+        remote.remote(checkpoint, data_dir, objective, budget, plan.seed, _threads(plan), _device(plan))
         for checkpoint in chosen.checkpoint
     ]
     rows = [
@@ -434,11 +444,11 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
     ]
     pd.DataFrame(rows).to_csv(plan.folder / _FINAL_TABLE, index=False)
     for outcome in rows:
-        fresh = "no part in the search" if outcome["fresh"] else "a part in the search, too"
+        attacked = "did not attack" if outcome["fresh"] else "attacked, too"
         say(
             f"  trial {outcome['trial']} ({outcome['setting'] or 'the best'}): robust accuracy"
             f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
-            f" on {outcome['n']} validation images that had {fresh}"
+            f" on {outcome['n']} validation images that the search {attacked}"
         )
 
 
@@ -446,17 +456,21 @@ def _threads(plan: SearchPlan) -> int:
     return max(int(plan.options.cpus_per_trial), 1)
 
 
+def _device(plan: SearchPlan) -> str:
+    return "cuda" if plan.gpus_per_trial else "cpu"
+
+
 def final_attack(
-    checkpoint: str, data_dir: str, objective: Objective, budget: Budget, seed: int, threads: int
+    checkpoint: str, data_dir: str, objective: Objective, budget: Budget, seed: int, threads: int, device: str
 ) -> dict[str, Any]:
     """Attack a checkpoint's best network on validation images; those that the objective did not see come first.
 
     Returns:
-        A row of a robustness table, and `fresh`: whether no attacked image had a part in any objective.
+        A row of a robustness table, and `fresh`: whether none of the images was attacked for an objective. (All
+        validation images have a part in clean accuracy and in the choice of the best epoch.)
     """
     torch.set_num_threads(threads)
     classifier, settings = load_classifier(checkpoint)
-    device = default_device()
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen

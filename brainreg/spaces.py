@@ -129,8 +129,10 @@ class Space(BaseModel):
     def _check(self) -> Self:
         settings = {"fixed": self.fixed, "published": self.published or {}}
         for section, values in settings.items():
-            for key, value in values.items():
-                _check_value(f"{section}.{key}", key, value)
+            for key in values:
+                if key in ("task", "reg_data"):
+                    raise ValueError(f"{section}.{key}: {key} is a key of the space itself")
+                values[key] = _checked(f"{section}.{key}", key, values[key])
         for key, distribution in self.search.items():
             if key in ("task", "reg_data") or key in self.fixed:
                 raise ValueError(f"search.{key}: given twice; {key} is fixed")
@@ -139,8 +141,11 @@ class Space(BaseModel):
                 raise ValueError(f"search.{key}: {key} is not a number; give choices")
             if distribution.times is not None and (key, distribution.times) != ("reg_thresh_2", "reg_thresh"):
                 raise ValueError(f"search.{key}.times={distribution.times}: only reg_thresh_2 can be times reg_thresh")
-            for value in distribution.extremes():
-                _check_value(f"search.{key}", key, value)
+            values = tuple(_checked(f"search.{key}", key, value) for value in distribution.extremes())
+            if distribution.choices is not None:
+                self.search[key] = distribution.model_copy(update={"choices": values})
+            elif kind is int and distribution.step is not None and not distribution.step.is_integer():
+                raise ValueError(f"search.{key}.step={distribution.step:g}: {key} is a whole number")
         self._check_second_threshold()
         if self.published is not None:
             validated(Hyperparameters, self.setting(PUBLISHED), spell=lambda key: f"published.{key}")
@@ -190,7 +195,10 @@ class Space(BaseModel):
         """Return the hyperparameters of the published or the unregularized setting."""
         data = {"task": self.task, "reg_data": self.reg_data}
         if name == PUBLISHED:
-            return {**data, **self.fixed, **self.published}
+            setting = {**data, **self.fixed, **self.published}
+            if setting.get("reg_range") != "double":
+                setting.pop("reg_thresh_2", None)
+            return setting
         others = {key: value for key, value in self.fixed.items() if key not in REGULARIZER}
         return {"task": self.task, **others, "reg_alpha": 0.0}
 
@@ -268,6 +276,8 @@ class Space(BaseModel):
     ) -> "Space":
         """Return a space where these hyperparameters are fixed, in every trial, and these other values hold.
 
+        Where they differ from the published setting, that one is no longer a trial.
+
         Raises:
             InputError: they contradict the space or each other.
         """
@@ -282,8 +292,9 @@ class Space(BaseModel):
             for section in ("fixed", "search"):
                 content[section].pop("reg_thresh_2", None)
         if self.published is not None:
-            changed = {key: value for key, value in values.items() if key in self.published}
-            content["published"] = {**self.published, **changed}
+            published = self.published | {"task": self.task, "reg_data": self.reg_data}
+            if any(value != published[key] for key, value in hyperparameters.items() if key in published):
+                content["published"] = None
         content["objective"].update(objective or {})
         content["budget"].update(budget or {})
         return validated(Space, content)
@@ -304,10 +315,22 @@ def _kind(where: str, key: str) -> type:
     return str
 
 
-def _check_value(where: str, key: str, value: Any) -> None:
-    """Check a value by the hyperparameter's own type and bounds."""
+def _checked(where: str, key: str, value: Any) -> Any:
+    """Return a value in the hyperparameter's own type and within its bounds."""
     _field(where, key)
-    checked_value(Hyperparameters, key, value, where)
+    return checked_value(Hyperparameters, key, value, where)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key comes twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"the key {twice} comes twice")
+        return mapping
 
 
 def space_names() -> list[str]:
@@ -369,15 +392,20 @@ def _read(path: Path, extended: tuple[Path, ...]) -> dict[str, Any]:
     if path in extended:
         raise InputError(f"{path}: extends={path.stem}: extends itself")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # safe: it is a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
+    if not (isinstance(content, dict) and all(isinstance(key, str) for key in content)):
         raise InputError(f"{path}: must be a mapping with the keys {', '.join(Space.model_fields)}")
     bases = content.pop("extends", None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
         raise InputError(f"{path}: extends={bases}: must be the name of a space, or a list of names")
+    for base in bases:
+        try:
+            _find(base)
+        except InputError as error:
+            raise InputError(f"{path}: extends={str(error).removeprefix('space=')}") from error
     return _merge(_extended(bases, (*extended, path)), content)
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
 _CHECKPOINT_FORMAT = 2
+
+# Side of the smallest images that a network of four sections makes sense of.
+_SMALLEST = 8
+
+# Images up to this size in bytes are kept on the device as a whole; larger sets are sent batch by batch.
+_KEPT_ON_DEVICE = 8 * 2**30
 
 
 class DivergedError(RuntimeError):
@@ -58,6 +65,13 @@ class TrainingData:
     valid_images: torch.Tensor
     valid_labels: torch.Tensor
     pairs: "RegularizationPairs | None"
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs between data sets, and between versions of one."""
+        sampled = self.images[:: max(1, len(self.images) // 500)].contiguous()
+        checksum = zlib.crc32(sampled.numpy().data, zlib.crc32(self.labels.contiguous().numpy().data))
+        return f"{'x'.join(map(str, self.images.shape))}-{checksum:08x}"
 
     @property
     def image_size(self) -> int:
@@ -97,8 +111,11 @@ def load_training_data(
     """
     task = find_dataset(settings.task)
     images, labels = load_dataset(settings.task, "train", data_dir, settings.rgb)
-    if images.shape[-1] != images.shape[-2]:
-        raise InputError(f"task={settings.task}: images of {images.shape[-1]}x{images.shape[-2]}; they must be square")
+    height, width = images.shape[-2:]
+    if height != width or height < _SMALLEST:
+        raise InputError(
+            f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST}"
+        )
     train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
     if not len(valid) or not len(train):
         raise InputError(
@@ -287,7 +304,9 @@ def train(
     optimizer = torch.optim.SGD(
         network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
-    images, labels = data.images.to(device), data.labels.to(device)
+    images, labels = data.images, data.labels.to(device)
+    if images.nbytes <= _KEPT_ON_DEVICE:
+        images = images.to(device)
     valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
     scaling = InputScaling(data.task.centered)
     pairs = data.pairs
@@ -298,7 +317,7 @@ def train(
 
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_checkpoint(checkpoint)
-        _check_same_run(settings, state, checkpoint)
+        _check_same_run(settings, data, state, checkpoint)
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if pairs is not None:
@@ -320,7 +339,7 @@ def train(
         sums = torch.zeros(2, device=device)
         network.train()
         for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
-            inputs = scaling(to_float(data.task.augment(images[batch.to(device)], batches)))
+            inputs = scaling(to_float(data.task.augment(images[batch.to(images.device)].to(device), batches)))
             cross_entropy = F.cross_entropy(network(inputs), labels[batch.to(device)])
             if pairs is None:
                 loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
@@ -362,6 +381,7 @@ def train(
                 {
                     "format": _CHECKPOINT_FORMAT,
                     "hyperparameters": settings.model_dump(),
+                    "data": data.fingerprint,
                     "in_channels": data.images.shape[1],
                     "num_classes": data.num_classes,
                     "image_size": data.image_size,
@@ -409,8 +429,13 @@ def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
         )
 
 
-def _check_same_run(settings: Hyperparameters, state: dict[str, Any], path: str | Path) -> None:
-    """A run goes on only with the settings it began with; more epochs are no contradiction."""
+def _check_same_run(settings: Hyperparameters, data: TrainingData, state: dict[str, Any], path: str | Path) -> None:
+    """A run goes on only with the settings and the data it began with; more epochs are no contradiction."""
+    if data.fingerprint != state["data"]:
+        raise InputError(
+            f"task={settings.task}: {path} was trained on other images ({state['data']}, now {data.fingerprint});"
+            " choose another folder"
+        )
     now, then = settings.model_dump(), state["hyperparameters"]
     changed = [name for name in now if name != "epoch_num" and now[name] != then.get(name)]
     if changed:

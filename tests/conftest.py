@@ -74,3 +74,20 @@ def mnist_folder(tmp_path) -> Path:
         write_idx(raw / f"{prefix}-images-idx3-ubyte", pixels[part])
         write_idx(raw / f"{prefix}-labels-idx1-ubyte", digits.target[:360][part])
     return tmp_path
+
+
+@pytest.fixture
+def write_folder(tmp_path):
+    """Writes an ImageFolder of random gray images, ten of each of three classes in each split, of a size a split."""
+
+    def write(sizes: dict[str, int], seed: int = 0) -> Path:
+        draws = np.random.default_rng(seed)
+        for split, size in sizes.items():
+            for label in "abc":
+                folder = tmp_path / "images" / split / label
+                folder.mkdir(parents=True)
+                for i in range(10):
+                    Image.fromarray(draws.integers(0, 256, (size, size), np.uint8)).save(folder / f"{i}.png")
+        return tmp_path / "images"
+
+    return write

@@ -6,7 +6,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from brainreg.attacks import NOISES, AutoAttack, add_noise
+from brainreg.attacks import NOISES, AutoAttack, add_noise, strongest
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.training import load_training_data, to_float, train
@@ -158,8 +158,18 @@ class TestAutoAttack:
 
     def test_three_classes_have_no_targeted_dlr(self):
         model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-        with pytest.raises(InputError, match="DLR attacks need at least 4 classes, and the model has 3"):
+        with pytest.raises(InputError, match="DLR attacks need at least 4 classes, and there are 3"):
             AutoAttack()(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), eps=0.1)
+
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_the_strongest_that_few_classes_allow(self, classes):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, classes))
+        images = torch.rand(6, 1, 8, 8)
+        labels = model(images).argmax(dim=1)
+        attack = strongest(classes).model_copy(update={"n_iter": 5, "n_queries": 10})
+        assert "custom" in attack.title and strongest(4).title == "AutoAttack standard Linf"
+        assert attack(model, images, labels, eps=1e-6).all() and not attack(model, images, labels, eps=0.5).any()
 
     @pytest.mark.parametrize(
         ("images", "labels", "eps", "message"),

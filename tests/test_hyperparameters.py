@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -43,7 +44,9 @@ def test_settings_cannot_be_changed():
 
 @pytest.mark.parametrize("task", [*DATASETS, "."])
 def test_known_data_sets_and_folders_are_tasks(task):
-    assert Hyperparameters(task=task, reg_data=task).task == task
+    settings = Hyperparameters(task=task, reg_data=task)
+    # A folder's path is made absolute: another process, started elsewhere, finds it too.
+    assert settings.task == settings.reg_data == (str(Path(task).resolve()) if task == "." else task)
 
 
 @pytest.mark.parametrize(

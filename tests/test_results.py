@@ -10,6 +10,7 @@ from brainreg.results import (
     TABLE,
     epochs_of,
     load_results,
+    raised,
     ranked,
     read_manifest,
     settings_of,
@@ -138,3 +139,17 @@ def test_a_folder_that_is_none_of_ours(tmp_path, content, message):
         (tmp_path / "search.json").write_text(content)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("traceback", "line"),
+    [
+        ("Traceback:\n  File x\na.DivergedError: epoch 1: nan\n", "a.DivergedError: epoch 1: nan"),
+        ("a.ValidationError: 1 error\ntask\n    For further information visit x", "a.ValidationError: 1 error"),
+        ("KeyError: 'a'\n\nThe above\nray.exceptions.RayTaskError(ValueError): x\nValueError: b", "ValueError: b"),
+        ("killed", "killed"),
+        ("", "unknown error"),
+    ],
+)  # fmt: skip
+def test_the_line_of_a_traceback_that_says_what_was_raised(traceback, line):
+    assert raised(traceback) == line

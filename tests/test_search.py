@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import shutil
 import socket
 
@@ -249,6 +250,22 @@ class TestPlan:
             assert self.refused(tmp_path, address=address).startswith(
                 f"--address={address}: no Ray cluster answers there"
             )
+
+    def test_an_address_that_is_none(self, tmp_path):
+        assert self.refused(tmp_path, address="foo").startswith("--address=foo: no Ray cluster answers there")
+
+    def test_a_storage_path_or_a_name_that_is_a_file(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        options = {"storage_path": str(tmp_path / "file" / "out")}
+        assert re.match(r"--storage_path=.*: .*file is a file; must be a folder", self.refused(tmp_path, **options))
+        with pytest.raises(InputError, match=r"--name=file: .* already holds something"):
+            plan_search(make_space(), SearchOptions(name="file", storage_path=str(tmp_path)))
+
+    def test_too_few_classes_for_the_attack(self, tmp_path, write_folder):
+        folder = write_folder({"train": 16, "test": 16})
+        space = make_space(task=str(folder), objective={"eps": 0.1, "noise_eps": 0.1, "attack_image_num": 1})
+        space = space.override({"reg_alpha": 0.5, "reg_image_num": 10, "train_image_num": 20})
+        assert self.refused(tmp_path, space).startswith("attack.version=standard: its DLR attacks need at least 4")
 
     def test_name(self, tmp_path):
         assert "--name=a/b: must be the name of a folder, not a path" in self.refused(tmp_path, name="a/b")

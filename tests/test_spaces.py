@@ -173,9 +173,17 @@ class TestOverrides:
     def test_another_range_needs_no_second_threshold(self, space):
         assert "reg_thresh_2" not in space.override({"reg_range": "high"}).search
 
-    def test_overrides_win_over_the_published_setting(self):
-        space = load_space("cifar10_double").override({"reg_image_num": 1000, "task": "MNIST", "reg_data": "MNIST"})
-        assert space.setting(PUBLISHED)["reg_image_num"] == 1000 and space.setting(UNREGULARIZED)["task"] == "MNIST"
+    def test_what_differs_from_the_published_setting_is_not_called_published(self):
+        space = load_space("cifar10_double")
+        smaller = space.override({"reg_image_num": 1000, "epoch_num": 1, "reg_alpha": 10, "reg_data": "CIFAR10"})
+        assert smaller.given == (PUBLISHED, UNREGULARIZED) and smaller.setting(PUBLISHED)["reg_image_num"] == 1000
+        for other in ({"reg_alpha": 3}, {"task": "MNIST"}, {"reg_data": "MNIST"}, {"reg_range": "double"}):
+            assert space.override(other).given == (UNREGULARIZED,)
+
+    def test_the_second_threshold_can_be_fixed_though_the_published_setting_has_none(self):
+        space = load_space("cifar10_double").override({"reg_thresh_2": 0.05})
+        assert space.given == (PUBLISHED, UNREGULARIZED) and "reg_thresh_2" not in space.setting(PUBLISHED)
+        assert {setting["reg_thresh_2"] for setting, trial in proposals(space, 5)} == {0.05}
 
     def test_an_impossible_override_is_named(self, space):
         with pytest.raises(InputError, match="only the range double uses it"):
@@ -291,6 +299,9 @@ class TestBadFiles:
             ("objective.attack.version", "standart", "objective.attack.version=standart: no such choice; did you mean"),
             ("objective.attack.version", "custom", "objective.attack.attacks: missing; a custom version names them"),
             ("budget.num_samples", 0, "budget.num_samples=0: must be at least 1"),
+            ("fixed.task", "MNIST", "fixed.task: task is a key of the space itself"),
+            ("search.reg_image_num.step", 0.5, "search.reg_image_num.step=0.5: reg_image_num is a whole number"),
+            ("extends", ["digit_double"], "extends=digit_double: no such space, and no such file; did you mean"),
             ("published", {"reg_alpha": -1}, "published.reg_alpha=-1: must be at least 0"),
         ],
     )  # fmt: skip
@@ -311,6 +322,20 @@ class TestBadFiles:
     def test_not_a_mapping(self, write, text):
         with pytest.raises(InputError, match="must be a mapping with the keys name, description, task"):
             load_space(write(text))
+
+    def test_numbers_are_taken_as_numbers_however_they_are_written(self, write):
+        """YAML 1.1 reads 1e-1 as a text."""
+        text = yaml.safe_dump(changed("search.reg_thresh", {"choices": ["5e-1", "9e-1"]}))
+        space = load_space(write(text.replace("epoch_num: 2", "lr: 1e-2").replace("'", "")))
+        assert space.fixed["lr"] == 0.01 and space.search["reg_thresh"].choices == (0.5, 0.9)
+
+    def test_a_key_that_comes_twice(self, write):
+        with pytest.raises(InputError, match=r"not readable as YAML \(the key task comes twice"):
+            load_space(write(yaml.safe_dump(CONTENT) + "task: MNIST\n"))
+
+    def test_keys_that_are_no_text(self, write):
+        with pytest.raises(InputError, match="must be a mapping with the keys"):
+            load_space(write("1: 2\n"))
 
     @pytest.mark.parametrize("text", ["a: [1, 2", "a: b: c", "\x00"])
     def test_not_yaml(self, write, text):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -31,9 +32,12 @@ def run(line: str, folder) -> int:
         ("--reg_range=double --reg_thresh=0.2 --reg_thresh_2=0.4", "--reg_thresh_2=0.4: must be below reg_thresh=0.2"),
         ("--task=digits --rgb=True", "rgb=True: the images of digits are gray"),
         ("--task=digits --reg_alpha=1", "reg_image_num=5000: digits has 1424 training images"),
-        ("--task=digits --threads=none", "--threads=none: must be a whole number, at least 1"),
+        ("--task=digits --threads=none", "--threads=none: must be a whole number from 1 to 1024"),
         ("--task=digits --attack_eps=2", "--attack_eps=2: must be at most 1"),
         ("--task=digits --num_epsilon=3", "--num_epsilon: no such flag; did you mean --num_epsilons"),
+        ("--seed=4294967296", "--seed=4294967296: must be at most 4294967295"),
+        ("--archi=timm:convnext_ato", "--archi=timm:convnext_ato: timm has no such model; did you mean"),
+        ("--published=SVHN", "published=SVHN: no such row of the published table"),
         ("--task=MNIST --data_dir=/nowhere/at/all", "MNIST: not found; looked for /nowhere/at/all/MNIST/raw"),
     ],
 )
@@ -42,6 +46,60 @@ def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path):
         run(line, tmp_path / "runs")
     assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--save_dir=.*file/runs: .*file is a file; must be a folder"):
+        run(SMALL, tmp_path / "file" / "runs")
+
+
+def test_test_images_of_another_size(tmp_path, write_folder):
+    folder = write_folder({"train": 16, "test": 20})
+    with pytest.raises(InputError, match="training images of 16x16, test images of 20x20"):
+        run(f"--task={folder} --valid_portion=0.2 --base_channels=2", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_other_images_under_the_same_name_are_another_run(tmp_path, write_folder, capsys):
+    """The same flags with another data folder neither repeat old numbers nor go on from another's checkpoint."""
+    line = "--task={} --valid_portion=0.2 --base_channels=2 --epoch_num=1 --attack=False"
+    folder = write_folder({"train": 16, "test": 16})
+    assert run(line.format(folder), tmp_path / "runs") == 0
+    shutil.rmtree(folder)
+    write_folder({"train": 16, "test": 16}, seed=1)
+    with pytest.raises(InputError, match="was trained on other images"):
+        run(line.format(folder), tmp_path / "runs")
+
+
+def test_a_damaged_summary_is_no_result(tmp_path, capsys):
+    line = f"{SMALL} --attack=False"
+    assert run(line, tmp_path) == 0
+    (folder,) = tmp_path.iterdir()
+    for content in ("", "[1]", '{"hyper'):
+        (folder / "results.json").write_text(content)
+        capsys.readouterr()
+        assert run(line, tmp_path) == 0
+        assert "already done" not in capsys.readouterr().out
+    assert run(line, tmp_path) == 0 and "already done" in capsys.readouterr().out
+
+
+def test_divergence_is_one_line_and_status_1(tmp_path, capsys):
+    assert run(f"{SMALL} --lr=1e30", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: diverged in epoch 1") and error.count("\n") == 1
+
+
+def test_a_published_row(tmp_path, capsys, cifar_folder):
+    line = (
+        f"--published=cifar10-cifar100 --reg_data=CIFAR10 --data_dir={cifar_folder} --reg_image_num=20"
+        " --epoch_num=1 --base_channels=2 --attack=False --valid_portion=0.25"
+    )
+    assert run(line, tmp_path / "runs") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    settings = json.loads((folder / "results.json").read_text())["hyperparameters"]
+    assert (settings["task"], settings["reg_data"]) == ("CIFAR10", "CIFAR10")
+    assert (settings["reg_alpha"], settings["reg_thresh"], settings["reg_range"]) == (10, 0.8, "all")
 
 
 def test_a_run_reports_saves_and_is_found_again(tmp_path, capsys):

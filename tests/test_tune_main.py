@@ -19,11 +19,11 @@ SPACE = "--space=digits_double"
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "--space: missing; known: cifar10_all, cifar10_double,"),
+        ("", "--space: missing; known: cifar100_cifar10, cifar100_cifar100,"),
         ("--space=digits_duble", "space=digits_duble: no such space, and no such file; did you mean digits_double"),
         (f"{SPACE} --sapce=x", "--sapce: no such flag; did you mean --space"),
         (f"{SPACE} --task=MNITS", "--task=MNITS: no such data set, and no folder of images there; did you mean MNIST"),
-        (f"{SPACE} --archi=ResNet19", "--archi=ResNet19: no such choice; did you mean ResNet18"),
+        (f"{SPACE} --archi=ResNet19", "--archi=ResNet19: no such architecture; did you mean ResNet18"),
         (f"{SPACE} --reg_range=hgh", "--reg_range=hgh: no such choice; did you mean high?"),
         (f"{SPACE} --reg_alpha=-1", "--reg_alpha=-1: must be at least 0"),
         (f"{SPACE} --reg-alpha=nan", "--reg_alpha=nan: must be a finite number"),
@@ -101,7 +101,7 @@ def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     assert "Ray dashboard: http://" in ended.stdout and "ray get-auth-token" in ended.stdout
     assert "AutoAttack custom Linf (apgd-ce, apgd-t; 20 steps, 3 targets), eps 0.1" in ended.stdout
     assert "AutoAttack standard Linf, eps 0.1, for 0m01s on each of" in ended.stdout
-    assert "on 4 validation images that had no part in the search" in ended.stdout
+    assert "on 4 validation images that the search did not attack" in ended.stdout
 
     last = ended.stdout.splitlines()[-1].split()
     assert last[:2] == ["python", "train.py"]
