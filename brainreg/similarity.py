@@ -21,7 +21,7 @@ _TILE = (1024, 4096)
 # A `PairSampler` lists the selected pairs where all pairs are this few (2,896 images),
 _FEW = 2**22
 # or where a range selects so small a share of them that drawing until one is selected would take long,
-_RARE = 1 / 32
+_RARE = 1 / 16
 # unless there are more of them than memory should hold: a listed pair takes 12 bytes, 800 MB here.
 _LISTABLE = 2**26
 
@@ -205,7 +205,7 @@ class PairSampler:
     No list of all pairs is ever made, so N may be the size of a training set. Where the range selects few pairs,
     one pass over all similarities lists them; up to 4 million are then drawn without replacement, all of them
     before any comes again, the incomplete last batch dropped. Otherwise pairs are drawn with replacement: from the
-    list, or, where the range selects at least one pair in 32, by drawing pairs of all images and keeping those that
+    list, or, where the range selects at least one pair in 16, by drawing pairs of all images and keeping those that
     it selects, which needs no pass at all. All three draw from the same distribution, that of a list of
     all selected pairs (up to the rounding of a float32 similarity that lies on a threshold).
 
@@ -256,6 +256,8 @@ class PairSampler:
             self._listed = self.share < _RARE and self.share * self.total <= _LISTABLE
         if self._listed:
             self._list = self._list_selected()
+            self._listed = self._list is not None  # the share may have been far too low an estimate
+        if self._listed:
             self.share = self.count / max(self.total, 1)
             self._check_enough(len(images))
             del self._directions
@@ -329,21 +331,27 @@ class PairSampler:
         selected = RANGES[self.reg_range](similarities, self.reg_thresh, self.reg_thresh_2) & (rows < columns)
         return rows[selected], columns[selected], similarities[selected]
 
-    def _list_selected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """List all selected pairs: int32 rows and columns, float32 similarities."""
+    def _list_selected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """List all selected pairs: int32 rows and columns, float32 similarities; None if memory should not hold them.
+
+        They are written into memory that is taken at once: many small pieces between the large tiles would leave
+        gigabytes of holes. What is never written takes no memory.
+        """
         selects = RANGES[self.reg_range]
-        parts: tuple[list[torch.Tensor], ...] = ([], [], [])
+        most = min(self.total, 2 * _LISTABLE)
+        listed = [torch.empty(most, dtype=kind) for kind in (torch.int32, torch.int32, torch.float32)]
+        count = 0
         for row, column, tile in _tiles(self._directions):
             selected = selects(tile, self.reg_thresh, self.reg_thresh_2)
-            found = selected.nonzero().int()
-            parts[0].append(found[:, 0] + row)
-            parts[1].append(found[:, 1] + column)
-            parts[2].append(tile[selected])
-        listed = []
-        for part in parts:
-            listed.append(torch.cat(part))
-            part.clear()  # one copy of the next is enough
-        return tuple(listed)
+            rows, columns = selected.nonzero(as_tuple=True)
+            found = slice(count, count + len(rows))
+            if found.stop > most:
+                return None
+            for part, values in zip(listed, (rows + row, columns + column, tile[selected]), strict=True):
+                part[found] = values
+            count = found.stop
+        # Copied where the batches will lie, without the memory that was not needed.
+        return tuple(part[:count].to(self._directions.device, copy=True) for part in listed)
 
     def _check_enough(self, images: int) -> None:
         if self.count >= self.batch_size:

@@ -191,6 +191,19 @@ class TestPairSampler:
         sampler.restart()
         assert torch.equal(first, torch.cat([rows for rows, _, _ in islice(sampler, 20)]))
 
+    def test_more_pairs_than_memory_should_hold_are_not_listed(self, monkeypatch):
+        monkeypatch.setattr(similarity, "_FEW", 10)
+        monkeypatch.setattr(similarity, "_RARE", 1)
+        for listable, listed in ((50, False), (1000, True)):
+            monkeypatch.setattr(similarity, "_LISTABLE", listable)
+            sampler = self.sampler()
+            assert sampler._listed == listed and len(next(sampler)[0]) == 5
+        # The same where the first draws had told nothing of them.
+        monkeypatch.setattr(similarity, "_LISTABLE", 20)
+        monkeypatch.setattr(similarity, "_FEW", 780)
+        sampler = self.sampler()
+        assert not sampler._listed and sampler.count > 40 and len(next(sampler)[0]) == 5
+
     def test_a_batch_of_many_and_a_range_of_few(self, monkeypatch):
         monkeypatch.setattr(similarity, "_FEW", 0)
         monkeypatch.setattr(similarity, "_RARE", 0)
