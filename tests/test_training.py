@@ -118,7 +118,7 @@ class TestData:
             (tmp_path / label).mkdir()
             for i in range(5):
                 Image.new("L", (20, 16)).save(tmp_path / label / f"{i}.png")
-        with pytest.raises(InputError, match="images of 20x16; they must be square"):
+        with pytest.raises(InputError, match="images of 16x20; must be square, at least 8x8"):
             load_training_data(Hyperparameters(task=str(tmp_path)), tmp_path)
 
 
