@@ -22,7 +22,7 @@ from brainreg.data import (
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
-from brainreg.models import InputScaling, SimilarityNetwork, build_model
+from brainreg.models import ARCHITECTURES, InputScaling, SimilarityNetwork, build_model
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
@@ -116,6 +116,10 @@ def load_training_data(
         raise InputError(
             f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST}"
         )
+    num_classes = int(labels.max()) + 1
+    if settings.archi not in ARCHITECTURES:  # whether one of timm's takes these images, only it can tell
+        with torch.random.fork_rng(devices=[]):
+            build_model(settings.archi, images.shape[1], num_classes, image_size=task.size or width)
     train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
     if not len(valid) or not len(train):
         raise InputError(
@@ -134,7 +138,7 @@ def load_training_data(
         train = train[first_images(labels[train], settings.train_image_num, settings.seed)]
     return TrainingData(
         task=task,
-        num_classes=int(labels.max()) + 1,
+        num_classes=num_classes,
         images=images,
         labels=labels,
         train_indices=train,

@@ -37,6 +37,7 @@ def run(line: str, folder) -> int:
         ("--task=digits --num_epsilon=3", "--num_epsilon: no such flag; did you mean --num_epsilons"),
         ("--seed=4294967296", "--seed=4294967296: must be at most 4294967295"),
         ("--archi=timm:convnext_ato", "--archi=timm:convnext_ato: timm has no such model; did you mean"),
+        ("--task=digits --archi=timm:test_vit", "archi=timm:test_vit: its stage blocks.0 gives (2, 64), not 64 maps"),
         ("--published=SVHN", "published=SVHN: no such row of the published table"),
         ("--task=MNIST --data_dir=/nowhere/at/all", "MNIST: not found; looked for /nowhere/at/all/MNIST/raw"),
     ],
