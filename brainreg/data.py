@@ -151,8 +151,8 @@ DATASETS = {
     data.name: data
     for data in (
         Dataset("digits", gray=True, size=16, noise_eps=_MNIST_NOISE, attack_eps=0.1),
-        Dataset("MNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.05),
-        Dataset("FashionMNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.05),
+        Dataset("MNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.07),
+        Dataset("FashionMNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.02),
         Dataset(
             "CIFAR10", size=32, centered=True, augment=random_crop_and_flip, augment_regularization=random_crop_and_flip
         ),
