@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> int:
 
     task = find_dataset(settings.task)
     test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
-    if test_images.shape[-2:] != data.images.shape[-2:]:
-        sizes = [f"{height}x{width}" for height, width in (data.images.shape[-2:], test_images.shape[-2:])]
+    if test_images.shape[-2:] != data.valid_images.shape[-2:]:
+        sizes = [f"{height}x{width}" for height, width in (data.valid_images.shape[-2:], test_images.shape[-2:])]
         raise InputError(f"--task={settings.task}: training images of {sizes[0]}, test images of {sizes[1]}")
     check_writable("--save_dir", flags.save_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str]) -> int:
     with tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=not sys.stderr.isatty()) as bar:
         rows = evaluate(
             result.classifier,
-            to_float(task.evaluation_view(test_images)).to(device),
+            to_float(test_images).to(device),
             test_labels.to(device),
             task,
             evaluation,

@@ -1,7 +1,8 @@
 """Image data sets: where they are found, how they are decoded and cached, split, and augmented.
 
 Images travel as uint8 tensors (n, c, h, w), the whole data set at once; batches are cut from it and
-augmented as tensors, on whatever device it lies.
+augmented as tensors, on whatever device it lies. ImageNet's training images, of many sizes and too many to
+hold, stay in their files (`ImageFiles`) until a batch is cut.
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import pickle
 import socket
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ import torch
 import torchvision
 from PIL import Image
 from torchvision.transforms import v2
+from tqdm import tqdm
 
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream, seeded_generator
@@ -31,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Split = Literal["train", "test"]
 Purpose = Literal["task", "regularization"]
-Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Augmentation = Callable[[torch.Tensor | Sequence[torch.Tensor], torch.Generator], torch.Tensor]
 
 # ---------------------------------------------------------------------------------------------
 # Augmentation: uint8 batches in, uint8 batches out; every draw comes from the given CPU generator
@@ -72,29 +74,32 @@ def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
     return torch.where(index >= size, 2 * (size - 1) - index, index)
 
 
-def random_resized_crop_and_flip(images: torch.Tensor, generator: torch.Generator, size: int = 224) -> torch.Tensor:
-    """Crop 8% to 100% of each image of (n, c, h, w) at aspect 3:4 to 4:3, resize to `size`, flip half of them.
+def random_resized_crop_and_flip(
+    images: torch.Tensor | Sequence[torch.Tensor], generator: torch.Generator, size: int = 224
+) -> torch.Tensor:
+    """Crop 8% to 100% of each image (c, h, w) at aspect 3:4 to 4:3, resize to `size`, flip half of them.
+
+    The images may have many sizes; what returns is (n, c, size, size).
 
     Source: torchvision's RandomResizedCrop, whose rule this follows with draws of its own.
     """
-    n, _, height, width = images.shape
-    tries = 10
-    area = height * width * torch.empty(n, tries).uniform_(0.08, 1, generator=generator)
+    n, tries = len(images), 10
+    area = torch.empty(n, tries).uniform_(0.08, 1, generator=generator)
     aspect = torch.empty(n, tries).uniform_(np.log(3 / 4), np.log(4 / 3), generator=generator).exp()
-    crop_height = (area / aspect).sqrt().round().long()
-    crop_width = (area * aspect).sqrt().round().long()
-    corner = torch.rand(2, n, generator=generator)
-    fits = (crop_height <= height) & (crop_width <= width)
+    corner = torch.rand(n, 2, generator=generator)
     crops = []
-    for i in range(n):
-        if fits[i].any():
-            first = int(fits[i].int().argmax())
-            h, w = int(crop_height[i, first]), int(crop_width[i, first])
-            top, left = int(corner[0, i] * (height - h + 1)), int(corner[1, i] * (width - w + 1))
-        else:
-            h = w = min(height, width)
+    for image, areas, aspects, (down, right) in zip(images, area, aspect, corner.tolist(), strict=True):
+        height, width = image.shape[-2:]
+        heights = (height * width * areas / aspects).sqrt().round().long()
+        widths = (height * width * areas * aspects).sqrt().round().long()
+        fits = ((heights <= height) & (widths <= width)).nonzero().flatten()
+        if len(fits):
+            h, w = int(heights[fits[0]]), int(widths[fits[0]])
+            top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
+        else:  # of a very long image, the middle, at the aspect that is nearest to its own
+            h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
             top, left = (height - h) // 2, (width - w) // 2
-        crops.append(v2.functional.resized_crop(images[i], top, left, h, w, [size, size], antialias=True))
+        crops.append(v2.functional.resized_crop(image, top, left, h, w, [size, size], antialias=True))
     return random_flip(torch.stack(crops), generator)
 
 
@@ -102,9 +107,9 @@ def random_resized_crop_and_flip(images: torch.Tensor, generator: torch.Generato
 # The data sets
 # ---------------------------------------------------------------------------------------------
 
-# What is done to an image before it is stored, where images come in many sizes.
+# What is made of an image where images come in many sizes: to classify it, and to regularize with it.
 _VIEWS: dict[Purpose, v2.Compose] = {
-    "task": v2.Compose([v2.Resize(256), v2.CenterCrop(256)]),
+    "task": v2.Compose([v2.Resize(224), v2.CenterCrop(224)]),
     "regularization": v2.Compose([v2.CenterCrop((144, 256)), v2.Resize((36, 64))]),
 }
 
@@ -116,7 +121,6 @@ class Dataset:
     Attributes:
         name: its name, or the path of a folder in torchvision's ImageFolder layout.
         gray: whether the images have one channel; RGB cannot be asked of those.
-        size: side of the square images a network classifies; None where the files decide.
         centered: whether pixels are scaled to 5 * (x - 0.5) for the network, instead of left in [0, 1].
         augment: applied to each training batch.
         augment_regularization: applied once to the regularization images.
@@ -124,14 +128,14 @@ class Dataset:
         attack_eps: strength of AutoAttack (Linf) in an evaluation, in units of [0, 1] pixels: one at which an
             unregularized network keeps between a fifth and four fifths of its images. At the usual strengths
             (8/255, MNIST 0.3) no network of this kind keeps any.
-        varied_sizes: whether the files have many sizes, so that images are cropped and resized as they are decoded.
+        varied_sizes: whether the files have many sizes: images are cropped and resized as they are decoded, and
+            those that are trained on stay in their files.
 
     Source: arXiv 2410.03952, appendix; noise_eps of digits follows MNIST's, of ImageNet and folders CIFAR's.
     """
 
     name: str
     gray: bool = False
-    size: int | None = None
     centered: bool = False
     augment: Augmentation = no_augmentation
     augment_regularization: Augmentation = no_augmentation
@@ -139,33 +143,23 @@ class Dataset:
     attack_eps: float = 0.004
     varied_sizes: bool = False
 
-    def evaluation_view(self, images: torch.Tensor) -> torch.Tensor:
-        """Return stored images (n, c, h, w) as they are classified without augmentation."""
-        if self.size is None or images.shape[-1] == self.size:
-            return images
-        return torch.cat([v2.functional.resize(part, [self.size], antialias=True) for part in images.split(256)])
-
 
 _MNIST_NOISE = (0.5, 0.5, 0.3)
 DATASETS = {
     data.name: data
     for data in (
-        Dataset("digits", gray=True, size=16, noise_eps=_MNIST_NOISE, attack_eps=0.1),
-        Dataset("MNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.07),
-        Dataset("FashionMNIST", gray=True, size=28, noise_eps=_MNIST_NOISE, attack_eps=0.02),
-        Dataset(
-            "CIFAR10", size=32, centered=True, augment=random_crop_and_flip, augment_regularization=random_crop_and_flip
-        ),
+        Dataset("digits", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.1),
+        Dataset("MNIST", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.07),
+        Dataset("FashionMNIST", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.02),
+        Dataset("CIFAR10", centered=True, augment=random_crop_and_flip, augment_regularization=random_crop_and_flip),
         Dataset(
             "CIFAR100",
-            size=32,
             centered=True,
             augment=random_crop_and_flip,
             augment_regularization=random_crop_and_flip,
         ),
         Dataset(
             "ImageNet",
-            size=224,
             augment=random_resized_crop_and_flip,
             augment_regularization=random_flip,
             varied_sizes=True,
@@ -207,9 +201,9 @@ def load_dataset(
             class-balanced fifth is then the test split.
         split: train or test.
         rgb: three channels instead of one; gray is PIL's luma.
-        purpose: ImageNet's images have many sizes. For the task they are resized to a shorter side of 256 and
-            cropped to the centre square; as regularization images they are cropped to the centre 144x256 and
-            resized to 36x64. No other data set depends on it.
+        purpose: ImageNet's images have many sizes. As they are classified, they are resized to a shorter side of
+            224 and cropped to the centre square; as regularization images they are cropped to the centre 144x256
+            and resized to 36x64. No other data set depends on it.
 
     Returns:
         images (n, c, h, w) uint8 and labels (n,) int64.
@@ -218,16 +212,61 @@ def load_dataset(
         InputError: the data set is unknown, absent, unreadable, or gray while RGB is asked for.
     """
     dataset = find_dataset(name)
-    if rgb and dataset.gray:
-        raise InputError(f"rgb=True: the images of {name} are gray; leave rgb out")
-    data_dir = Path(data_dir)
-    source = _find_source(dataset, split, data_dir)
-    mode = "RGB" if rgb else "L"
+    source, mode = _find_source(dataset, split, Path(data_dir), rgb)
     view = _VIEWS[purpose] if dataset.varied_sizes else None
     if isinstance(source, _Digits):
         return source.decode(mode, view)
     label = f"{_label(name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
-    return _cached(data_dir / "cache" / f"{label}.pt", f"{source.fingerprint()} {mode} {view}", source, mode, view)
+    path = Path(data_dir) / "cache" / f"{label}.pt"
+    return _cached(path, f"{source.fingerprint()} {mode} {view}", source, mode, view)
+
+
+def load_training_images(
+    name: str, data_dir: str | Path = "data", rgb: bool = False
+) -> tuple["torch.Tensor | ImageFiles", torch.Tensor]:
+    """Return the images of the training split as batches are cut from them, and their labels.
+
+    Those are the tensors of `load_dataset`, except where the files have many sizes (ImageNet): augmentation
+    crops those from the whole image, which is decoded when it is asked for.
+
+    Raises:
+        InputError: as `load_dataset`.
+    """
+    dataset = find_dataset(name)
+    if not dataset.varied_sizes:
+        return load_dataset(name, "train", data_dir, rgb)
+    source, mode = _find_source(dataset, "train", Path(data_dir), rgb)
+    return ImageFiles(source, mode), source.labels
+
+
+class ImageFiles:
+    """Images of many sizes that stay in their files. `files[index]` decodes those of an index (k,): a list of
+    uint8 tensors (c, h, w)."""
+
+    def __init__(self, source: "_ImageFolder", mode: str):
+        self._source, self._mode = source, mode
+
+    def __len__(self) -> int:
+        return len(self._source.labels)
+
+    def __getitem__(self, index: torch.Tensor) -> list[torch.Tensor]:
+        return [_channels_first(pixels) for pixels in self._source.read(index.tolist(), self._mode, None)]
+
+    def classified(self, index: torch.Tensor) -> torch.Tensor:
+        """Return the images of an index (k,) as they are classified without augmentation: (k, c, 224, 224)."""
+        views = self._source.read(index.tolist(), self._mode, _VIEWS["task"])
+        return torch.stack([_channels_first(pixels) for pixels in views])
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs between sets of files: from their names and sizes, wherever they lie."""
+        return f"{len(self)}-{self._source.fingerprint(times=False)[:8]}"
+
+
+def _channels_first(pixels: np.ndarray) -> torch.Tensor:
+    """Return decoded pixels, (h, w) or (h, w, c), as (c, h, w)."""
+    pixels = torch.from_numpy(pixels)
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 def _label(name: str) -> str:
@@ -323,6 +362,9 @@ class _CifarFiles:
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(labels)
 
 
+_DECODED_AHEAD = 1024  # images at a time, so that those of a million files do not pile up
+
+
 class _ImageFolder:
     """A folder in torchvision's ImageFolder layout: one folder a class, sorted by name."""
 
@@ -338,44 +380,62 @@ class _ImageFolder:
                 folder, class_to_index, extensions=torchvision.datasets.folder.IMG_EXTENSIONS
             )
         if split is not None:
-            keep = _held_out_test(torch.tensor([label for _, label in self.samples]), split)
+            keep = _held_out_test(self.labels, split)
             self.samples = [self.samples[i] for i in keep]
 
-    def fingerprint(self) -> str:
-        return _fingerprint([Path(path) for path, _ in self.samples])
+    @property
+    def labels(self) -> torch.Tensor:
+        return torch.tensor([label for _, label in self.samples])
 
-    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if mode == "RGB" and _is_gray(self.samples[0][0]):
-            raise InputError(f"rgb=True: the images of {self.folder} are gray; leave rgb out")
+    def fingerprint(self, times: bool = True) -> str:
+        return _fingerprint([Path(path) for path, _ in self.samples], times)
 
-        def read(path: str) -> np.ndarray:
+    def read(self, indices: Sequence[int], mode: str, view: v2.Compose | None) -> Iterator[np.ndarray]:
+        """Decode the images of these indices, in their order, each (h, w) or (h, w, c)."""
+
+        def decode(i: int) -> np.ndarray:
+            path = self.samples[i][0]
             with _damaged(Path(path)), Image.open(path) as image:
                 image = image.convert(mode)
-                return np.asarray(view(image) if view else image)
+                return np.array(view(image) if view else image)
 
-        paths = [path for path, _ in self.samples]
-        pixels = None
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-            for i, image in enumerate(pool.map(read, paths, chunksize=64)):
-                if pixels is None:
-                    pixels = np.empty((len(paths), *image.shape), np.uint8)
-                if image.shape != pixels.shape[1:]:
-                    raise InputError(
-                        f"{paths[i]}: {image.shape[1]}x{image.shape[0]} pixels, while the first image of the folder"
-                        f" has {pixels.shape[2]}x{pixels.shape[1]}; all must have one size"
-                    )
-                pixels[i] = image
+            for start in range(0, len(indices), _DECODED_AHEAD):
+                yield from pool.map(decode, indices[start : start + _DECODED_AHEAD])
+
+    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+        looked_at = self.samples[:: max(1, len(self.samples) // 16)]
+        if mode == "RGB" and all(_is_gray(path) for path, _ in looked_at):
+            raise InputError(f"rgb=True: the images of {self.folder} are gray; leave rgb out")
+        pixels = None
+        decoded = self.read(range(len(self.samples)), mode, view)
+        shown = tqdm(decoded, f"decoding {self.folder}", len(self.samples), leave=False, disable=None)
+        for i, image in enumerate(shown):
+            if pixels is None:
+                pixels = np.empty((len(self.samples), *image.shape), np.uint8)
+            if image.shape != pixels.shape[1:]:
+                raise InputError(
+                    f"{self.samples[i][0]}: {image.shape[1]}x{image.shape[0]} pixels, while the first image of the"
+                    f" folder has {pixels.shape[2]}x{pixels.shape[1]}; all must have one size"
+                )
+            pixels[i] = image
         images = torch.from_numpy(pixels)
         images = images[:, None] if mode == "L" else images.permute(0, 3, 1, 2).contiguous()
-        return images, torch.tensor([label for _, label in self.samples])
+        return images, self.labels
 
 
 _Source = _Digits | _IdxFiles | _CifarFiles | _ImageFolder
 _TORCHVISION_FILES = {"MNIST": _IdxFiles, "FashionMNIST": _IdxFiles, "CIFAR10": _CifarFiles, "CIFAR100": _CifarFiles}
 
 
-def _find_source(dataset: Dataset, split: Split, data_dir: Path) -> _Source:
-    name = dataset.name
+def _find_source(dataset: Dataset, split: Split, data_dir: Path, rgb: bool) -> tuple[_Source, str]:
+    """Return where the images of a split come from, and the mode (Pillow's name) to decode them in."""
+    if rgb and dataset.gray:
+        raise InputError(f"rgb=True: the images of {dataset.name} are gray; leave rgb out")
+    return _locate(dataset.name, split, data_dir), "RGB" if rgb else "L"
+
+
+def _locate(name: str, split: Split, data_dir: Path) -> _Source:
     if name == "digits":
         return _Digits(split)
     if name not in DATASETS:
@@ -442,13 +502,14 @@ def _is_gray(path: str) -> bool:
         return image.mode in ("1", "L", "LA", "I", "I;16", "F")
 
 
-def _fingerprint(paths: list[Path]) -> str:
-    """Names, sizes and times of the files: it changes with the source, not with the path that leads there."""
+def _fingerprint(paths: list[Path], times: bool = True) -> str:
+    """Names, sizes and, unless left out, times of the files, not the path that leads there."""
     digest = hashlib.sha256()
     for path in paths:
         with _damaged(path):
             status = os.stat(path)
-        digest.update(f"{path.parent.name}/{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        time = status.st_mtime_ns if times else ""
+        digest.update(f"{path.parent.name}/{path.name}\0{status.st_size}\0{time}\n".encode())
     return digest.hexdigest()
 
 

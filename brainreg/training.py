@@ -14,9 +14,11 @@ from torch import nn
 
 from brainreg.data import (
     Dataset,
+    ImageFiles,
     find_dataset,
     first_images,
     load_dataset,
+    load_training_images,
     split_train_validation,
 )
 from brainreg.errors import InputError
@@ -51,7 +53,8 @@ class TrainingData:
     Attributes:
         task: the data set that is classified.
         num_classes: of the task.
-        images, labels: the whole training split as stored, memory-mapped where it comes from the cache.
+        images, labels: the whole training split as stored, memory-mapped where it comes from the cache; images of
+            many sizes stay in their files.
         train_indices: which of those are trained on; batches are cut from them and augmented.
         valid_images, valid_labels: the validation images, as they are classified.
         pairs: the regularizer's, or None where nothing is regularized.
@@ -59,7 +62,7 @@ class TrainingData:
 
     task: Dataset
     num_classes: int
-    images: torch.Tensor
+    images: torch.Tensor | ImageFiles
     labels: torch.Tensor
     train_indices: torch.Tensor
     valid_images: torch.Tensor
@@ -69,9 +72,16 @@ class TrainingData:
     @property
     def fingerprint(self) -> str:
         """A short text that differs between data sets, and between versions of one."""
+        if isinstance(self.images, ImageFiles):
+            return self.images.fingerprint
         sampled = self.images[:: max(1, len(self.images) // 500)].contiguous()
         checksum = zlib.crc32(sampled.numpy().data, zlib.crc32(self.labels.contiguous().numpy().data))
         return f"{'x'.join(map(str, self.images.shape))}-{checksum:08x}"
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images that are classified."""
+        return self.valid_images.shape[1]
 
     @property
     def image_size(self) -> int:
@@ -110,8 +120,15 @@ def load_training_data(
             than one step takes.
     """
     task = find_dataset(settings.task)
-    images, labels = load_dataset(settings.task, "train", data_dir, settings.rgb)
-    height, width = images.shape[-2:]
+    images, labels = load_training_images(settings.task, data_dir, settings.rgb)
+    train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
+    if not len(valid) or not len(train):
+        raise InputError(
+            f"valid_portion={settings.valid_portion:g}: of {len(labels)} images {len(valid)} would validate and"
+            f" {len(train)} train; both need at least one"
+        )
+    valid_images = images.classified(valid) if isinstance(images, ImageFiles) else images[valid]
+    channels, height, width = valid_images.shape[1:]
     if height != width or height < _SMALLEST:
         raise InputError(
             f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST}"
@@ -119,13 +136,7 @@ def load_training_data(
     num_classes = int(labels.max()) + 1
     if settings.archi not in ARCHITECTURES:  # whether one of timm's takes these images, only it can tell
         with torch.random.fork_rng(devices=[]):
-            build_model(settings.archi, images.shape[1], num_classes, image_size=task.size or width)
-    train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
-    if not len(valid) or not len(train):
-        raise InputError(
-            f"valid_portion={settings.valid_portion:g}: of {len(labels)} images {len(valid)} would validate and"
-            f" {len(train)} train; both need at least one"
-        )
+            build_model(settings.archi, channels, num_classes, image_size=width)
     pairs = None
     if settings.regularized:
         pairs = _regularization_pairs(settings, data_dir, images, labels, train, device or default_device())
@@ -142,7 +153,7 @@ def load_training_data(
         images=images,
         labels=labels,
         train_indices=train,
-        valid_images=task.evaluation_view(images[valid]),
+        valid_images=valid_images,
         valid_labels=labels[valid],
         pairs=pairs,
     )
@@ -151,7 +162,7 @@ def load_training_data(
 def _regularization_pairs(
     settings: Hyperparameters,
     data_dir: str | Path,
-    task_images: torch.Tensor,
+    task_images: torch.Tensor | ImageFiles,
     task_labels: torch.Tensor,
     train: torch.Tensor,
     device: str | torch.device,
@@ -160,10 +171,12 @@ def _regularization_pairs(
     task = find_dataset(settings.task)
     own = settings.reg_data in (None, settings.task)
     dataset = task if own else find_dataset(settings.reg_data)
-    if own and not task.varied_sizes:
+    if own and not isinstance(task_images, ImageFiles):
         images, labels = task_images, task_labels
     else:
         images, labels = load_dataset(dataset.name, "train", data_dir, settings.rgb, "regularization")
+        # The task's own images may come by another name, a path; its validation images must not regularize then either.
+        own = own or (isinstance(task_images, torch.Tensor) and torch.equal(images, task_images))
     pool = train if own else torch.arange(len(labels))
     count = settings.reg_image_num
     if count > len(pool):
@@ -303,13 +316,13 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = build_model(
-            settings.archi, data.images.shape[1], data.num_classes, settings.base_channels, data.image_size
+            settings.archi, data.in_channels, data.num_classes, settings.base_channels, data.image_size
         ).to(device)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
     )
     images, labels = data.images, data.labels.to(device)
-    if images.nbytes <= _KEPT_ON_DEVICE:
+    if isinstance(images, torch.Tensor) and images.nbytes <= _KEPT_ON_DEVICE:
         images = images.to(device)
     valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
     scaling = InputScaling(data.task.centered)
@@ -343,7 +356,8 @@ def train(
         sums = torch.zeros(2, device=device)
         network.train()
         for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
-            inputs = scaling(to_float(data.task.augment(images[batch.to(images.device)].to(device), batches)))
+            cut = images[batch.to(images.device)].to(device) if isinstance(images, torch.Tensor) else images[batch]
+            inputs = scaling(to_float(data.task.augment(cut, batches).to(device)))
             cross_entropy = F.cross_entropy(network(inputs), labels[batch.to(device)])
             if pairs is None:
                 loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
@@ -386,7 +400,7 @@ def train(
                     "format": _CHECKPOINT_FORMAT,
                     "hyperparameters": settings.model_dump(),
                     "data": data.fingerprint,
-                    "in_channels": data.images.shape[1],
+                    "in_channels": data.in_channels,
                     "num_classes": data.num_classes,
                     "image_size": data.image_size,
                     "model": network.state_dict(),

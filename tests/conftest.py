@@ -56,6 +56,21 @@ def cifar_folder(tmp_path, golden) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def imagenet_folder(tmp_path) -> Path:
+    """A data folder with ImageNet as an ImageFolder: two classes of ten training and three test images in color,
+    of 500x375 and 256x340 pixels."""
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 3)):
+        for name, (width, height) in (("a", (500, 375)), ("b", (256, 340))):
+            folder = tmp_path / "ImageNet" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                coarse = Image.fromarray(draws.integers(0, 256, (8, 8, 3), np.uint8))
+                coarse.resize((width, height)).save(folder / f"{i:02d}.png", compress_level=1)
+    return tmp_path
+
+
 def write_idx(path: Path, array: np.ndarray) -> None:
     """Write an array of bytes in MNIST's own file format."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,9 @@ from brainreg import data
 from brainreg.data import (
     DATASETS,
     Stream,
-    find_dataset,
     first_images,
     load_dataset,
+    load_training_images,
     random_crop_and_flip,
     random_flip,
     random_resized_crop_and_flip,
@@ -90,18 +90,37 @@ class TestLoading:
         (folder / "test").rename(folder / "val")
         assert len(load_dataset(str(folder), "test", cifar_folder)[0]) == 10
 
-    def test_imagenet_is_cropped_and_resized_as_the_method_says(self, tmp_path):
-        for name, size in (("a", (500, 375)), ("b", (256, 340))):
-            folder = tmp_path / "ImageNet" / "train" / name
-            folder.mkdir(parents=True)
-            pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), np.uint8)
-            Image.fromarray(pixels).resize(size).save(folder / "0.png")
-        task, _ = load_dataset("ImageNet", "train", tmp_path, rgb=True)
-        regularization, _ = load_dataset("ImageNet", "train", tmp_path, rgb=True, purpose="regularization")
-        assert task.shape == (2, 3, 256, 256) and regularization.shape == (2, 3, 36, 64)
-        with Image.open(tmp_path / "ImageNet/train/b/0.png") as image:
+    def test_imagenet_is_cropped_and_resized_as_the_method_says(self, imagenet_folder):
+        task, labels = load_dataset("ImageNet", "train", imagenet_folder, rgb=True)
+        regularization, _ = load_dataset("ImageNet", "train", imagenet_folder, rgb=True, purpose="regularization")
+        assert task.shape == (20, 3, 224, 224) and regularization.shape == (20, 3, 36, 64)
+        assert labels.tolist() == [0] * 10 + [1] * 10
+        with Image.open(imagenet_folder / "ImageNet/train/b/00.png") as image:
+            assert image.size == (256, 340)
             crop = image.crop((0, 98, 256, 242))
-            assert np.array_equal(regularization[1].permute(1, 2, 0), np.asarray(crop.resize((64, 36), Image.BILINEAR)))
+            assert np.array_equal(
+                regularization[10].permute(1, 2, 0), np.asarray(crop.resize((64, 36), Image.BILINEAR))
+            )
+            whole = image.resize((224, 297), Image.BILINEAR)  # torchvision rounds down
+            assert np.array_equal(task[10].permute(1, 2, 0), np.asarray(whole.crop((0, 36, 224, 260))))
+
+    @pytest.mark.parametrize(("rgb", "channels"), [(False, 1), (True, 3)])
+    def test_imagenets_training_images_stay_in_their_files(self, imagenet_folder, rgb, channels):
+        files, labels = load_training_images("ImageNet", imagenet_folder, rgb)
+        assert len(files) == len(labels) == 20 and not (imagenet_folder / "cache").exists()
+        one, other = files[torch.tensor([10, 0])]
+        assert one.shape == (channels, 340, 256) and other.shape == (channels, 375, 500)
+        with Image.open(imagenet_folder / "ImageNet/train/b/00.png") as image:
+            assert np.array_equal(
+                one[0], np.asarray(image if rgb else image.convert("L")).reshape(340, 256, -1)[..., 0]
+            )
+        task, _ = load_dataset("ImageNet", "train", imagenet_folder, rgb)
+        assert torch.equal(files.classified(torch.tensor([19, 3])), task[[19, 3]])
+
+    def test_training_images_of_one_size_are_those_of_the_data_set(self, cifar_folder):
+        images, labels = load_training_images("CIFAR10", cifar_folder)
+        expected = load_dataset("CIFAR10", "train", cifar_folder)
+        assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
 
     def test_flipping_before_and_after_the_resize_is_the_same(self):
         """The method flips a regularization image before it is resized; here it is stored resized and then flipped."""
@@ -321,6 +340,31 @@ class TestAugmentation:
         # A crop of 8% to 100% of the area at aspect 3/4 to 4/3 is at least a quarter as wide as the image.
         assert widths.min() > 50 and widths.max() <= 255 and widths.unique().numel() > 15
 
+    def test_resized_crops_take_the_right_share_of_images_of_many_sizes(self, monkeypatch):
+        """Crops of 300 images of 300x400 and 100x90: their areas are uniform in 8% to 100%, their aspects in bounds."""
+        taken = []
+
+        def crop(image, top, left, h, w, *rest, **options):
+            taken.append((image, top, left, h, w))
+            return image[:, :8, :8]
+
+        monkeypatch.setattr(data.v2.functional, "resized_crop", crop)
+        images = [torch.zeros(1, *size, dtype=torch.uint8) for size in [(300, 400), (100, 90)] * 150]
+        random_resized_crop_and_flip(images, generator())
+        shares = []
+        for image, top, left, h, w in taken:
+            height, width = image.shape[-2:]
+            assert 0 <= top <= height - h and 0 <= left <= width - w
+            assert 0.72 < w / h < 1.4
+            shares.append(h * w / (height * width))
+        # Shares near 1 fit at few aspects, so the mean lies a little under that of a uniform draw, 0.54.
+        assert 0.07 < min(shares) < 0.15 and 0.85 < max(shares) <= 1 and 0.46 < np.mean(shares) < 0.56
+
+    def test_a_very_long_image_is_cropped_in_its_middle(self):
+        ramp = torch.arange(240, dtype=torch.uint8).repeat_interleave(10).expand(1, 4, 2400)
+        crop = random_resized_crop_and_flip([ramp], generator(), size=5)
+        assert crop.shape == (1, 1, 5, 5) and ((crop >= 118) & (crop <= 121)).all()
+
     @pytest.mark.parametrize("augment", [random_crop_and_flip, random_flip, random_resized_crop_and_flip])
     def test_a_seed_fixes_the_draws(self, augment):
         images = torch.randint(0, 256, (6, 1, 40, 40), dtype=torch.uint8, generator=generator())
@@ -339,8 +383,3 @@ class TestAugmentation:
             "CIFAR100": ("random_crop_and_flip", "random_crop_and_flip"),
             "ImageNet": ("random_resized_crop_and_flip", "random_flip"),
         }
-
-    def test_evaluation_resizes_imagenet_to_224_and_leaves_others(self):
-        stored = torch.zeros(300, 1, 256, 256, dtype=torch.uint8)
-        assert DATASETS["ImageNet"].evaluation_view(stored).shape == (300, 1, 224, 224)
-        assert find_dataset("CIFAR10").evaluation_view(stored[:, :, :32, :32]).shape == (300, 1, 32, 32)

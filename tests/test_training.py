@@ -1,4 +1,6 @@
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +86,78 @@ class TestData:
         settings = Hyperparameters(task=task, reg_data=reg_data, reg_alpha=1, reg_image_num=20, valid_portion=0.25)
         assert load_training_data(settings, cifar_folder).pairs.centered is centered
 
+    @pytest.mark.parametrize("rgb", [False, True])
+    @pytest.mark.parametrize("reg_data", [None, "ImageNet", "copy"])
+    def test_a_cifar_task_in_gray_and_color_with_every_regularization_set(
+        self, cifar_folder, imagenet_folder, rgb, reg_data
+    ):
+        """Shapes, scaling and pools; `copy` is another folder of color images, by its path."""
+        if reg_data == "copy":
+            reg_data = str(shutil.copytree(cifar_folder / "CIFAR10" / "test", cifar_folder / "copy"))
+        settings = Hyperparameters(
+            task="CIFAR10", reg_data=reg_data, rgb=rgb, reg_alpha=1, reg_image_num=8, reg_batch_size=2, reg_thresh=0.1,
+            valid_portion=0.25, base_channels=2, epoch_num=1, resnet_batch_size=15,
+        )  # fmt: skip
+        data = load_training_data(settings, cifar_folder)
+        channels = 3 if rgb else 1
+        assert data.images.shape[1:] == (channels, 32, 32) and data.in_channels == channels
+        size = (36, 64) if reg_data == "ImageNet" else (32, 32)
+        assert data.pairs.images.shape == (8, channels, *size) and data.pairs.centered
+        # RGB is averaged to one channel for the similarities, and the network sees all three.
+        pixels = data.pairs.images.float().mean(dim=1, keepdim=True)
+        rows, columns, targets = next(data.pairs.sampler)
+        similarity = pixel_similarity(pixels)[rows, columns]
+        assert torch.equal(targets, torch.where(similarity.abs() > 0.1, similarity.sign(), 0))
+        result = train(settings, data, device="cpu")
+        assert result.classifier[1].stem[0].in_channels == channels
+        assert result.history[1]["similarity_loss"] > 0
+
+    @pytest.mark.parametrize(("task", "reg_data"), [("MNIST", None), ("CIFAR10", "MNIST")])
+    def test_rgb_asked_of_gray_data_is_named(self, cifar_folder, mnist_folder, task, reg_data):
+        settings = Hyperparameters(task=task, reg_data=reg_data, rgb=True, reg_alpha=1, valid_portion=0.25)
+        with pytest.raises(InputError, match="rgb=True: the images of MNIST are gray; leave rgb out"):
+            load_training_data(settings, cifar_folder)
+
+    def test_a_gray_task_takes_color_images_as_gray(self, cifar_folder, mnist_folder):
+        settings = Hyperparameters(task="MNIST", reg_data="CIFAR10", reg_alpha=1, reg_image_num=20)
+        assert load_training_data(settings, cifar_folder).pairs.images.shape == (20, 1, 32, 32)
+
+    def test_the_tasks_own_images_by_their_path_leave_validation_images_out(self, cifar_folder):
+        own = {"task": "CIFAR10", "reg_alpha": 1, "reg_image_num": 30, "valid_portion": 0.25}
+        by_path = Hyperparameters(**own, reg_data=str(cifar_folder / "CIFAR10"))
+        data = load_training_data(by_path, cifar_folder)
+        assert {bytes(image.numpy()) for image in data.pairs.images} == {
+            bytes(image.numpy()) for image in data.images[data.train_indices]
+        }
+        with pytest.raises(InputError, match=r"reg_image_num=31: .* has 30 training images after validation images"):
+            load_training_data(by_path.model_copy(update={"reg_image_num": 31}), cifar_folder)
+
+    def test_imagenet_is_cropped_from_whole_images_each_time_anew(self, imagenet_folder, monkeypatch, tmp_path):
+        settings = Hyperparameters(
+            task="ImageNet", rgb=True, reg_alpha=1, reg_image_num=12, reg_batch_size=4, valid_portion=0.2,
+            base_channels=1, resnet_batch_size=8, epoch_num=2, archi="timm:test_resnet",
+        )  # fmt: skip
+        data = load_training_data(settings, imagenet_folder)
+        assert data.valid_images.shape == (4, 3, 224, 224) and data.image_size == 224
+        assert data.pairs.images.shape == (12, 3, 36, 64)
+        seen = []
+        augment = data.task.augment
+
+        def follow(images, generator):
+            seen.append(([image.shape for image in images], augment(images, generator)))
+            return seen[-1][1]
+
+        monkeypatch.setattr(training, "find_dataset", lambda name: dataclasses.replace(data.task, augment=follow))
+        checkpoint = tmp_path / "checkpoint.pt"
+        result = train(settings, load_training_data(settings, imagenet_folder), device="cpu", checkpoint=checkpoint)
+        assert sorted(shape[1:] for shapes, _ in seen[:2] for shape in shapes) == [(340, 256)] * 8 + [(375, 500)] * 8
+        first, second = (torch.cat([images for _, images in seen[i : i + 2]]) for i in (0, 2))
+        assert first.shape == (16, 3, 224, 224) and not torch.equal(first, second)
+        # The same files elsewhere are the same data: the run is found to be finished.
+        moved = shutil.copytree(imagenet_folder / "ImageNet", tmp_path / "moved" / "ImageNet").parent
+        again = train(settings, load_training_data(settings, moved), device="cpu", checkpoint=checkpoint)
+        assert same(weights(again), weights(result)) and len(seen) == 4
+
     def test_images_of_an_ordered_folder_are_of_all_classes(self, cifar_folder):
         settings = Hyperparameters(reg_alpha=1, reg_image_num=20, valid_portion=0.25, train_image_num=20)
         data = load_training_data(settings, cifar_folder)
@@ -119,7 +193,7 @@ class TestData:
             for i in range(5):
                 Image.new("L", (20, 16)).save(tmp_path / label / f"{i}.png")
         with pytest.raises(InputError, match="images of 16x20; must be square, at least 8x8"):
-            load_training_data(Hyperparameters(task=str(tmp_path)), tmp_path)
+            load_training_data(Hyperparameters(task=str(tmp_path), valid_portion=0.2), tmp_path)
 
 
 def test_learning_rates_of_the_published_schedule():
@@ -222,7 +296,7 @@ class TestTraining:
             seen.append(images.clone())
             return images
 
-        watched = training.Dataset("digits", gray=True, size=16, augment=augment)
+        watched = training.Dataset("digits", gray=True, augment=augment)
         train(settings, training.TrainingData(**{**vars(data), "task": watched}), device="cpu")
         assert [len(batch) for batch in seen] == [64, 36]
         expected = sorted(map(bytes, data.images[data.train_indices].numpy()))
