@@ -168,6 +168,21 @@ class TestPairSampler:
             rows, columns, _ = (torch.cat(part) for part in zip(*islice(sampler, batches), strict=True))
             assert len((rows * 40 + columns).unique()) == 5 * batches
 
+    def test_many_listed_pairs_are_drawn_with_replacement_from_all_of_them(self, monkeypatch):
+        """They are more than are shuffled, and too rare to draw until one is selected: a chi-square test."""
+        monkeypatch.setattr(similarity, "_FEW", 10)
+        monkeypatch.setattr(similarity, "_RARE", 1)
+        sampler = self.sampler()
+        assert sampler._listed and sampler.count > 10
+        expected = select_pairs(pixel_similarity(smooth_images(40)), "double", 0.8, 0.2)
+        keys = (expected[:, 0] * 40 + expected[:, 1]).tolist()
+        rows, columns, _ = (torch.cat(part) for part in zip(*islice(sampler, 8 * len(keys)), strict=True))
+        counts = torch.bincount(rows * 40 + columns, minlength=1600)[keys].double()
+        assert counts.sum() == 40 * len(keys)  # nothing but the selected pairs
+        chi_square = ((counts - 40) ** 2 / 40).sum().item()
+        freedom = len(keys) - 1
+        assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+
     def test_it_goes_on_exactly_from_its_state(self, way, tmp_path):
         for taken in (0, 1, 3, 20, 200):
             first, second = self.sampler(), self.sampler(seed=1)

@@ -14,7 +14,7 @@ from brainreg import training
 from brainreg.data import load_dataset, split_train_validation
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.similarity import pixel_similarity, select_pairs
+from brainreg.similarity import PairSampler, pixel_similarity, select_pairs
 from brainreg.training import (
     DivergedError,
     learning_rate,
@@ -158,6 +158,15 @@ class TestData:
         again = train(settings, load_training_data(settings, moved), device="cpu", checkpoint=checkpoint)
         assert same(weights(again), weights(result)) and len(seen) == 4
 
+    def test_imagenets_validation_images_do_not_regularize_it(self, imagenet_folder):
+        """Four of its twenty training images validate, whether it regularizes itself by default or by name."""
+        for reg_data in (None, "ImageNet"):
+            settings = Hyperparameters(
+                task="ImageNet", reg_data=reg_data, reg_alpha=1, reg_image_num=17, valid_portion=0.2, reg_batch_size=2
+            )
+            with pytest.raises(InputError, match="reg_image_num=17: ImageNet has 16 training images after validation"):
+                load_training_data(settings, imagenet_folder)
+
     def test_images_of_an_ordered_folder_are_of_all_classes(self, cifar_folder):
         settings = Hyperparameters(reg_alpha=1, reg_image_num=20, valid_portion=0.25, train_image_num=20)
         data = load_training_data(settings, cifar_folder)
@@ -251,6 +260,25 @@ class TestTraining:
             trained = result.classifier[1].state_dict()
             for name, tensor in network.state_dict().items():
                 torch.testing.assert_close(trained[name], tensor, rtol=1e-4, atol=1e-5)
+
+    def test_pairs_are_shuffled_anew_at_the_start_of_each_epoch(self, monkeypatch):
+        """In an epoch no pair comes twice; the next one begins with all of them, not with those that are left."""
+        changes = {"reg_image_num": 20, "reg_batch_size": 16, "resnet_batch_size": 32}
+        settings = Hyperparameters(**{**REGULARIZED, **changes})
+        data, drawn = load_training_data(settings), []
+        draw = PairSampler.__next__
+
+        def follow(sampler):
+            batch = draw(sampler)
+            drawn.append(batch[0] * 20 + batch[1])
+            return batch
+
+        monkeypatch.setattr(PairSampler, "__next__", follow)
+        train(settings, data, device="cpu")
+        assert data.pairs.sampler.count == 190 and len(drawn) == 2 * 4
+        first, second = ({*torch.cat(drawn[start : start + 4]).tolist()} for start in (0, 4))
+        assert len(first) == len(second) == 64
+        assert 10 < len(first & second) < 40  # 22 by chance; none, were the rest of the first shuffle taken
 
     def test_without_alpha_the_similarity_pathway_is_never_run(self, monkeypatch):
         monkeypatch.setattr(
