@@ -199,15 +199,26 @@ class TimmNetwork(SimilarityNetwork):
     def _check_stages(self, name: str, in_channels: int, image_size: int) -> None:
         """Pass two blank images through: what comes out of the stages tells whether they are maps."""
         training = self.training
+        self.eval()
         try:
-            with torch.no_grad():
-                maps = self.eval().features(torch.zeros(2, in_channels, image_size, image_size))
+            maps = self._stage_outputs(image_size, in_channels)
         except (RuntimeError, AssertionError, ValueError) as error:
+            # Of a network that takes one size alone, as most transformers do, this says the less important thing.
+            own_size = self.backbone.pretrained_cfg.get("input_size", (3, image_size))[-1]
+            if own_size != image_size:
+                self._check_maps(name, self._stage_outputs(own_size, in_channels))
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"archi=timm:{name}: does not take images of {image_size}x{image_size} ({reason})"
             ) from error
         self.train(training)
+        self._check_maps(name, maps)
+
+    @torch.no_grad()
+    def _stage_outputs(self, image_size: int, in_channels: int) -> list[torch.Tensor]:
+        return self.features(torch.zeros(2, in_channels, image_size, image_size))
+
+    def _check_maps(self, name: str, maps: list[torch.Tensor]) -> None:
         widths = [len(self.get_buffer(f"channel_mean_{i}")) for i in range(len(maps))]
         for stage, feature, width in zip(self._stages, maps, widths, strict=True):
             if feature.ndim != 4 or feature.shape[1] != width:
