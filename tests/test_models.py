@@ -147,10 +147,11 @@ class TestTimm:
         model = build_model("timm:convnext_atto", in_channels=1, image_size=32)
         assert model.pair_similarity(torch.rand(2, 1, 36, 64), torch.rand(2, 1, 36, 64)).shape == (2,)
 
+    @pytest.mark.parametrize("image_size", [32, 224])  # most take no other size than their own
     @pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
-    def test_stages_that_are_no_maps_are_refused(self, name):
+    def test_stages_that_are_no_maps_are_refused(self, name, image_size):
         with pytest.raises(InputError, match=f"archi=timm:{name}: ") as caught:
-            build_model(f"timm:{name}", in_channels=3, image_size=224)
+            build_model(f"timm:{name}", in_channels=3, image_size=image_size)
         assert "needs a convolutional network" in str(caught.value) and "\n" not in str(caught.value)
 
     def test_an_unknown_name_is_answered_with_the_nearest(self):
