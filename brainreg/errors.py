@@ -40,7 +40,9 @@ def validated(model: type[Model], values: Mapping[str, Any], spell: Callable[[st
     try:
         return model(**values)
     except ValidationError as error:
-        raise InputError(_one_line(error.errors()[0], model, spell)) from error
+        # A misspelt key explains why the one that it should be is missing.
+        found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise InputError(_one_line(found[0], model, spell)) from error
 
 
 def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> Any:

@@ -147,7 +147,12 @@ class SearchProgress:
             parts.append(f"best {best.measured['objective']:.3f} (trial {best.number})")
         parts.append(f"{duration(time.monotonic() - self.began)} so far")
         left = self.seconds_left()
-        parts.append("time left unknown until a trial is done" if left is None else f"about {duration(left)} left")
+        if left is None:
+            parts.append("time left unknown until a trial is done")
+        elif running and left < 1:
+            parts.append("longer than the others")
+        else:
+            parts.append(f"about {duration(left)} left")
         return "; ".join(parts)
 
     def seconds_left(self) -> float | None:

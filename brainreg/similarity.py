@@ -350,8 +350,7 @@ class PairSampler:
             for part, values in zip(listed, (rows + row, columns + column, tile[selected]), strict=True):
                 part[found] = values
             count = found.stop
-        # Copied where the batches will lie, without the memory that was not needed.
-        return tuple(part[:count].to(self._directions.device, copy=True) for part in listed)
+        return tuple(part[:count].to(self._directions.device) for part in listed)
 
     def _check_enough(self, images: int) -> None:
         if self.count >= self.batch_size:

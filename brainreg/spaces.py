@@ -202,6 +202,17 @@ class Space(BaseModel):
         others = {key: value for key, value in self.fixed.items() if key not in REGULARIZER}
         return {"task": self.task, **others, "reg_alpha": 0.0}
 
+    def departures(self) -> dict[str, Any]:
+        """Return in what else than the size of the validation split the published trial departs from what was
+        published: an override, say of the epochs, leaves it only alpha, the thresholds and the range.
+        """
+        if self.published is None:
+            return {}
+        setting = self.setting(PUBLISHED)
+        same = {"task", "reg_data", "valid_portion", "seed", *self.published}
+        fields = Hyperparameters.model_fields
+        return {key: value for key, value in setting.items() if key not in same and value != fields[key].default}
+
     def parameters(self, name: str) -> dict[str, Any]:
         """Return what Optuna is told of a given setting: the values it could have drawn itself, or nothing.
 

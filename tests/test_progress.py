@@ -43,6 +43,16 @@ def test_time_left_is_said_only_when_it_can_be_known(progress, clock):
     assert progress.line() == "1/4 trials done, 1 running; best 0.700 (trial 0); 0m14s so far; about 0m13s left"
 
 
+def test_a_trial_that_takes_longer_than_the_others_is_not_said_to_end_at_once(progress, clock):
+    for number in range(4):
+        progress.started(str(number), number, "", {})
+    clock[0] += 10
+    for number in range(3):
+        progress.finished(str(number), MEASURED)
+    clock[0] += 20
+    assert progress.line().endswith("0m30s so far; longer than the others")
+
+
 def test_time_left_includes_what_comes_after_the_trials(progress, clock):
     progress.afterwards = 100
     for number in range(4):

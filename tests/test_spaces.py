@@ -98,6 +98,12 @@ class TestShipped:
         assert "custom" in load_space("digits_double").objective.attack.title
         assert load_space("digits_double").budget.final_attack.title == "AutoAttack standard Linf"
 
+    def test_what_an_override_leaves_of_the_published_setting_is_told(self):
+        space = load_space("cifar10_double")
+        assert space.departures() == {} == load_space("digits_double").departures()
+        changed = space.override({"epoch_num": 1, "archi": "ResNet50", "seed": 3, "reg_image_num": 900})
+        assert changed.departures() == {"epoch_num": 1, "archi": "ResNet50", "reg_image_num": 900}
+
 
 class TestProposals:
     def test_values_stay_within_their_distributions(self, space):
@@ -310,6 +316,16 @@ class TestBadFiles:
         with pytest.raises(InputError) as caught:
             load_space(file)
         assert str(caught.value).startswith(f"{file}: {message}") and "\n" not in str(caught.value)
+
+    def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing_for_it(self, write):
+        content = changed("budget", None)
+        content["budgett"] = {"num_samples": 2}
+        with pytest.raises(InputError, match=r"budgett: no such key; did you mean budget\?"):
+            load_space(write(content))
+        content = changed("objective.eps", None)
+        content["objective"]["epss"] = 0.1
+        with pytest.raises(InputError, match=r"objective.epss: no such key; did you mean eps\?"):
+            load_space(write(content))
 
     def test_fixed_thresholds_in_the_wrong_order(self, write):
         content = changed("fixed.reg_thresh", 0.3)
