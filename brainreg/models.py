@@ -190,10 +190,13 @@ class TimmNetwork(SimilarityNetwork):
         self.backbone = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
         stages = getattr(self.backbone, "feature_info", None)
         modules = dict(self.backbone.named_modules())
-        self._stages = [stage["module"] for stage in stages or () if stage["module"] in modules]
+        stages = [stage for stage in stages or () if stage["module"] and stage["module"] in modules]
+        self._stages = [stage["module"] for stage in stages]
+        # What timm calls it where channels come last, as in Swin and MambaOut.
+        self._channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
         if not self._stages:
             raise InputError(f"archi=timm:{name}: timm lists no feature stages of it")
-        self._compare_by([stage["num_chs"] for stage in stages if stage["module"] in modules])
+        self._compare_by([stage["num_chs"] for stage in stages])
         self._check_stages(name, in_channels, image_size)
 
     def _check_stages(self, name: str, in_channels: int, image_size: int) -> None:
@@ -202,12 +205,12 @@ class TimmNetwork(SimilarityNetwork):
         self.eval()
         try:
             maps = self._stage_outputs(image_size, in_channels)
-        except (RuntimeError, AssertionError, ValueError) as error:
+        except Exception as error:  # each network has its own way to fail on a size
             # Of a network that takes one size alone, as most transformers do, this says the less important thing.
             own_size = self.backbone.pretrained_cfg.get("input_size", (3, image_size))[-1]
             if own_size != image_size:
                 self._check_maps(name, self._stage_outputs(own_size, in_channels))
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(
                 f"archi=timm:{name}: does not take images of {image_size}x{image_size} ({reason})"
             ) from error
@@ -221,6 +224,11 @@ class TimmNetwork(SimilarityNetwork):
     def _check_maps(self, name: str, maps: list[torch.Tensor]) -> None:
         widths = [len(self.get_buffer(f"channel_mean_{i}")) for i in range(len(maps))]
         for stage, feature, width in zip(self._stages, maps, widths, strict=True):
+            if not isinstance(feature, torch.Tensor):
+                raise InputError(
+                    f"archi=timm:{name}: its stage {stage} gives several tensors, not one of {width} maps, which the"
+                    " similarity pathway cannot compare; choose another network, such as timm:convnext_atto"
+                )
             if feature.ndim != 4 or feature.shape[1] != width:
                 raise InputError(
                     f"archi=timm:{name}: its stage {stage} gives {tuple(feature.shape[1:])}, not {width} maps;"
@@ -241,7 +249,10 @@ class TimmNetwork(SimilarityNetwork):
         finally:
             for hook in hooks:
                 hook.remove()
-        return [maps[stage] for stage in self._stages]
+        found = [maps[stage] for stage in self._stages]
+        if self._channels_last:
+            found = [feature.permute(0, 3, 1, 2) if feature.ndim == 4 else feature for feature in found]
+        return found
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (n, num_classes) of scaled images (n, in_channels, h, w)."""

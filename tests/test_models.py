@@ -148,11 +148,31 @@ class TestTimm:
         assert model.pair_similarity(torch.rand(2, 1, 36, 64), torch.rand(2, 1, 36, 64)).shape == (2,)
 
     @pytest.mark.parametrize("image_size", [32, 224])  # most take no other size than their own
-    @pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"])
+    @pytest.mark.parametrize("name", ["test_vit", "deit_tiny_patch16_224", "vit_tiny_patch16_224"])
     def test_stages_that_are_no_maps_are_refused(self, name, image_size):
         with pytest.raises(InputError, match=f"archi=timm:{name}: ") as caught:
             build_model(f"timm:{name}", in_channels=3, image_size=image_size)
         assert "needs a convolutional network" in str(caught.value) and "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["test_mambaout", "tresnet_m"])
+    def test_channels_last_and_stages_without_a_name(self, name):
+        """The former has its channels last, the latter names a stage that is the whole network."""
+        model = build_model(f"timm:{name}", in_channels=1, image_size=32)
+        maps = model.features(torch.rand(2, 1, 32, 32))
+        means = [model.get_buffer(f"channel_mean_{i}") for i in range(len(maps))]
+        assert [feature.shape[1] for feature in maps] == [len(mean) for mean in means]
+        assert model.pair_similarity(torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)).shape == (2,)
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("selecsls42", "its stage features.1 gives several tensors"),
+            ("botnet26t_256", r"does not take images of 32x32 \(AssertionError\)"),
+        ],
+    )
+    def test_what_else_cannot_be_compared_is_refused(self, name, message):
+        with pytest.raises(InputError, match=f"archi=timm:{name}: {message}"):
+            build_model(f"timm:{name}", in_channels=1, image_size=32)
 
     def test_an_unknown_name_is_answered_with_the_nearest(self):
         with pytest.raises(InputError, match=r"timm has no such model; did you mean .*timm:convnext_atto") as caught:
