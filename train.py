@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ import torch
 from tqdm import tqdm
 
 import brainreg
-from brainreg.cli import Parser, check_writable, from_flags, run, write_text
+from brainreg.attacks import Context
+from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads, write_text
 from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError
-from brainreg.evaluation import Evaluation, evaluate
+from brainreg.evaluate import TABLE, Subject, forget, measure, show
+from brainreg.evaluation import Evaluation, Robustness, planned
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.published import published_setting
-from brainreg.training import DivergedError, default_device, load_training_data, to_float, train
+from brainreg.training import DivergedError, default_device, fingerprint, load_training_data, naming, train
 
-_LOG_SECONDS = 20
-_MOST_THREADS = 1024
-_SUMMARY, _TABLE = "results.json", "robustness.csv"
+_SUMMARY = "results.json"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,41 +45,50 @@ def main(arguments: Sequence[str]) -> int:
     published = published_setting(flags.published) if flags.published is not None else {}
     settings, evaluation = from_flags(Hyperparameters, flags, **published), from_flags(Evaluation, flags)
 
-    if flags.threads is not None:
-        if not (flags.threads.isdigit() and 0 < int(flags.threads) <= _MOST_THREADS):
-            raise InputError(f"--threads={flags.threads}: must be a whole number from 1 to {_MOST_THREADS}")
-        torch.set_num_threads(int(flags.threads))
+    use_threads(flags.threads)
     folder = Path(flags.save_dir) / run_name(settings)
 
     # Everything that can be wrong with the data is found before anything is written.
     data = load_training_data(settings, flags.data_dir)
+    with naming("task", settings.task):
+        test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
     asked = {
         "hyperparameters": settings.model_dump(),
-        "evaluation": evaluation.model_dump(),
+        "evaluation": evaluation.model_dump(mode="json"),
         "data": data.fingerprint,
+        "test_data": fingerprint(test_images, test_labels),
     }
     if not flags.ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
         print(f"already done (--ignore_existing repeats it): {folder}")
-        _show(finished, pd.read_csv(folder / _TABLE), folder)
+        measured = {name: finished[name] for name in ("warnings", "boundary_distance")}
+        _show(finished["best_epoch"], Robustness(pd.read_csv(folder / TABLE), examples=[], **measured), folder)
         return 0
 
-    task = find_dataset(settings.task)
-    test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
     if test_images.shape[-2:] != data.valid_images.shape[-2:]:
         sizes = [f"{height}x{width}" for height, width in (data.valid_images.shape[-2:], test_images.shape[-2:])]
         raise InputError(f"--task={settings.task}: training images of {sizes[0]}, test images of {sizes[1]}")
+    if evaluation.attack:
+        planned(
+            evaluation,
+            find_dataset(settings.task),
+            test_images.shape[1:],
+            Context(data.num_classes, surrogate=torch.nn.Identity()),
+        )
     check_writable("--save_dir", flags.save_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("--save_dir", folder)
     checkpoint = folder / "checkpoint.pt"
     if flags.ignore_existing:
         (folder / _SUMMARY).unlink(missing_ok=True)
         checkpoint.unlink(missing_ok=True)
+        forget(folder)
 
     device = default_device()
     print(f"{len(data.train_indices)} training, {len(data.valid_labels)} validation, {len(test_labels)} test images")
     if data.pairs is not None:
         count = settings.reg_image_num
         print(f"{data.pairs.sampler} pairs of {count:,} images regularize")
+    if checkpoint.exists():
+        print(f"going on from {checkpoint}")
     began = time.monotonic()
     with tqdm(unit="step", leave=False, disable=not sys.stderr.isatty()) as bar:
 
@@ -96,31 +105,22 @@ def main(arguments: Sequence[str]) -> int:
         except DivergedError as error:
             print(f"error: diverged in {error}", file=sys.stderr)
             return 1
-    seconds = time.monotonic() - began
     pd.DataFrame(result.history).to_csv(folder / "epochs.csv", index=False)
 
-    with tqdm(bar_format="{desc} ({elapsed})", leave=False, disable=not sys.stderr.isatty()) as bar:
-        rows = evaluate(
-            result.classifier,
-            to_float(test_images).to(device),
-            test_labels.to(device),
-            task,
-            evaluation,
-            settings.seed,
-            on_progress=_follow(bar),
-        )
-    robustness = pd.DataFrame(rows)
-    robustness.to_csv(folder / _TABLE, index=False)
+    subject = Subject(result.classifier, settings, test_images, test_labels, "test", settings.seed)
+    robustness = measure(subject, evaluation, folder, flags.data_dir, source=checkpoint)
     summary = {
         **asked,
         "best_epoch": result.best_epoch,
-        "test_accuracy": rows[0]["accuracy"],
-        "training_seconds": seconds,
+        "test_accuracy": robustness.table.accuracy.iloc[0],
+        "warnings": robustness.warnings,
+        "boundary_distance": robustness.boundary_distance,
+        "training_seconds": result.seconds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "versions": {"brainreg": brainreg.__version__, **{name: version(name) for name in ("torch", "pyautoattack")}},
     }
     write_text(folder / _SUMMARY, json.dumps(summary, indent=2) + "\n")
-    _show(summary, robustness, folder)
+    _show(result.best_epoch, robustness, folder)
     return 0
 
 
@@ -133,23 +133,9 @@ def run_name(settings: Hyperparameters) -> str:
     return "_".join([*parts, f"seed{settings.seed}", digest])
 
 
-def _follow(bar: tqdm) -> Callable[[str], None]:
-    """A function that shows what is being evaluated: in place in a terminal, now and then in a log."""
-    said = time.monotonic()
-
-    def say(text: str) -> None:
-        nonlocal said
-        bar.set_description_str(f"evaluating: {text}")
-        if bar.disable and time.monotonic() - said > _LOG_SECONDS:
-            print(f"evaluating: {text}", flush=True)
-            said = time.monotonic()
-
-    return say
-
-
 def _read_summary(folder: Path) -> dict[str, Any]:
     """What a finished run left; nothing where it is missing or damaged, so that the run is repeated."""
-    if not (folder / _TABLE).is_file():
+    if not ((folder / TABLE).is_file() and (folder / "checkpoint.pt").is_file()):
         return {}
     try:
         summary = json.loads((folder / _SUMMARY).read_text(encoding="utf-8"))
@@ -167,25 +153,12 @@ def _epoch_line(metrics: dict[str, float], epochs: int, seconds: float) -> str:
     return f"{line} ({seconds:.0f} s)"
 
 
-def _show(summary: dict[str, Any], robustness: pd.DataFrame, folder: Path) -> None:
+def _show(best_epoch: int, robustness: Robustness, folder: Path) -> None:
     """Print the numbers of a finished run, and where they are."""
-    clean = robustness.iloc[0]
-    print(f"best epoch {summary['best_epoch']}")
-    print(f"test accuracy {clean.accuracy:.4f} (95% interval {clean.low:.4f} to {clean.high:.4f}, {clean.n} images)")
-    for name, curve in robustness.iloc[1:].groupby("attack", sort=False):
-        if len(curve) > 1:
-            print(
-                f"{name} noise, accuracy at eps: "
-                + ", ".join(f"{row.eps:.3g}: {row.accuracy:.3f}" for row in curve.itertuples())
-            )
-            continue
-        attacked = curve.iloc[0]
-        print(
-            f"{name}, eps {attacked.eps:g}: robust accuracy {attacked.accuracy:.3f}"
-            f" (95% interval {attacked.low:.3f} to {attacked.high:.3f}, {attacked.n} images)"
-        )
+    print(f"best epoch {best_epoch}; on the test images:")
+    show(robustness, folder)
     print(f"checkpoint: {folder / 'checkpoint.pt'}")
-    print(f"numbers:    {folder / _SUMMARY}, {folder / _TABLE}, {folder / 'epochs.csv'}")
+    print(f"settings:   {folder / _SUMMARY}, epochs: {folder / 'epochs.csv'}")
 
 
 if __name__ == "__main__":

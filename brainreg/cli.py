@@ -7,12 +7,15 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn, get_args, get_origin
 
+import torch
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from brainreg.errors import InputError, Model, checked_value, nearest, validated
+
+_MOST_THREADS = 1024
 
 
 class Parser(argparse.ArgumentParser):
@@ -94,6 +97,15 @@ def to_flags(model: BaseModel) -> str:
     return " ".join(f"--{name}={shlex.quote(str(values[name]))}" for name in changed)
 
 
+def use_threads(threads: str | None) -> None:
+    """Let PyTorch use so many CPU threads, where the flag `--threads` says so."""
+    if threads is None:
+        return
+    if not (threads.isdecimal() and 0 < int(threads) <= _MOST_THREADS):
+        raise InputError(f"--threads={threads}: must be a whole number from 1 to {_MOST_THREADS}")
+    torch.set_num_threads(int(threads))
+
+
 def check_writable(flag: str, folder: str | Path) -> None:
     """Raise InputError unless `folder` is a folder that files can be written to, or can be made into one."""
     nearest_there = Path(folder).resolve()
@@ -103,6 +115,14 @@ def check_writable(flag: str, folder: str | Path) -> None:
         raise InputError(f"{flag}={folder}: {nearest_there} is a file; must be a folder")
     if not os.access(nearest_there, os.W_OK | os.X_OK):
         raise InputError(f"{flag}={folder}: {nearest_there} cannot be written to")
+
+
+def make_folder(flag: str, folder: Path) -> None:
+    """Make a folder that a flag names, or one in it; raise InputError where that is impossible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{flag}: {folder} cannot be made ({error.strerror}); choose another folder") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,9 +141,12 @@ def _metavar(field: FieldInfo) -> str:
     kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
     if _choices(field):
         return "NAME"
+    if get_origin(kinds[0]) is tuple or get_origin(field.annotation) is tuple:
+        return "A,B,..."
     return {bool: "True|False", int: "INT", float: "FLOAT"}.get(kinds[0], "NAME")
 
 
 def _help(field: FieldInfo, default: str | None) -> str:
     choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
-    return f"{field.description}{choices} (default: {default or field.default})".replace("%", "%%")
+    own = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{field.description}{choices} (default: {default or own})".replace("%", "%%")

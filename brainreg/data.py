@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import pickle
+import shutil
 import socket
 import tempfile
 import zlib
@@ -125,13 +126,16 @@ class Dataset:
         augment: applied to each training batch.
         augment_regularization: applied once to the regularization images.
         noise_eps: largest strength of each noise curve (Gaussian, Uniform, SaltPepper), fraction of the pixel range.
+        transfer_eps: largest strength of the curve of transferred FGSM, in units of [0, 1] pixels.
         attack_eps: strength of AutoAttack (Linf) in an evaluation, in units of [0, 1] pixels: one at which an
-            unregularized network keeps between a fifth and four fifths of its images. At the usual strengths
-            (8/255, MNIST 0.3) no network of this kind keeps any.
+            unregularized network keeps between a fifth and four fifths of its images; that of CIFAR10, for CIFAR100,
+            ImageNet and folders, is a guess. At the usual strengths (8/255, MNIST 0.3) no network of this kind keeps
+            any.
         varied_sizes: whether the files have many sizes: images are cropped and resized as they are decoded, and
             those that are trained on stay in their files.
 
-    Source: arXiv 2410.03952, appendix; noise_eps of digits follows MNIST's, of ImageNet and folders CIFAR's.
+    Source: arXiv 2410.03952, appendix; noise_eps and transfer_eps of digits follow MNIST's, those of ImageNet and
+    folders CIFAR-10's.
     """
 
     name: str
@@ -140,6 +144,7 @@ class Dataset:
     augment: Augmentation = no_augmentation
     augment_regularization: Augmentation = no_augmentation
     noise_eps: tuple[float, float, float] = (0.1, 0.1, 0.1)
+    transfer_eps: float = 0.02
     attack_eps: float = 0.004
     varied_sizes: bool = False
 
@@ -148,13 +153,14 @@ _MNIST_NOISE = (0.5, 0.5, 0.3)
 DATASETS = {
     data.name: data
     for data in (
-        Dataset("digits", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.1),
-        Dataset("MNIST", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.07),
-        Dataset("FashionMNIST", gray=True, noise_eps=_MNIST_NOISE, attack_eps=0.02),
+        Dataset("digits", gray=True, noise_eps=_MNIST_NOISE, transfer_eps=0.5, attack_eps=0.1),
+        Dataset("MNIST", gray=True, noise_eps=_MNIST_NOISE, transfer_eps=0.5, attack_eps=0.07),
+        Dataset("FashionMNIST", gray=True, noise_eps=_MNIST_NOISE, transfer_eps=0.5, attack_eps=0.02),
         Dataset("CIFAR10", centered=True, augment=random_crop_and_flip, augment_regularization=random_crop_and_flip),
         Dataset(
             "CIFAR100",
             centered=True,
+            transfer_eps=0.005,
             augment=random_crop_and_flip,
             augment_regularization=random_crop_and_flip,
         ),
@@ -176,7 +182,7 @@ def find_dataset(name: str) -> Dataset:
     """
     if name in DATASETS:
         return DATASETS[name]
-    if Path(name).is_dir():
+    if name.strip() and Path(name).is_dir():
         return Dataset(name)
     raise InputError(f"{name}: no such data set, and no folder of images there; {nearest(name, DATASETS)}")
 
@@ -343,12 +349,18 @@ class _CifarFiles:
         return [(self.folder / file, checksum) for file, checksum in listed]
 
     def fingerprint(self) -> str:
+        for path, _ in self._files():
+            if not path.is_file():
+                raise self._incomplete(path)
         return _fingerprint([path for path, _ in self._files()])
+
+    def _incomplete(self, path: Path) -> InputError:
+        return InputError(f"{path}: missing or damaged; remove {self.folder} to have it downloaded again")
 
     def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
         for path, checksum in self._files():
             if not torchvision.datasets.utils.check_integrity(str(path), checksum):
-                raise InputError(f"{path}: missing or damaged; remove {self.folder} to have it downloaded again")
+                raise self._incomplete(path)
         images, labels = [], []
         for path, _ in self._files():
             with path.open("rb") as file:  # the checksum says that it is the published pickle
@@ -371,6 +383,10 @@ class _ImageFolder:
     def __init__(self, folder: Path, like: Path | None = None, split: Split | None = None):
         """`like`: a folder that must have the same classes. `split`: the part to take of a folder that is undivided."""
         self.folder = folder
+        try:
+            torchvision.datasets.folder.find_classes(folder)
+        except FileNotFoundError as error:
+            raise InputError(f"{folder}: no folders in it; must hold a folder of images for each class") from error
         with _damaged(folder):
             classes, class_to_index = torchvision.datasets.folder.find_classes(folder)
             if like is not None and (expected := torchvision.datasets.folder.find_classes(like)[0]) != classes:
@@ -472,11 +488,14 @@ def _split_folder(folder: Path, split: Split) -> _ImageFolder:
 
 
 def _download(name: str, data_dir: Path) -> None:
+    """Download a data set with torchvision; where that fails, nothing of it is left."""
     logger.info("%s is not in %s; downloading it", name, data_dir)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # torchvision sets none, and a silent network would hold the run for ever
     try:
-        getattr(torchvision.datasets, name)(data_dir, download=True)
+        with tempfile.TemporaryDirectory() as folder:
+            getattr(torchvision.datasets, name)(folder, download=True)
+            shutil.copytree(folder, data_dir, dirs_exist_ok=True)
     finally:
         socket.setdefaulttimeout(timeout)
 
@@ -489,7 +508,7 @@ def _damaged(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # readers raise anything on damaged bytes: AssertionError, ValueError, OSError
-        raise InputError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise InputError(f"{path}: cannot be read ({_first_line(error)}); replace or remove it") from error
 
 
 def _first_line(error: BaseException) -> str:

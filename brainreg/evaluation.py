@@ -1,17 +1,54 @@
-"""Accuracy of a trained classifier: clean, under noise, and under attack."""
+"""Accuracy of a trained classifier: clean, under noise, under corruption, and under attack."""
 
+import hashlib
+import json
 import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
 
+import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import nn
 
-from brainreg.attacks import NOISES, AutoAttack, Norm, add_noise, strongest
+import brainreg
+from brainreg.attacks import (
+    ATTACKS,
+    CORRUPTIONS,
+    GROUPS,
+    NOISES,
+    Attack,
+    AutoAttack,
+    Context,
+    Norm,
+    attack_names,
+    median_squared_distance,
+)
+from brainreg.attacks.base import check_images, check_labels, check_strengths, logits_of, prepared
+from brainreg.attacks.corruptions import check_shape
+from brainreg.checks import check_model, check_outcomes, check_rows
+from brainreg.cli import write_text
 from brainreg.data import Dataset
+from brainreg.errors import InputError
 from brainreg.seeds import Stream, seeded_generator
+
+# Adversarial examples that are kept of an evaluation: those that needed the least.
+KEPT_EXAMPLES = 16
+
+# Of which attack they are: the first of these that was asked for.
+_EXAMPLES_OF = ("autoattack", "pgd", "square", "fgsm", "transfer-fgsm", "autoattack-l2", "autoattack-l1", "boundary")
+
+COLUMNS = ("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds", "seed", "versions")
+
+_CLEAN_BATCH = 500
+_BOUNDARY_REPEATS = 5
+
+# A few APGD steps stand in for the full attack while a network trains: see `proxy_accuracy`.
+PROXY = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)
 
 
 @torch.no_grad()
@@ -59,7 +96,24 @@ def robust_accuracy(
     Source: Croce and Hein, arXiv 2003.01690.
     """
     attack = AutoAttack(norm=norm, version=version)
-    return attack(model, images, labels, eps=eps, batch_size=batch_size, seed=seed).float().mean().item()
+    outcome = attack(model, images, labels, [eps], batch_size=batch_size, seed=seed)
+    return outcome.correct[0].float().mean().item()
+
+
+def proxy_accuracy(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, *, eps: float, batch_size: int = 250, seed: int = 0
+) -> float:
+    """Return the fraction of images that withstand five steps of APGD-CE in Linf: a cheap stand-in for AutoAttack.
+
+    It is an upper bound of the robust accuracy, never to be shown as one; it tells settings apart while they
+    train. How well, on how many trained networks: `benchmarks/proxy.py`, whose numbers stand in
+    `benchmarks/README.md`.
+
+    Args:
+        Those of `robust_accuracy`; a fixed small part of the validation images is enough.
+    """
+    outcome = PROXY(model, images, labels, [eps], batch_size=batch_size, seed=seed)
+    return outcome.correct[0].float().mean().item()
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -75,43 +129,6 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     # Rounding must not leave the fraction outside its own interval where that ends at 0 or 1.
     return min((centre - spread) / (1 + z * z / n), p), max((centre + spread) / (1 + z * z / n), p)
-
-
-def survivors_within(
-    attack: AutoAttack,
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    eps: float,
-    seconds: float,
-    batch_size: int = 250,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> torch.Tensor:
-    """Attack as many of the images, in their order, as fit in a time; at least one batch.
-
-    A batch is begun only if, taking as long as the longest so far, it would end in time. How many images
-    were attacked therefore depends on the machine: whoever shows the result shows their number.
-
-    Args:
-        seconds: time limit.
-        on_progress: called after each batch with the number of images attacked and of all images.
-        Others as in `AutoAttack`.
-
-    Returns:
-        (m,) bool for the first m images.
-    """
-    start, longest, parts = time.monotonic(), 0.0, []
-    for image, label in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        began = time.monotonic()
-        if parts and began - start + longest > seconds:
-            break
-        parts.append(attack(model, image, label, eps=eps, batch_size=batch_size, seed=seed))
-        longest = max(longest, time.monotonic() - began)
-        if on_progress is not None:
-            on_progress(sum(map(len, parts)), len(images))
-    return torch.cat(parts)
 
 
 def row(attack: str, eps: float, outcome: torch.Tensor, seconds: float, seed: int) -> dict[str, Any]:
@@ -131,56 +148,282 @@ def row(attack: str, eps: float, outcome: torch.Tensor, seconds: float, seed: in
     }
 
 
-def noise_curves(
+# ---------------------------------------------------------------------------------------------
+# One attack, in parts that a time limit or an interruption may end
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an attack did to the first m of the images it was given, at s strengths; tensors are on the CPU.
+
+    Attributes:
+        correct: (s, m) bool.
+        example_strength: (m,) float, the smallest strength at which an adversarial example was met; infinite where
+            none was, 0 where the clean image is misclassified.
+        broken_by: (s, m) int64, as in `Outcome`; all -1 for an attack of one stage.
+        kept: (e,) int64, the images whose examples are kept: up to `KEPT_EXAMPLES` of each part, those that needed
+            the least.
+        examples: (e, c, h, w), their adversarial examples.
+        predicted: (e,) int64, the classes that the model sees in those.
+        seconds: that the attack took, for all strengths together.
+        stages: the names that `broken_by` counts.
+    """
+
+    correct: torch.Tensor
+    example_strength: torch.Tensor
+    broken_by: torch.Tensor
+    kept: torch.Tensor
+    examples: torch.Tensor
+    predicted: torch.Tensor
+    seconds: float
+    stages: tuple[str, ...] = ()
+
+
+def attack_within(
+    attack: Attack,
     model: nn.Module,
     images: torch.Tensor,
     labels: torch.Tensor,
-    largest: tuple[float, float, float],
-    num_epsilons: int = 10,
+    strengths: Sequence[float],
+    *,
+    seconds: float = math.inf,
+    batch_size: int = 250,
     seed: int = 0,
-    on_progress: Callable[[str, float], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Return a model's accuracy under Gaussian, uniform, and salt-and-pepper noise, a row for each strength.
+    parts: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Attack as many of the images, in their order, as fit in a time; at least one batch.
+
+    A batch is begun only if, taking as long as the longest so far, it would end in time. How many images
+    were attacked therefore depends on the machine: whoever shows the result shows their number. Noise and
+    corruptions, which depend on an image's place among the others, are not divided.
 
     Args:
-        model: logits of images in [0, 1], in eval mode.
-        images: (n, c, h, w) in [0, 1].
-        labels: (n,) int64.
-        largest: the largest strength of each curve; the strengths go evenly from 0 to it.
-        num_epsilons: strengths of each curve.
-        on_progress: called with the noise and the strength before each.
-
-    Source: arXiv 2410.03952, appendix (robustness to noise).
+        seconds: time limit.
+        parts: folder where each batch's outcome is kept, so that an interrupted evaluation goes on; what was
+            measured there before, of the same model, images and settings, is not measured again.
+        on_progress: called now and then with the number of images whose outcome is known, and of all images.
+        Others as in `base.Attack`.
     """
-    rows = []
-    for kind, high in zip(NOISES, largest, strict=True):
-        for eps in torch.linspace(0, high, num_epsilons, dtype=torch.float64).tolist():
-            if on_progress is not None:
-                on_progress(kind, eps)
-            began = time.monotonic()
-            outcome = correct(model, add_noise(kind, images, eps, seed), labels)
-            rows.append(row(kind, eps, outcome, time.monotonic() - began, seed))
-    return rows
+    size = len(images) if attack.norm is None else batch_size
+    if parts is not None:
+        held = [value for value in vars(attack).values() if isinstance(value, nn.Module | torch.Tensor)]
+        stem = _digest(model, *held, f"{attack.title} {list(strengths)} {seed} {brainreg.__version__}")
+    done: list[Measured] = []
+    for start in range(0, len(images), size):
+        image, label = images[start : start + size], labels[start : start + size]
+        path = None if parts is None else parts / f"{stem}-{_digest(image, label, str(start))}.pt"
+        measured = None if path is None else _read_part(path)
+        if measured is None:
+            spent = [part.seconds for part in done]
+            if spent and sum(spent) + max(spent) > seconds:
+                break
+
+            def say(known: int, _: int, before: int = start) -> None:
+                on_progress(before + known, len(images))
+
+            measured = _measure(
+                attack, model, image, label, strengths, seed, batch_size, None if on_progress is None else say
+            )
+            if path is not None:
+                _write_part(path, measured)
+        done.append(measured)
+        if on_progress is not None:
+            on_progress(start + len(label), len(images))
+    return _joined(done, size)
+
+
+def _measure(
+    attack: Attack,
+    model: nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    strengths: Sequence[float],
+    seed: int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> Measured:
+    began = time.monotonic()
+    outcome = attack(model, images, labels, strengths, seed=seed, batch_size=batch_size, on_progress=on_progress)
+    seconds = time.monotonic() - began
+    strength = outcome.example_strength
+    order = strength.argsort()
+    kept = order[(strength[order] > 0) & strength[order].isfinite()][:KEPT_EXAMPLES]
+    examples = outcome.examples[kept]
+    with prepared(model, images.device):
+        predicted = logits_of(model, examples.float(), batch_size).argmax(dim=1) if len(kept) else kept
+    broken_by = torch.full(outcome.correct.shape, -1) if outcome.broken_by is None else outcome.broken_by
+    tensors = (outcome.correct, strength, broken_by, kept, examples, predicted)
+    return Measured(*(tensor.detach().cpu() for tensor in tensors), seconds, outcome.stages)
+
+
+def _joined(parts: Sequence[Measured], size: int) -> Measured:
+    return Measured(
+        correct=torch.cat([part.correct for part in parts], dim=1),
+        example_strength=torch.cat([part.example_strength for part in parts]),
+        broken_by=torch.cat([part.broken_by for part in parts], dim=1),
+        kept=torch.cat([part.kept + i * size for i, part in enumerate(parts)]),
+        examples=torch.cat([part.examples for part in parts]),
+        predicted=torch.cat([part.predicted for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+        stages=parts[0].stages,
+    )
+
+
+def _digest(*contents: nn.Module | torch.Tensor | str) -> str:
+    """A short text that differs between contents: a network's is that of its weights."""
+    digest = hashlib.sha256()
+    for content in contents:
+        if isinstance(content, str):
+            digest.update(content.encode())
+            continue
+        tensors = [content] if isinstance(content, torch.Tensor) else content.state_dict().values()
+        for tensor in tensors:
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _write_part(path: Path, measured: Measured) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    torch.save({field.name: getattr(measured, field.name) for field in fields(Measured)}, unfinished)
+    unfinished.replace(path)
+
+
+def _read_part(path: Path) -> Measured | None:
+    """What was measured before; nothing where it is missing or damaged, so that it is measured again."""
+    try:
+        return Measured(**torch.load(path, weights_only=True))
+    except FileNotFoundError:
+        return None
+    except Exception:  # a damaged file fails in many ways
+        return None
+
+
+# ---------------------------------------------------------------------------------------------
+# All of them
+# ---------------------------------------------------------------------------------------------
+
+
+def _split(value: Any) -> Any:
+    """A flag's text, `a,b`, as what it lists."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    attack_names(names)
+    return names
+
+
+def _in_order(eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    return None if eps is None else tuple(sorted(set(eps)))
 
 
 class Evaluation(BaseModel):
-    """How the robustness of a trained network is measured on the test images."""
+    """How the robustness of a trained network is measured."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    attack: bool = Field(True, description="measure robustness after training, with the best epoch's weights")
-    num_epsilons: int = Field(10, ge=2, description="strengths of each noise curve")
-    attack_eps: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="largest perturbation of AutoAttack, in units of [0, 1] pixels (absent: the task's)",
+    attack: bool = Field(True, description="measure robustness, and not clean accuracy alone")
+    attacks: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_known)] = Field(
+        ("noise", "fgsm", "pgd", "autoattack"),
+        description="attacks by name, separated by commas: gaussian, uniform, saltpepper, fgsm, pgd, transfer-fgsm,"
+        " boundary, autoattack, autoattack-l2, autoattack-l1, square, each corruption; or noise, published,"
+        " corruptions, all",
     )
-    attack_image_num: int = Field(1000, ge=1, description="test images that AutoAttack attacks, at most")
-    attack_minutes: float = Field(10, gt=0, description="time after which AutoAttack begins no further batch")
+    eps: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...] | None, BeforeValidator(_split), AfterValidator(_in_order)
+    ] = Field(
+        None,
+        description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
+        " (absent: the task's own for each norm)",
+    )
+    num_epsilons: int = Field(10, ge=2, description="strengths of each curve of noise, transferred FGSM, boundary")
+    num_images: int = Field(1000, ge=1, description="images that are attacked or corrupted, at most; noise: all")
+    attack_minutes: float = Field(10, gt=0, description="time after which an attack begins no further batch")
     attack_batch_size: int | None = Field(
         None, ge=1, description="images attacked together (absent: 250 on a GPU, 25 on a CPU)"
     )
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image that an attack made a model misclassify.
+
+    Attributes:
+        clean: (c, h, w) in [0, 1], of one channel or three.
+        adversarial: (c, h, w) in [0, 1], what the attack made of it.
+        label: the image's class.
+        predicted: the class that the model sees in `adversarial`.
+        attack: title of the attack.
+        strength: that the attack needed.
+    """
+
+    clean: torch.Tensor
+    adversarial: torch.Tensor
+    label: str
+    predicted: str
+    attack: str
+    strength: float
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What an evaluation measured.
+
+    Attributes:
+        table: a row for each attack and strength, the clean accuracy first: attack, eps, norm, n, correct, accuracy,
+            low and high (95% Wilson interval), seconds (of all strengths of the attack together), seed, versions.
+        warnings: signs that a number may not mean what it seems to, each in one line.
+        examples: the adversarial examples that needed the least, up to `KEPT_EXAMPLES`.
+        boundary_distance: the published measure of the boundary attack (`median_squared_distance`), where that
+            attack was asked for.
+    """
+
+    table: pd.DataFrame
+    warnings: list[str]
+    examples: list[Example]
+    boundary_distance: float | None = None
+
+
+def attacked_images(n: int, count: int, seed: int) -> torch.Tensor:
+    """Return which of `n` images are attacked: `count` of them at random, or all, always the same for a seed."""
+    return torch.randperm(n, generator=seeded_generator(seed, Stream.ATTACKED_IMAGES))[:count]
+
+
+def strengths_of(name: str, attack: Attack, dataset: Dataset, settings: Evaluation, values: int) -> list[float]:
+    """Return the strengths at which an attack is measured.
+
+    Args:
+        name: of the attack.
+        attack: the attack itself.
+        dataset: knows the strengths of noise, of transferred FGSM and of AutoAttack in Linf. In L2, L1 and for the
+            boundary attack they are derived from the last, by the number of values: a rule of thumb that was not
+            measured.
+        settings: strengths that the user wants instead, and how many a curve has.
+        values: of an image, pixels times channels.
+
+    Raises:
+        InputError: a strength that the attack cannot have.
+    """
+
+    def even(largest: float) -> list[float]:
+        return torch.linspace(0, largest, settings.num_epsilons, dtype=torch.float64).tolist()
+
+    if name in CORRUPTIONS:
+        return [1.0, 2.0, 3.0, 4.0, 5.0]
+    if attack.norm is None:
+        return even(dataset.noise_eps[[kind.lower() for kind in NOISES].index(name)])
+    if settings.eps is not None:
+        check_strengths(settings.eps, attack.largest)
+        return list(settings.eps)
+    if name == "transfer-fgsm":
+        return even(dataset.transfer_eps)
+    if name == "boundary":
+        return even(math.sqrt(values) / 2)
+    scale = {"Linf": 1.0, "L2": math.sqrt(values) / 2, "L1": values / 8}[attack.norm]
+    return [factor * scale * dataset.attack_eps for factor in (0, 0.5, 1, 2)]
 
 
 def evaluate(
@@ -189,57 +432,158 @@ def evaluate(
     labels: torch.Tensor,
     dataset: Dataset,
     settings: Evaluation,
-    seed: int,
-    on_progress: Callable[[str], None] | None = None,
-) -> list[dict[str, Any]]:
-    """Return a robustness table: a row for each attack and strength, the clean accuracy first.
+    seed: int = 0,
+    *,
+    surrogate: nn.Module | None = None,
+    surrogate_name: str = "surrogate",
+    corrupted: Mapping[str, torch.Tensor] | None = None,
+    corrupted_source: str = "published",
+    parts: Path | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Robustness:
+    """Measure a classifier's accuracy, clean and under attacks, and look for signs that the measurement is wrong.
 
     Args:
-        classifier: logits of images in [0, 1], in eval mode.
-        images: (n, c, h, w) test images in [0, 1]; clean accuracy and noise are over all of them, AutoAttack
-            (standard, or the strongest that the number of classes allows) over a random part, as many as the
-            settings and the time allow.
+        classifier: logits of images in [0, 1], on the device of the images.
+        images: (n, c, h, w) in [0, 1]; clean accuracy and noise are over all of them, other attacks over
+            `attacked_images`, and those that a norm bounds over as many of these as the time allows.
         labels: (n,) int64.
         dataset: the task, which knows the strengths.
         settings: what to measure.
-        seed: of the noise, the attack, and the choice of attacked images.
-        on_progress: called with a few words before each step.
+        seed: of every draw.
+        surrogate, surrogate_name: the network whose gradient is transferred, and what it is called.
+        corrupted, corrupted_source: published corruptions of `attacked_images`, see `load_published`.
+        parts: folder that lets an interrupted evaluation go on, see `attack_within`.
+        on_progress: called with an attack's title, the number of images whose outcome is known, and of all.
 
-    Returns:
-        Rows with attack, eps, n, correct, accuracy, low and high (95% Wilson interval), seconds, seed.
+    Raises:
+        InputError: see `base.Attack`; an attack that does not fit these images or classes.
     """
-    say = on_progress or (lambda text: None)
-    say("clean images")
+    check_images(images)
+    say = on_progress or (lambda title, known, total: None)
+    say("clean", 0, len(labels))
     began = time.monotonic()
-    rows = [row("clean", 0.0, correct(classifier, images, labels), time.monotonic() - began, seed)]
+    with torch.no_grad(), prepared(classifier, images.device):
+        logits = logits_of(classifier, images, _CLEAN_BATCH)
+        check_labels(labels, logits.shape[1])
+    rows = [{**row("clean", 0.0, logits.argmax(dim=1) == labels, time.monotonic() - began, seed), "norm": None}]
     if not settings.attack:
-        return rows
-    rows += noise_curves(
-        classifier,
-        images,
-        labels,
-        dataset.noise_eps,
-        settings.num_epsilons,
-        seed,
-        on_progress=lambda kind, eps: say(f"{kind} noise, eps {eps:.3g}"),
+        return Robustness(_table(rows), [], [])
+
+    seen = attacked_images(len(labels), settings.num_images, seed).to(images.device)
+    context = Context(logits.shape[1], surrogate, surrogate_name, corrupted, corrupted_source)
+    attacks, left_out = planned(settings, dataset, images.shape[1:], context)
+    warnings = check_model(classifier, images[seen], labels[seen]) + left_out
+    outcomes: dict[str, tuple[str, list[float], Measured]] = {}
+    for name, (attack, strengths) in attacks.items():
+        of = slice(None) if name in GROUPS["noise"] else seen
+        measured = attack_within(
+            attack,
+            classifier,
+            images[of],
+            labels[of],
+            strengths,
+            # The published measure then repeats the boundary attack on the same images.
+            seconds=60 * settings.attack_minutes / (1 + _BOUNDARY_REPEATS * (name == "boundary")),
+            batch_size=settings.attack_batch_size or (250 if images.is_cuda else 25),
+            seed=seed,
+            parts=parts,
+            on_progress=lambda known, total, title=attack.title: say(title, known, total),
+        )
+        outcomes[name] = (attack.title, strengths, measured)
+        for eps, correct_ones in zip(strengths, measured.correct, strict=True):
+            rows.append({**row(attack.title, eps, correct_ones, measured.seconds, seed), "norm": attack.norm})
+    distance = None
+    if "boundary" in attacks:
+        title, _, measured = outcomes["boundary"]
+        distance = _boundary_distance(
+            classifier,
+            images[seen][: measured.correct.shape[1]],
+            seed,
+            parts,
+            on_progress=lambda known, total: say(f"{title}, {_BOUNDARY_REPEATS} times", known, total),
+        )
+    warnings += check_outcomes(outcomes) + check_rows(rows)
+    return Robustness(_table(rows), warnings, _worst(outcomes, images[seen], labels[seen]), distance)
+
+
+def planned(
+    settings: Evaluation, dataset: Dataset, shape: Sequence[int], context: Context
+) -> tuple[dict[str, tuple[Attack, list[float]]], list[str]]:
+    """Return the attacks that are asked for, with their strengths, by name; and of groups, what cannot be measured.
+
+    Args:
+        settings: what is asked for.
+        dataset: the task.
+        shape: (c, h, w) of an image.
+        context: what the attacks need to know; a missing surrogate is an error.
+
+    Raises:
+        InputError: an attack, asked for by its own name, that does not fit the images, or a strength that an attack
+            cannot have.
+    """
+    attacks, left_out = {}, {}
+    for name in attack_names(settings.attacks):
+        attack = ATTACKS[name](context)
+        try:
+            if name in CORRUPTIONS:
+                check_shape(shape)
+            elif isinstance(attack, AutoAttack):
+                attack.check_shape(shape)
+        except InputError as error:
+            if name in settings.attacks:
+                raise
+            left_out["corruptions" if name in CORRUPTIONS else name] = f"not measured ({error})"
+            continue
+        attacks[name] = attack, strengths_of(name, attack, dataset, settings, math.prod(shape))
+    return attacks, [f"{name}: {reason}" for name, reason in left_out.items()]
+
+
+def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    packages = ("torch", "pyautoattack", "foolbox", "imagecorruptions-imaug")
+    versions = ", ".join([f"brainreg {brainreg.__version__}", *(f"{name} {version(name)}" for name in packages)])
+    return pd.DataFrame(rows).assign(versions=versions)[[*COLUMNS]]
+
+
+def _boundary_distance(
+    model: nn.Module,
+    images: torch.Tensor,
+    seed: int,
+    parts: Path | None,
+    on_progress: Callable[[int, int], None],
+) -> float:
+    """`median_squared_distance`, kept in `parts`."""
+    path = (
+        None if parts is None else parts / f"boundary-{_digest(model, images, f'{seed} {brainreg.__version__}')}.json"
     )
-    with torch.no_grad():
-        attack = strongest(classifier(images[:1]).shape[1])
-    eps = dataset.attack_eps if settings.attack_eps is None else settings.attack_eps
-    chosen = torch.randperm(len(labels), generator=seeded_generator(seed, Stream.ATTACKED_IMAGES))
-    chosen = chosen[: settings.attack_image_num].to(images.device)
-    say(f"{attack.title}, eps {eps:g}")
-    began = time.monotonic()
-    survived = survivors_within(
-        attack,
-        classifier,
-        images[chosen],
-        labels[chosen],
-        eps=eps,
-        seconds=60 * settings.attack_minutes,
-        batch_size=settings.attack_batch_size or (250 if images.is_cuda else 25),
-        seed=seed,
-        on_progress=lambda done, total: say(f"{attack.title}, eps {eps:g}: {done} of {total} images"),
+    if path is not None and path.is_file():
+        return json.loads(path.read_text(encoding="utf-8"))
+    distance = median_squared_distance(
+        model, images, seed=seed, batch_size=_CLEAN_BATCH, repeats=_BOUNDARY_REPEATS, on_progress=on_progress
     )
-    rows.append(row(attack.title, eps, survived, time.monotonic() - began, seed))
-    return rows
+    if path is not None:
+        write_text(path, json.dumps(distance))
+    return distance
+
+
+def _worst(
+    outcomes: Mapping[str, tuple[str, list[float], Measured]], images: torch.Tensor, labels: torch.Tensor
+) -> list[Example]:
+    """The examples that needed the least, of the first attack in `_EXAMPLES_OF` that has any."""
+    for name in _EXAMPLES_OF:
+        if name not in outcomes or not len(outcomes[name][2].kept):
+            continue
+        title, _, measured = outcomes[name]
+        needed = measured.example_strength[measured.kept]
+        return [
+            Example(
+                clean=images[measured.kept[i]].cpu(),
+                adversarial=measured.examples[i],
+                label=str(labels[measured.kept[i]].item()),
+                predicted=str(measured.predicted[i].item()),
+                attack=title,
+                strength=needed[i].item(),
+            )
+            for i in needed.argsort()[:KEPT_EXAMPLES].tolist()
+        ]
+    return []

@@ -51,10 +51,10 @@ class Objective(BaseModel):
         clean = correct(classifier, images, labels).float().mean().item()
         noisy = correct(classifier, add_noise(self.noise, images, self.noise_eps, seed), labels).float().mean().item()
         began = time.monotonic()
-        robust = self.attack(
-            classifier, images[attacked], labels[attacked], eps=self.eps, batch_size=self.attack_batch_size, seed=seed
+        outcome = self.attack(
+            classifier, images[attacked], labels[attacked], [self.eps], batch_size=self.attack_batch_size, seed=seed
         )
-        robust = robust.float().mean().item()
+        robust = outcome.correct[0].float().mean().item()
         return {
             "objective": self.weight * clean + (1 - self.weight) * robust,
             "clean_accuracy": clean,

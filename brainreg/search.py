@@ -1,11 +1,13 @@
 """The search: trials on Ray Tune's workers, settings proposed by Optuna. The one module that knows Ray."""
 
+import contextlib
 import logging
 import os
 import platform
 import shlex
 import shutil
 import socket
+import sys
 import tempfile
 import time
 import warnings
@@ -35,7 +37,7 @@ from rich.console import Console
 import brainreg
 from brainreg.cli import check_writable, to_flags
 from brainreg.errors import InputError
-from brainreg.evaluation import row, survivors_within
+from brainreg.evaluation import attack_within, row
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
@@ -392,8 +394,11 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         if not given.empty and best.setting != name:
             gain = best.objective - given.objective.iloc[0]
             say(f"best against {name}: objective {gain:+.3f} (trial {best.trial} against {given.trial.iloc[0]})")
-    if best.setting and not interrupted:
+    if best.setting and not interrupted and (finished.setting == "").any():
         say(f"the {best.setting} setting is the best of this search: no proposed one beats it")
+    if changes := plan.space.departures():
+        listed = ", ".join(f"{key} {value}" for key, value in changes.items())
+        say(f"the published trial is the published one in alpha, Th and range only: {listed}")
     _save_best(plan, best)
     if plan.space.budget.final_attack_seconds > 0 and not interrupted:
         _attack_finally(plan, finished, console)
@@ -405,12 +410,19 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
 
 def train_command(settings: Hyperparameters, plan: SearchPlan) -> str:
     """Return the command that trains a setting again, exactly so on a CPU, and evaluates it on the test images."""
-    parts = ["python train.py", to_flags(settings)]
+    parts = [f"{shlex.quote(_python())} train.py", to_flags(settings)]
     if not plan.gpus_per_trial:
         parts.append(f"--threads={_threads(plan)}")
     if plan.options.data_dir != SearchOptions.model_fields["data_dir"].default:
         parts.append(f"--data_dir={shlex.quote(plan.options.data_dir)}")
     return " ".join(parts)
+
+
+def _python() -> str:
+    """What this Python is called on the command line: by its path, where that lies below the working folder."""
+    with contextlib.suppress(ValueError):
+        return str(Path(sys.executable).relative_to(Path.cwd()))
+    return "python"
 
 
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:
@@ -474,16 +486,15 @@ def final_attack(
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen
-    began = time.monotonic()
-    survived = survivors_within(
+    measured = attack_within(
         budget.final_attack,
         classifier.to(device),
         to_float(data.valid_images[order]).to(device),
         data.valid_labels[order].to(device),
-        eps=objective.eps,
+        [objective.eps],
         seconds=budget.final_attack_seconds,
         batch_size=budget.final_attack_batch_size,
         seed=seed,
     )
-    outcome = row(budget.final_attack.title, objective.eps, survived, time.monotonic() - began, seed)
+    outcome = row(budget.final_attack.title, objective.eps, measured.correct[0], measured.seconds, seed)
     return {**outcome, "fresh": bool(len(unseen))}

@@ -19,6 +19,9 @@ class Stream(IntEnum):
     NOISE = 6
     ATTACKED_IMAGES = 7
     PAIRS_PROBE = 8
+    BOUNDARY = 9
+    ATTACK = 10
+    PGD = 11
 
 
 def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:

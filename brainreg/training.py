@@ -2,8 +2,10 @@
 
 import math
 import os
+import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,14 @@ from brainreg.data import (
     load_training_images,
     split_train_validation,
 )
-from brainreg.errors import InputError
+from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
 from brainreg.models import ARCHITECTURES, InputScaling, SimilarityNetwork, build_model
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
-_CHECKPOINT_FORMAT = 2
+_CHECKPOINT_FORMAT = 3
 
 # Side of the smallest images that a network of four sections makes sense of.
 _SMALLEST = 8
@@ -71,12 +73,12 @@ class TrainingData:
 
     @property
     def fingerprint(self) -> str:
-        """A short text that differs between data sets, and between versions of one."""
-        if isinstance(self.images, ImageFiles):
-            return self.images.fingerprint
-        sampled = self.images[:: max(1, len(self.images) // 500)].contiguous()
-        checksum = zlib.crc32(sampled.numpy().data, zlib.crc32(self.labels.contiguous().numpy().data))
-        return f"{'x'.join(map(str, self.images.shape))}-{checksum:08x}"
+        """A short text that differs between data sets, and between versions of one, the regularizer's too."""
+        files = isinstance(self.images, ImageFiles)
+        task = self.images.fingerprint if files else fingerprint(self.images, self.labels)
+        if self.pairs is None:
+            return task
+        return f"{task}, regularized by {fingerprint(self.pairs.images, torch.empty(0))}"
 
     @property
     def in_channels(self) -> int:
@@ -87,6 +89,13 @@ class TrainingData:
     def image_size(self) -> int:
         """Side of the images that are classified."""
         return self.valid_images.shape[-1]
+
+
+def fingerprint(images: torch.Tensor, labels: torch.Tensor) -> str:
+    """Return a short text that differs between sets of images (n, c, h, w): from 500 of them and all labels (n,)."""
+    sampled = images[:: max(1, len(images) // 500)].contiguous()
+    checksum = zlib.crc32(sampled.numpy().data, zlib.crc32(labels.contiguous().numpy().data))
+    return f"{'x'.join(map(str, images.shape))}-{checksum:08x}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +129,8 @@ def load_training_data(
             than one step takes.
     """
     task = find_dataset(settings.task)
-    images, labels = load_training_images(settings.task, data_dir, settings.rgb)
+    with naming("task", settings.task):
+        images, labels = load_training_images(settings.task, data_dir, settings.rgb)
     train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
     if not len(valid) or not len(train):
         raise InputError(
@@ -134,9 +144,8 @@ def load_training_data(
             f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST}"
         )
     num_classes = int(labels.max()) + 1
-    if settings.archi not in ARCHITECTURES:  # whether one of timm's takes these images, only it can tell
-        with torch.random.fork_rng(devices=[]):
-            build_model(settings.archi, channels, num_classes, image_size=width)
+    if num_classes < 2:
+        raise InputError(f"task={settings.task}: images of one class; must be of two or more")
     pairs = None
     if settings.regularized:
         pairs = _regularization_pairs(settings, data_dir, images, labels, train, device or default_device())
@@ -147,6 +156,8 @@ def load_training_data(
                 " after validation images are taken out"
             )
         train = train[first_images(labels[train], settings.train_image_num, settings.seed)]
+    last_batch = len(train) % settings.resnet_batch_size or settings.resnet_batch_size
+    _check_network(settings, channels, num_classes, width, last_batch)
     return TrainingData(
         task=task,
         num_classes=num_classes,
@@ -157,6 +168,26 @@ def load_training_data(
         valid_labels=labels[valid],
         pairs=pairs,
     )
+
+
+def _check_network(settings: Hyperparameters, channels: int, num_classes: int, size: int, last_batch: int) -> None:
+    """Raise InputError if the network cannot take the images, or cannot be trained on one image at a time."""
+    one_pair = settings.regularized and settings.reg_batch_size == 1
+    alone = {"resnet_batch_size": last_batch == 1, "reg_batch_size": one_pair}
+    if settings.archi in ARCHITECTURES and not any(alone.values()):
+        return  # of timm's, only the network itself can tell
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        network = build_model(settings.archi, channels, num_classes, settings.base_channels, size).train()
+        for name in (name for name, one in alone.items() if one):
+            try:
+                network(torch.zeros(1, channels, size, size))
+            except ValueError as error:  # BatchNorm has no variance of one value a channel
+                count = getattr(settings, name)
+                left = "one pair" if name == "reg_batch_size" else f"a last batch of one image in batches of {count}"
+                raise InputError(
+                    f"{name}={count}: {left} is too little for this network and images of {size}x{size}; choose more"
+                    " or, of the batches, another size"
+                ) from error
 
 
 def _regularization_pairs(
@@ -174,7 +205,8 @@ def _regularization_pairs(
     if own and not isinstance(task_images, ImageFiles):
         images, labels = task_images, task_labels
     else:
-        images, labels = load_dataset(dataset.name, "train", data_dir, settings.rgb, "regularization")
+        with naming("reg_data", dataset.name):
+            images, labels = load_dataset(dataset.name, "train", data_dir, settings.rgb, "regularization")
         # The task's own images may come by another name, a path; its validation images must not regularize then either.
         own = own or (isinstance(task_images, torch.Tensor) and torch.equal(images, task_images))
     pool = train if own else torch.arange(len(labels))
@@ -197,6 +229,16 @@ def _regularization_pairs(
         reg_boosting_val=settings.reg_boosting_val,
     )
     return RegularizationPairs(chosen, dataset.centered or task.centered, sampler)
+
+
+@contextmanager
+def naming(key: str, name: str) -> Iterator[None]:
+    """Let errors about a data set begin with the hyperparameter that names it, where they do not name another."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error).removeprefix(f"{name}: ")
+        raise InputError(text if text.startswith("rgb=") else f"{key}={name}: {text}") from error
 
 
 def default_device() -> torch.device:
@@ -241,7 +283,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
     The network takes images in [0, 1], of the task's size, and does its own scaling.
     """
     checkpoint = load_checkpoint(path)
-    settings = Hyperparameters(**checkpoint["hyperparameters"])
+    settings = validated(Hyperparameters, checkpoint["hyperparameters"], spell=lambda key: f"{path}: {key}")
     network = build_model(
         settings.archi,
         checkpoint["in_channels"],
@@ -249,7 +291,10 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
         settings.base_channels,
         checkpoint["image_size"],
     )
-    network.load_state_dict(checkpoint["best_model"])
+    try:
+        network.load_state_dict(checkpoint["best_model"])
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights are those of another network than this version builds") from error
     return as_classifier(network, find_dataset(settings.task)).eval(), settings
 
 
@@ -271,11 +316,13 @@ class TrainingResult:
         classifier: the best epoch's network, in eval mode, for images in [0, 1].
         best_epoch: the epoch with the lowest validation cross-entropy; 0 is the untrained network.
         history: the per-epoch metrics, epoch 0 first.
+        seconds: that the epochs took, those before an interruption too.
     """
 
     classifier: nn.Sequential
     best_epoch: int
     history: list[dict[str, float]]
+    seconds: float
 
 
 def learning_rate(settings: Hyperparameters, epoch: int) -> float:
@@ -340,14 +387,16 @@ def train(
         if pairs is not None:
             pairs.sampler.load_state_dict(state["pairs"])
         history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
+        seconds = state["seconds"]
     else:
         loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
         history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
-        best_epoch, best_model = 0, _copy_state(network)
+        best_epoch, best_model, seconds = 0, _copy_state(network), 0.0
         if on_epoch is not None:
             on_epoch(history[0])
 
     for epoch in range(history[-1]["epoch"] + 1, settings.epoch_num + 1):
+        began = time.monotonic()
         lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch - 1)
         batches = seeded_generator(settings.seed, Stream.BATCHES, epoch)
         shuffled = data.train_indices[torch.randperm(len(data.train_indices), generator=batches)]
@@ -393,6 +442,7 @@ def train(
         )
         if valid_loss < history[best_epoch]["valid_cross_entropy"]:  # ties go to the earliest
             best_epoch, best_model = epoch, _copy_state(network)
+        seconds += time.monotonic() - began
         if checkpoint is not None:
             save_checkpoint(
                 checkpoint,
@@ -409,6 +459,7 @@ def train(
                     "history": history,
                     "best_epoch": best_epoch,
                     "best_model": best_model,
+                    "seconds": seconds,
                 },
             )
         if on_epoch is not None:
@@ -416,7 +467,7 @@ def train(
 
     optimizer.zero_grad()  # frees the gradients
     network.load_state_dict(best_model)
-    return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history)
+    return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history, seconds)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:

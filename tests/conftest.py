@@ -1,8 +1,13 @@
 """What several test modules use: numbers of the published implementation, and small data sets on disk."""
 
 import json
+import os
+import socket
 import struct
 from pathlib import Path
+
+# Networks as small as those of the tests are slower on several threads, most of all beside other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -12,6 +17,19 @@ from sklearn.datasets import load_digits
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Let no test depend on whether there is a network: other machines' names are unknown in this process."""
+    resolve = socket.getaddrinfo
+
+    def local_only(host, *arguments, **options):
+        if host not in (None, "", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+            raise OSError(f"no network in tests ({host})")
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", local_only)
 
 
 class Golden:

@@ -192,6 +192,13 @@ class TestCache:
         assert list((cifar_folder / "cache").iterdir()) == []
 
 
+def test_strengths_of_the_published_evaluation():
+    """The largest of Gaussian, uniform, salt and pepper, and of transferred FGSM."""
+    strengths = {name: (*DATASETS[name].noise_eps, DATASETS[name].transfer_eps) for name in DATASETS}
+    assert strengths["CIFAR10"] == (0.1, 0.1, 0.1, 0.02) and strengths["CIFAR100"] == (0.1, 0.1, 0.1, 0.005)
+    assert strengths["MNIST"] == strengths["FashionMNIST"] == (0.5, 0.5, 0.3, 0.5)
+
+
 class TestBadData:
     def one_line(self, *arguments, **options) -> str:
         with pytest.raises(InputError) as caught:
@@ -204,20 +211,31 @@ class TestBadData:
             "CIFR10", "train"
         )
 
-    def test_absent_without_a_network(self, tmp_path, monkeypatch):
-        def offline(*arguments, **options):
-            raise OSError("network unreachable")
+    @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
+    def test_absent_without_a_network(self, name, tmp_path):
+        message = self.one_line(name, "train", tmp_path / "data")
+        assert f"looked for {tmp_path}/data/" in message and f"{tmp_path}/data/{name}/train/<class>/*.png" in message
+        assert "download failed (" in message and "--data_dir" in message
+        assert list(tmp_path.iterdir()) == []
 
-        monkeypatch.setattr(torchvision.datasets, "MNIST", offline)
-        message = self.one_line("MNIST", "train", tmp_path)
-        assert f"looked for {tmp_path}/MNIST/raw and {tmp_path}/MNIST/train/<class>/*.png" in message
-        assert "download failed (network unreachable)" in message and "--data_dir" in message
+    def test_a_download_is_moved_to_the_data_folder(self, tmp_path, mnist_folder, monkeypatch):
+        """What a server would send comes from files; all else is as it is."""
+        shutil.move(mnist_folder / "MNIST", tmp_path / "served")
+
+        def serve(root, download):
+            shutil.copytree(tmp_path / "served", Path(root) / "MNIST")
+
+        monkeypatch.setattr(torchvision.datasets, "MNIST", serve)
+        assert len(load_dataset("MNIST", "train", tmp_path / "data")[0]) == 300
+        assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["MNIST", "cache"]
 
     def test_imagenet_cannot_be_downloaded(self, tmp_path):
         assert f"looked for {tmp_path}/ImageNet/train/<class>" in self.one_line("ImageNet", "train", tmp_path)
 
     def test_empty_folder(self, tmp_path):
-        assert self.one_line(str(tmp_path), "train").startswith(f"{tmp_path}: cannot be read (")
+        assert self.one_line(str(tmp_path), "train") == (
+            f"{tmp_path}: no folders in it; must hold a folder of images for each class"
+        )
 
     def test_class_folder_without_images(self, cifar_folder):
         shutil.rmtree(cifar_folder / "CIFAR10/train/class4")

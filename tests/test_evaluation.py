@@ -3,17 +3,23 @@ import time
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from brainreg.attacks import NOISES, AutoAttack
+from brainreg.attacks import CORRUPTIONS, PGD, AutoAttack, Context, Noise
 from brainreg.data import DATASETS
+from brainreg.errors import InputError, checked_value
 from brainreg.evaluation import (
+    COLUMNS,
+    KEPT_EXAMPLES,
     Evaluation,
+    attack_within,
+    attacked_images,
     correct,
     evaluate,
-    noise_curves,
+    planned,
+    proxy_accuracy,
     robust_accuracy,
-    survivors_within,
     wilson_interval,
 )
 
@@ -49,6 +55,17 @@ def test_robust_accuracy_of_a_model_where_it_is_known():
         assert robust_accuracy(Brightness(), images, labels, eps=eps, batch_size=3) == accuracy
 
 
+def test_the_proxy_is_an_upper_bound_that_follows():
+    images = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = Brightness()(images).argmax(dim=1)
+    centre = 10 * images.mean(dim=(1, 2, 3))
+    distance = (0.5 - (centre - centre.round()).abs()) / 10
+    proxies = [proxy_accuracy(Brightness(), images, labels, eps=eps) for eps in (0.002, 0.01, 0.03)]
+    robust = [(distance > eps).float().mean().item() for eps in (0.002, 0.01, 0.03)]
+    assert all(proxy >= accuracy for proxy, accuracy in zip(proxies, robust, strict=True))
+    assert proxies == sorted(proxies, reverse=True) and proxies[0] > proxies[2]
+
+
 def test_robust_accuracy_is_a_plain_number():
     assert isinstance(robust_accuracy(Brightness(), flat(0.4), torch.tensor([4]), eps=0.1), float)
 
@@ -66,63 +83,280 @@ def test_wilson_interval_of_nothing_is_everything():
     assert wilson_interval(0, 0) == (0, 1)
 
 
-class TestSurvivorsWithin:
+class TestAttackWithin:
     images, labels = flat(*[0.4] * 10), torch.full((10,), 4)
     attack = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=2)
 
-    def survivors(self, seconds, **options):
-        return survivors_within(
-            self.attack, Brightness(), self.images, self.labels, eps=0.01, seconds=seconds, batch_size=3, **options
-        )
+    def measure(self, **options):
+        return attack_within(self.attack, Brightness(), self.images, self.labels, [0.01], batch_size=3, **options)
 
     def test_all_images_where_there_is_time(self):
         progress = []
-        assert self.survivors(60, on_progress=lambda *numbers: progress.append(numbers)).tolist() == [True] * 10
-        assert progress == [(3, 10), (6, 10), (9, 10), (10, 10)]
+        measured = self.measure(on_progress=lambda *numbers: progress.append(numbers))
+        assert measured.correct.tolist() == [[True] * 10]
+        assert [numbers for i, numbers in enumerate(progress) if numbers not in progress[:i]][-4:] == [
+            (3, 10),
+            (6, 10),
+            (9, 10),
+            (10, 10),
+        ]
 
     def test_one_batch_where_there_is_none(self):
-        assert len(self.survivors(0)) == 3
+        assert self.measure(seconds=0).correct.shape == (1, 3)
 
     def test_no_batch_is_begun_that_would_end_too_late(self, monkeypatch):
         clock = [0.0]
+        attack = AutoAttack.__call__
+
+        def slow(*arguments, **options):
+            clock[0] += 10
+            return attack(*arguments, **options)
+
         monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-        monkeypatch.setattr(
-            AutoAttack, "__call__", lambda *arguments, **options: clock.__setitem__(0, clock[0] + 10) or torch.ones(3)
-        )
-        assert len(self.survivors(29)) == 6 and clock == [20.0]
+        monkeypatch.setattr(AutoAttack, "__call__", slow)
+        measured = self.measure(seconds=29)
+        assert measured.correct.shape == (1, 6) and clock == [20.0] and measured.seconds == 20
+
+    def test_noise_is_not_divided(self):
+        images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        labels = Brightness()(images).argmax(dim=1)
+        whole = Noise("Gaussian")(Brightness(), images, labels, [0.3])
+        measured = attack_within(Noise("Gaussian"), Brightness(), images, labels, [0.3], seconds=0, batch_size=7)
+        assert torch.equal(measured.correct, whole.correct)
+
+    def test_the_nearest_examples_are_kept(self):
+        images = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        labels = Brightness()(images).argmax(dim=1)
+        labels[:5] = (labels[:5] + 1) % 10  # wrong without an attack: no example
+        strengths = [0.01, 0.02, 0.05]
+        measured = attack_within(PGD(), Brightness(), images, labels, strengths, batch_size=40)
+        outcome = PGD()(Brightness(), images, labels, strengths)
+        assert torch.equal(measured.correct, outcome.correct)
+        assert len(measured.kept) == 2 * KEPT_EXAMPLES and measured.kept.min() >= 5
+        assert torch.equal(measured.examples, outcome.examples[measured.kept])
+        assert torch.equal(measured.predicted, Brightness()(measured.examples).argmax(dim=1))
+        assert (measured.predicted != labels[measured.kept]).all()
+        needed = outcome.example_strength[:40]
+        assert measured.example_strength[measured.kept[:16]].max() <= needed[needed > 0].sort().values[15]
 
 
-def test_noise_curves_begin_with_clean_accuracy_and_fall():
-    images = torch.rand(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+class Counted(nn.Module):
+    """Brightness, which counts the images that it sees, and breaks off after so many."""
+
+    def __init__(self, most: float = math.inf):
+        super().__init__()
+        self.seen, self.most = 0, most
+
+    def forward(self, images):
+        self.seen += len(images)
+        if self.seen > self.most:
+            raise KeyboardInterrupt
+        return Brightness()(images)
+
+
+class TestParts:
+    images = torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = Brightness()(images).argmax(dim=1)
-    rows = noise_curves(Brightness(), images, labels, largest=(0.5, 0.4, 0.3), num_epsilons=3)
-    assert [row["attack"] for row in rows] == [kind for kind in NOISES for _ in range(3)]
-    assert [row["eps"] for row in rows] == pytest.approx([0, 0.25, 0.5, 0, 0.2, 0.4, 0, 0.15, 0.3])
-    for i in (0, 3, 6):
-        assert rows[i]["accuracy"] == 1 > rows[i + 2]["accuracy"]
-    assert all(row["n"] == 200 and row["low"] <= row["accuracy"] <= row["high"] for row in rows)
+
+    def measure(self, model, folder, **options):
+        given = {"attack": PGD(), "labels": self.labels, "strengths": [0.01, 0.05], "seed": 0, **options}
+        return attack_within(
+            given["attack"], model, self.images, given["labels"], given["strengths"],
+            seed=given["seed"], batch_size=5, parts=folder,
+        )  # fmt: skip
+
+    def test_an_interrupted_attack_goes_on(self, tmp_path):
+        whole = Counted()
+        expected = self.measure(whole, None)
+        with pytest.raises(KeyboardInterrupt):
+            self.measure(Counted(most=0.7 * whole.seen), tmp_path)
+        assert 1 <= len(list(tmp_path.iterdir())) < 3
+        rest = Counted()
+        measured = self.measure(rest, tmp_path)
+        assert 0 < rest.seen < 0.7 * whole.seen
+        for name in ("correct", "example_strength", "kept", "examples", "predicted"):
+            assert torch.equal(getattr(measured, name), getattr(expected, name))
+        nothing = Counted()
+        self.measure(nothing, tmp_path)
+        assert nothing.seen == 0
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"attack": PGD(steps=5)},
+            {"strengths": [0.01, 0.06]},
+            {"seed": 1},
+            {"labels": (labels + 1) % 10},
+        ],
+    )
+    def test_what_differs_is_measured_again(self, tmp_path, changed):
+        self.measure(Counted(), tmp_path)
+        model = Counted()
+        self.measure(model, tmp_path, **changed)
+        assert model.seen > 0
+
+    def test_other_weights_are_another_model(self, tmp_path):
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
+        self.measure(linear, tmp_path)
+        written = len(list(tmp_path.iterdir()))
+        with torch.no_grad():
+            linear[1].bias[0] += 1
+        self.measure(linear, tmp_path)
+        assert len(list(tmp_path.iterdir())) == 2 * written
+
+    def test_a_damaged_part_is_measured_again(self, tmp_path):
+        expected = self.measure(Brightness(), tmp_path)
+        for path in tmp_path.iterdir():
+            path.write_bytes(path.read_bytes()[:100])
+        assert torch.equal(self.measure(Brightness(), tmp_path).correct, expected.correct)
+
+
+def settings(**fields) -> Evaluation:
+    return Evaluation(**{"num_epsilons": 2, "num_images": 5, **fields})
 
 
 class TestEvaluate:
     images = torch.rand(30, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     labels = Brightness()(images).argmax(dim=1)
 
-    def rows(self, **settings):
-        return evaluate(Brightness(), self.images, self.labels, DATASETS["MNIST"], Evaluation(**settings), seed=0)
+    def measured(self, **fields):
+        return evaluate(Brightness(), self.images, self.labels, DATASETS["MNIST"], settings(**fields), seed=0)
 
     def test_a_row_for_each_attack_and_strength(self):
-        rows = self.rows(num_epsilons=2, attack_image_num=5)
-        assert [(row["attack"], row["eps"], row["n"]) for row in rows] == [
+        table = self.measured().table
+        assert tuple(table.columns) == COLUMNS
+        assert [(row.attack, round(row.eps, 3), row.n) for row in table.itertuples()] == [
             ("clean", 0, 30),
             ("Gaussian", 0, 30), ("Gaussian", 0.5, 30),
             ("Uniform", 0, 30), ("Uniform", 0.5, 30),
             ("SaltPepper", 0, 30), ("SaltPepper", 0.3, 30),
-            ("AutoAttack standard Linf", 0.07, 5),
+            *[("FGSM Linf", eps, 5) for eps in (0, 0.035, 0.07, 0.14)],
+            *[("PGD Linf (20 steps)", eps, 5) for eps in (0, 0.035, 0.07, 0.14)],
+            *[("AutoAttack standard Linf", eps, 5) for eps in (0, 0.035, 0.07, 0.14)],
         ]  # fmt: skip
-        assert all(math.isfinite(row["seconds"]) and row["seed"] == 0 for row in rows)
+        assert (table.seconds >= 0).all() and (table.seed == 0).all()
+        assert table.norm.isna().tolist() == [True] * 7 + [False] * 12 and set(table.norm.dropna()) == {"Linf"}
+        assert table.versions.str.contains("pyautoattack 0.").all()
+        assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
+        assert (table.correct == table.accuracy * table.n).all()
 
-    def test_strength_of_the_attack(self):
-        assert self.rows(num_epsilons=2, attack_image_num=2, attack_eps=0.2)[-1]["eps"] == 0.2
+    def test_accuracy_is_what_it_must_be(self):
+        """Of this model every adversarial accuracy is known; the attacked images are those of the seed."""
+        table = self.measured(attacks=("pgd", "autoattack"), eps=(0.004, 0.02), num_images=30).table
+        centre = 10 * self.images.mean(dim=(1, 2, 3))
+        distance = (0.5 - (centre - centre.round()).abs()) / 10
+        for row in table[table.attack == "AutoAttack standard Linf"].itertuples():
+            assert row.correct == int((distance > row.eps).sum())
+        assert attacked_images(30, 30, 0).sort().values.tolist() == list(range(30))
+
+    def test_strengths_that_are_asked_for_go_up(self):
+        table = self.measured(attacks=("fgsm", "pgd"), eps=(0.2, 0.1)).table
+        assert table[table.attack != "clean"].eps.tolist() == [0.1, 0.2] * 2
 
     def test_attack_false_leaves_only_clean_accuracy(self):
-        assert [row["attack"] for row in self.rows(attack=False)] == ["clean"]
+        measured = self.measured(attack=False)
+        assert measured.table.attack.tolist() == ["clean"] and measured.warnings == []
+
+    def test_the_worst_examples_come_from_autoattack_where_it_ran(self):
+        measured = self.measured(num_images=30)
+        assert {example.attack for example in measured.examples} == {"AutoAttack standard Linf"}
+        strengths = [example.strength for example in measured.examples]
+        assert strengths == sorted(strengths) and strengths[0] > 0 and len(strengths) == KEPT_EXAMPLES
+        for example in measured.examples:
+            assert Brightness()(example.adversarial[None]).argmax().item() == int(example.predicted)
+            assert example.predicted != example.label
+            assert (example.adversarial - example.clean).abs().max() <= example.strength + 1e-6
+        assert {example.attack for example in self.measured(attacks=("noise", "fgsm")).examples} == {"FGSM Linf"}
+        assert self.measured(attacks=("noise",)).examples == []
+
+    def test_few_images_are_warned_of(self):
+        assert any("few images (30 for" in text and "5 for FGSM Linf" in text for text in self.measured().warnings)
+
+    def test_the_published_measure_of_the_boundary_attack(self, tmp_path):
+        given = (self.images, self.labels, DATASETS["MNIST"], settings(attacks=("boundary",)))
+        measured = evaluate(Brightness(), *given, parts=tmp_path)
+        assert 0 < measured.boundary_distance < 1
+        again = Counted()
+        assert evaluate(again, *given, parts=tmp_path).boundary_distance == measured.boundary_distance
+        assert again.seen < 500
+        assert self.measured(attacks=("fgsm",)).boundary_distance is None
+
+    def test_labels_that_are_no_class(self):
+        with pytest.raises(InputError, match="labels: from 0 to 10; the model has 10 classes"):
+            evaluate(Brightness(), self.images[:2], torch.tensor([0, 10]), DATASETS["MNIST"], settings())
+
+
+class TestPlanned:
+    def names(self, shape=(1, 32, 32), **fields):
+        attacks, left_out = planned(settings(**fields), DATASETS["CIFAR10"], shape, Context(10, nn.Identity()))
+        return list(attacks), left_out
+
+    def test_groups(self):
+        assert self.names(attacks=("published",))[0] == [
+            "gaussian",
+            "uniform",
+            "saltpepper",
+            "transfer-fgsm",
+            "boundary",
+        ]
+        assert self.names(attacks=("corruptions",)) == ([*CORRUPTIONS], [])
+
+    def test_of_a_group_only_what_fits_is_measured(self):
+        names, left_out = self.names(shape=(1, 28, 28), attacks=("all",))
+        assert "autoattack" in names and "fog" not in names
+        assert left_out == ["corruptions: not measured (images: 28x28 pixels; corruptions need 32x32 or more)"]
+
+    def test_square_cannot_take_every_size(self):
+        names, left_out = self.names(shape=(1, 12, 12), attacks=("all",))
+        assert "square" in names and "autoattack-l2" not in names
+        assert [text.split(":")[0] for text in left_out] == ["autoattack-l2", "autoattack-l1", "corruptions"]
+        with pytest.raises(InputError, match="images: 12x12 pixels; the Square attack in L2 cannot take this size"):
+            self.names(shape=(1, 12, 12), attacks=("autoattack-l2",))
+
+    def test_what_is_asked_for_by_name_must_fit(self):
+        with pytest.raises(InputError, match="images: 28x28 pixels; corruptions need 32x32 or more"):
+            self.names(shape=(1, 28, 28), attacks=("fog",))
+
+    def test_a_strength_above_the_largest(self):
+        with pytest.raises(InputError, match=r"eps=2: must be in \[0, 1\]"):
+            self.names(attacks=("pgd",), eps=(2.0,))
+        assert self.names(attacks=("autoattack-l2",), eps=(2.0,))[0] == ["autoattack-l2"]
+
+    def test_every_norm_has_strengths_of_its_own(self):
+        given = settings(attacks=("autoattack", "autoattack-l2", "autoattack-l1", "transfer-fgsm"))
+        attacks, _ = planned(given, DATASETS["CIFAR10"], (1, 32, 32), Context(10, nn.Identity()))
+        strengths = {name: pytest.approx(strengths[-1]) for name, (_, strengths) in attacks.items()}
+        assert strengths == {
+            "autoattack": 0.008,
+            "autoattack-l2": 0.128,
+            "autoattack-l1": 1.024,
+            "transfer-fgsm": 0.02,
+        }
+
+
+class TestFlags:
+    def test_lists_are_separated_by_commas(self):
+        assert checked_value(Evaluation, "attacks", "pgd, square", "--attacks") == ("pgd", "square")
+        assert checked_value(Evaluation, "eps", "0.2,0.1,0.1", "--eps") == (0.1, 0.2)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("attacks", "pdg", r"--attacks=pdg: no such attack; did you mean pgd\?"),
+            (
+                "attacks",
+                "pgd,autoatack",
+                r"--attacks=pgd,autoatack: autoatack: no such attack; did you mean autoattack",
+            ),
+            ("eps", "-0.1", "--eps=-0.1: must be at least 0"),
+            ("eps", "0.1,x", "--eps=0.1,x: must be a number"),
+            ("num_images", "0", "--num_images=0: must be at least 1"),
+        ],
+    )
+    def test_wrong_ones_are_named(self, name, value, message):
+        with pytest.raises(InputError, match=message):
+            checked_value(Evaluation, name, value, f"--{name}")
+
+    def test_the_same_in_python(self):
+        with pytest.raises(ValidationError, match="no such attack"):
+            Evaluation(attacks=("pdg",))

@@ -21,7 +21,8 @@ def test_weighted_sum_of_clean_and_robust_accuracy():
     measured = objective(weight=0.3).measure(Brightness(), IMAGES, LABELS, seed=0)
     assert measured["clean_accuracy"] == 0.75 and measured["clean_n"] == 40 and measured["robust_n"] == 20
     attacked, _ = objective().divide(40, seed=0)
-    robust = ATTACK(Brightness(), IMAGES[attacked], LABELS[attacked], eps=0.02).float().mean().item()
+    outcome = ATTACK(Brightness(), IMAGES[attacked], LABELS[attacked], [0.02])
+    robust = outcome.correct[0].float().mean().item()
     assert 0 < measured["robust_accuracy"] == robust < 0.75
     assert measured["objective"] == pytest.approx(0.3 * 0.75 + 0.7 * robust)
     assert measured["noise_accuracy"] < 0.75

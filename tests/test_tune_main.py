@@ -45,8 +45,8 @@ SPACE = "--space=digits_double"
         (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),
         (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),
         (f"{SPACE} --objective-weight=1.5", "--objective_weight=1.5: must be at most 1"),
-        (f"{SPACE} --task=ImageNet", "ImageNet: not found; looked for"),
-        ("--space=cifar10_all --data_dir=/nowhere/at/all --dry-run", "CIFAR10: not found; looked for /nowhere/at/all/"),
+        (f"{SPACE} --task=ImageNet", "task=ImageNet: not found; looked for"),
+        ("--space=cifar10_all --data_dir=absent --dry-run", "task=CIFAR10: not found; looked for absent/"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, monkeypatch):
@@ -104,11 +104,11 @@ def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     assert "on 4 validation images that the search did not attack" in ended.stdout
 
     last = ended.stdout.splitlines()[-1].split()
-    assert last[:2] == ["python", "train.py"]
+    assert last[0].endswith("python") and last[1] == "train.py"
     trained = command(*last[1:], "--attack=False", f"--save_dir={tmp_path / 'runs'}")
     assert trained.returncode == 0, trained.stderr
     history = pd.read_csv(next((tmp_path / "runs").glob("*/epochs.csv")))
     assert history.valid_cross_entropy.tolist() == [
         epoch["valid_cross_entropy"] for epoch in ranked(results).iloc[0].epochs
     ]
-    assert "test accuracy 0." in trained.stdout
+    assert "clean accuracy 0." in trained.stdout

@@ -1,0 +1,294 @@
+"""Measure the robustness of a trained checkpoint: a table, and a report that any browser shows.
+
+python -m brainreg.evaluate --checkpoint=runs/NAME/checkpoint.pt
+python -m brainreg.evaluate --checkpoint=PATH --attacks=autoattack,autoattack-l2 --num-images=500 --split=validation
+python -m brainreg.evaluate --checkpoint=PATH --attacks=square --eps=0.01,0.02,0.04
+
+Interrupted, it goes on where it was when it is started again.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from brainreg.attacks import Context, attack_names
+from brainreg.attacks.corruptions import PUBLISHED, load_published
+from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads
+from brainreg.data import find_dataset, load_dataset
+from brainreg.errors import InputError, checked_value, nearest
+from brainreg.evaluation import Evaluation, Robustness, attacked_images, evaluate, planned
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.progress import duration
+from brainreg.report import write_report
+from brainreg.training import default_device, load_classifier, load_training_data, naming, to_float, train
+
+TABLE, REPORT = "robustness.csv", "robustness.html"
+_PARTS, _SURROGATE = "parts", "surrogate.pt"
+_SPLITS = ("test", "validation")
+_LOG_SECONDS = 20
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_flag("checkpoint", help="checkpoint.pt that train.py or a search wrote")
+    parser.add_flag("split", default="test", help="test or validation: the images that are measured (default: test)")
+    parser.add_flag("seed", help="of the attacks and of the choice of images (default: the one it was trained with)")
+    parser.add_flags(Evaluation, "what is measured", skip=("attack",))
+    parser.add_flag("surrogate", help="checkpoint whose gradient transfer-fgsm transfers (default: one is trained)")
+    parser.add_flag("data_dir", default="data", help="folder of the data sets (default: data)")
+    parser.add_flag("save_dir", help="folder of table and report (default: evaluation-SPLIT beside the checkpoint)")
+    parser.add_flag("threads", help="CPU threads (default: PyTorch's)")
+    flags = parser.parse_args(arguments)
+    if flags.checkpoint is None:
+        raise InputError("--checkpoint: missing; name a checkpoint.pt that train.py or a search wrote")
+    if flags.split not in _SPLITS:
+        raise InputError(f"--split={flags.split}: no such split; {nearest(flags.split, _SPLITS)}")
+    evaluation = from_flags(Evaluation, flags)
+    use_threads(flags.threads)
+    classifier, settings = _load("checkpoint", flags.checkpoint)
+    seed = settings.seed if flags.seed is None else checked_value(Hyperparameters, "seed", flags.seed, "--seed")
+    images, labels = load_split(settings, flags.split, flags.data_dir)
+    subject = Subject(classifier, settings, images, labels, flags.split, seed)
+    folder = Path(flags.save_dir or Path(flags.checkpoint).parent / f"evaluation-{flags.split}")
+    check_writable("--save_dir", folder)
+    subject.check(evaluation)
+    robustness = measure(
+        subject, evaluation, folder, flags.data_dir, source=flags.checkpoint, surrogate=flags.surrogate
+    )
+    show(robustness, folder)
+    return 0
+
+
+def load_split(settings: Hyperparameters, split: str, data_dir: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a task's test images, or the validation images of a run with these settings, and their labels.
+
+    Returns:
+        (n, c, h, w) uint8 and (n,) int64.
+    """
+    if split == "test":
+        with naming("task", settings.task):
+            return load_dataset(settings.task, "test", data_dir, settings.rgb)
+    data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
+    return data.valid_images, data.valid_labels
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, and the images that it is measured on.
+
+    Attributes:
+        classifier: logits of images in [0, 1].
+        settings: that it was trained with.
+        images, labels: (n, c, h, w) uint8 and (n,) int64.
+        split: test or validation, what they are.
+        seed: of the evaluation's draws.
+    """
+
+    classifier: nn.Module
+    settings: Hyperparameters
+    images: torch.Tensor
+    labels: torch.Tensor
+    split: str
+    seed: int
+
+    def check(self, evaluation: Evaluation) -> None:
+        """Raise InputError if the images do not fit the network, or what is asked for does not fit the images."""
+        try:
+            with torch.no_grad():
+                classes = self.classifier.eval()(to_float(self.images[:1])).shape[1]
+        except RuntimeError as error:
+            size = "x".join(map(str, self.images.shape[1:]))
+            reason = str(error).splitlines()[0]
+            raise InputError(f"checkpoint: does not take the {self.split} images, {size} ({reason})") from error
+        planned(evaluation, find_dataset(self.settings.task), self.images.shape[1:], Context(classes, self.classifier))
+
+
+def measure(
+    subject: Subject,
+    evaluation: Evaluation,
+    folder: Path,
+    data_dir: str | Path,
+    *,
+    source: str | Path,
+    surrogate: str | Path | None = None,
+) -> Robustness:
+    """Measure a network, and write the table and the report.
+
+    Args:
+        subject: what is measured.
+        evaluation: how.
+        folder: where the table, the report, and the parts are written that let an interrupted evaluation go on.
+        data_dir: folder of the data sets.
+        source: where the network comes from, for the report.
+        surrogate: checkpoint whose gradient is transferred, where that is asked for; one is trained where absent.
+
+    Raises:
+        InputError: see `brainreg.evaluation.evaluate`; a surrogate that does not fit.
+    """
+    device = default_device()
+    settings, task = subject.settings, find_dataset(subject.settings.task)
+    images = to_float(subject.images).to(device)
+    names = attack_names(evaluation.attacks) if evaluation.attack else ()
+    options = {}
+    if surrogate is not None and "transfer-fgsm" in names:
+        name = f"{Path(surrogate).parent.name}/{Path(surrogate).name}"
+        options |= {"surrogate": _load_surrogate(subject, surrogate).to(device), "surrogate_name": name}
+    make_folder("--save_dir", folder)
+    began = time.monotonic()
+    with _Progress() as progress:
+        if surrogate is None and "transfer-fgsm" in names:
+            network, name = _train_surrogate(subject.settings, folder, data_dir, device, progress)
+            options |= {"surrogate": network, "surrogate_name": name}
+        if subject.split == "test" and settings.task in PUBLISHED and {*names} & {"fog"}:
+            seen = attacked_images(len(subject.labels), evaluation.num_images, subject.seed)
+            corrupted = load_published(data_dir, settings.task, seen, subject.labels[seen], settings.rgb)
+            options |= {"corrupted": corrupted, "corrupted_source": PUBLISHED[settings.task]}
+        robustness = evaluate(
+            subject.classifier.to(device),
+            images,
+            subject.labels.to(device),
+            task,
+            evaluation,
+            subject.seed,
+            parts=folder / _PARTS,
+            on_progress=progress,
+            **options,
+        )
+    facts = {
+        "network": f"{source}",
+        "trained with": _described(settings),
+        "images": f"{len(images)} {subject.split} images of {settings.task}",
+        "seed": f"{subject.seed}",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "this run": f"{duration(time.monotonic() - began)}, on {time.strftime('%Y-%m-%d')}",
+        "versions": robustness.table.versions.iloc[0],
+    }
+    if robustness.boundary_distance is not None:
+        facts["boundary attack"] = (
+            f"median squared L2 distance per value {robustness.boundary_distance:.3g} (mean of 5 runs)"
+        )
+    robustness.table.to_csv(folder / TABLE, index=False)
+    write_report(
+        folder / REPORT,
+        robustness.table,
+        title=f"Robustness of {settings.archi} on {Path(settings.task).name}",
+        facts=facts,
+        warnings=robustness.warnings,
+        examples=robustness.examples,
+    )
+    return robustness
+
+
+def forget(folder: Path) -> None:
+    """Remove what lets an evaluation go on, so that all of it is measured again."""
+    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    (folder / _SURROGATE).unlink(missing_ok=True)
+
+
+def show(robustness: Robustness, folder: Path) -> None:
+    """Print what was measured, and where it is written."""
+    for attack, curve in robustness.table.groupby("attack", sort=False):
+        spread = ((curve.high - curve.low) / 2).max()
+        about = f"{curve.n.iloc[0]} images, 95% intervals of ±{spread:.3f} at most"
+        if attack == "clean":
+            print(f"clean accuracy {curve.accuracy.iloc[0]:.4f} ({about})")
+            continue
+        accuracies = ", ".join(f"{row.eps:.3g}: {row.accuracy:.3f}" for row in curve.itertuples())
+        print(f"{attack}, accuracy at strength {accuracies} ({about})")
+    if robustness.boundary_distance is not None:
+        print(f"boundary attack, median squared L2 distance per value: {robustness.boundary_distance:.3g}")
+    for warning in robustness.warnings:
+        print(f"warning: {warning}")
+    print(f"table:  {folder / TABLE}")
+    print(f"report: {folder / REPORT}")
+
+
+def _load(flag: str, path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
+    try:
+        return load_classifier(path)
+    except InputError as error:
+        raise InputError(f"--{flag}={error}") from error
+
+
+def _described(settings: Hyperparameters) -> str:
+    """The settings in a line; what the regularizer alone uses is left out where there is none."""
+    values = settings.model_dump()
+    hidden = () if settings.regularized else REGULARIZER
+    said = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None and name not in hidden)
+    return said if settings.regularized else f"{said}; unregularized"
+
+
+def _load_surrogate(subject: Subject, path: str | Path) -> nn.Module:
+    """Return the network of a checkpoint whose gradient is transferred to the subject."""
+    network, _ = _load("surrogate", path)
+    sample = to_float(subject.images[:1])
+    try:
+        with torch.no_grad():
+            fits = network(sample).shape == subject.classifier.cpu().eval()(sample).shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise InputError(f"--surrogate={path}: takes other images or tells other classes apart than the checkpoint")
+    return network
+
+
+def _train_surrogate(
+    settings: Hyperparameters, folder: Path, data_dir: str | Path, device: torch.device, progress: "_Progress"
+) -> tuple[nn.Module, str]:
+    """Train a network whose gradient is transferred; return it, and what it is called.
+
+    It has the same settings but for the regularizer, and the next seed: an unregularized network itself is thus not
+    attacked by its own gradient.
+    """
+    changes = {name: Hyperparameters.model_fields[name].default for name in REGULARIZER}
+    seed = (settings.seed + 1) % 2**32
+    settings = settings.model_copy(update={**changes, "seed": seed})
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        progress("training the surrogate, epochs", int(metrics["epoch"]), settings.epoch_num)
+
+    data = load_training_data(settings, data_dir)
+    trained = train(settings, data, device=device, checkpoint=folder / _SURROGATE, on_epoch=on_epoch)
+    return trained.classifier, f"unregularized, seed {seed}"
+
+
+class _Progress:
+    """Shows how far an attack is and the time that is left: in place in a terminal, now and then in a log."""
+
+    def __init__(self):
+        self._bar: tqdm | None = None
+        self._title, self._began, self._said, self._before = "", 0.0, time.monotonic(), 0
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, title: str, known: int, total: int) -> None:
+        """Say that the outcome of `known` of `total` images is known."""
+        if title != self._title:
+            if self._bar is not None:
+                self._bar.close()
+            self._title, self._began, self._before = title, time.monotonic(), known
+            self._bar = tqdm(total=total, desc=title, unit="image", leave=False, disable=not sys.stderr.isatty())
+        self._bar.total = total
+        self._bar.update(known - self._bar.n)
+        if self._bar.disable and time.monotonic() - self._said > _LOG_SECONDS:
+            self._said = time.monotonic()
+            spent, done = self._said - self._began, known - self._before
+            left = f", about {duration(spent / done * (total - known))} left" if done > 0 else ""
+            print(f"{title}: {known} of {total}{left}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

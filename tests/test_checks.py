@@ -1,0 +1,123 @@
+"""Each check is shown a model or an outcome that has what it looks for, and one that has not."""
+
+import pytest
+import torch
+from test_evaluation import Brightness
+from torch import nn
+
+from brainreg.checks import check_model, check_outcomes, check_rows
+from brainreg.evaluation import Measured
+
+IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+LABELS = Brightness()(IMAGES).argmax(dim=1)
+
+
+class Changed(nn.Module):
+    """Brightness whose logits something is done to."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def forward(self, images):
+        return self.change(Brightness()(images))
+
+
+class Quantized(nn.Module):
+    """Sees images in 16 levels: its gradient is zero everywhere, though its accuracy is not robust at all."""
+
+    def forward(self, images):
+        return Brightness()((images * 15).round() / 15)
+
+
+def test_a_plain_model_raises_no_warning():
+    assert check_model(Brightness().eval(), IMAGES, LABELS) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "warning"),
+    [
+        (Changed(lambda logits: logits.softmax(dim=1)), "the outputs are probabilities"),
+        (Changed(lambda logits: logits + 0.1 * torch.randn(logits.shape)), "two passes of the same images give"),
+        (Changed(lambda logits: logits * torch.inf), "some logits are NaN or infinite"),
+        (Quantized(), "no gradient at 40 of 40 images"),
+        (Quantized(), "of 16 images withstand APGD at eps 0.5"),
+        (Changed(lambda logits: 1e4 * logits), "the cross-entropy has no gradient at"),
+    ],
+)
+def test_what_is_suspicious_of_a_model(model, warning):
+    assert any(warning in text for text in check_model(model.eval(), IMAGES, LABELS))
+
+
+def test_a_model_in_train_mode_is_told_and_left_so():
+    model = nn.Sequential(Brightness(), nn.Dropout(0.0)).eval()
+    model[1].train()
+    assert check_model(model, IMAGES, LABELS) == [
+        "the model was handed over in train mode; it is measured in eval mode"
+    ]
+    assert model[1].training and not model.training
+
+
+def measured(correct: list[list[int]], broken_by: list[list[int]] | None = None, stages: tuple[str, ...] = ()):
+    correct = torch.tensor(correct, dtype=torch.bool)
+    nothing = torch.empty(0)
+    broken = torch.full(correct.shape, -1) if broken_by is None else torch.tensor(broken_by)
+    return Measured(correct, nothing, broken, nothing, nothing, nothing, 1.0, stages)
+
+
+class TestSquareAlone:
+    stages = ("apgd-ce", "square")
+
+    def warnings(self, broken_by):
+        correct = [[0 if by >= 0 else 1 for by in row] for row in broken_by]
+        outcome = measured(correct, broken_by, self.stages)
+        return check_outcomes({"autoattack": ("AutoAttack", [0.1, 0.2], outcome)})
+
+    def test_it_breaks_what_white_box_attacks_left(self):
+        assert self.warnings([[-1] * 100, [1] * 5 + [0] * 95]) == [
+            "AutoAttack: at eps 0.2, Square alone breaks 5 of 100 images that the white-box attacks left; gradients may"
+            " be masked"
+        ]
+
+    def test_one_image_may_be_chance(self):
+        assert self.warnings([[-1] * 100, [1] * 1 + [0] * 99]) == []
+
+    def test_it_cannot_be_compared_with_nothing(self):
+        outcome = measured([[0] * 10], [[0] * 10], ("square",))
+        assert check_outcomes({"square": ("Square", [0.1], outcome)}) == []
+
+
+class TestBlackBoxBeatsWhiteBox:
+    def warnings(self, black, white, eps=(0.1, 0.1)):
+        return check_outcomes(
+            {
+                "square": ("Square", [eps[0]], measured([black])),
+                "pgd": ("PGD", [0.05, eps[1]], measured([[1] * len(white), white])),
+            }
+        )
+
+    def test_it_does(self):
+        assert self.warnings([0] * 30 + [1] * 70, [0] * 20 + [1] * 80) == [
+            "at eps 0.1, accuracy under Square, which sees no gradient of the model, is 0.700, and under PGD 0.800;"
+            " gradients may be masked"
+        ]
+
+    def test_it_does_not(self):
+        assert self.warnings([0] * 20 + [1] * 80, [0] * 30 + [1] * 70) == []
+
+    def test_the_images_that_both_saw_count(self):
+        assert self.warnings([0] * 20, [0] * 20 + [1] * 80) == []
+
+    def test_strengths_must_be_the_same(self):
+        assert self.warnings([0] * 100, [1] * 100, eps=(0.1, 0.2)) == []
+
+
+def test_few_images():
+    rows = [
+        {"attack": "A", "n": 1000, "low": 0.47, "high": 0.53},
+        {"attack": "B", "n": 24, "low": 0.31, "high": 0.69},
+        {"attack": "B", "n": 24, "low": 0.2, "high": 0.4},
+        {"attack": "C", "n": 24, "low": 0.3, "high": 0.68},
+    ]
+    assert check_rows(rows) == ["few images (24 for B, C): a 95% interval is up to 38 points wide"]
+    assert check_rows(rows[:1]) == []
