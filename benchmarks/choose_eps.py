@@ -51,8 +51,9 @@ def main(arguments: list[str]) -> int:
             noisy = correct(classifier, add_noise("Gaussian", images, eps, seed), labels)
             found.setdefault(f"Gaussian noise {eps:g}", []).append(noisy.float().mean().item())
         chosen, _ = Objective(eps=1, noise_eps=1, attack_image_num=flags.images).divide(len(labels), seed)
-        for eps in flags.eps:
-            survived = attack(classifier, images[chosen], labels[chosen], eps=eps, seed=seed)
+        strengths = sorted(flags.eps)
+        outcome = attack(classifier, images[chosen], labels[chosen], strengths, seed=seed)
+        for eps, survived in zip(strengths, outcome.correct, strict=True):
             found.setdefault(f"eps {eps:g}", []).append(survived.float().mean().item())
     for name, accuracies in found.items():
         print(f"{name:<20} mean {statistics.mean(accuracies):.3f}  " + " ".join(f"{value:.3f}" for value in accuracies))

@@ -6,6 +6,7 @@ python benchmarks/digits_size.py
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -14,7 +15,6 @@ import torch
 import torch.nn.functional as F
 
 from brainreg.attacks import AutoAttack
-from brainreg.data import Dataset
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models import build_model
 from brainreg.training import TrainingData, load_training_data, to_float, train
@@ -29,9 +29,7 @@ def enlarged(data: TrainingData, factor: int) -> TrainingData:
     def resize(images: torch.Tensor) -> torch.Tensor:
         return images[:, :, ::2, ::2].repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
-    sizes = {"task": Dataset("digits", gray=True, size=8 * factor)}
-    images = {name: resize(getattr(data, name)) for name in ("images", "valid_images")}
-    return TrainingData(**{**vars(data), **sizes, **images})
+    return replace(data, images=resize(data.images), valid_images=resize(data.valid_images))
 
 
 def step_milliseconds(size: int, batch: int = 64) -> tuple[float, float]:
@@ -67,7 +65,7 @@ def main() -> None:
             classifier = train(settings, data, device="cpu").classifier
             images, labels = to_float(data.valid_images), data.valid_labels
             clean.append((classifier(images).argmax(1) == labels).float().mean().item())
-            robust.append(ATTACK(classifier, images[:200], labels[:200], eps=0.1).float().mean().item())
+            robust.append(ATTACK(classifier, images[:200], labels[:200], [0.1]).correct.float().mean().item())
         last = -(-size // 8)
         print(
             f"{size:>5} {f'{last}x{last}':>9} {step:>8.1f} {forward:>11.1f} {statistics.mean(clean):>6.3f}"

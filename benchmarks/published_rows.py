@@ -21,7 +21,7 @@ import train
 from brainreg.published import PUBLISHED_SETTINGS
 
 REDUCED = (
-    "--base_channels=4 --epoch_num=2 --train_image_num=3000 --reg_image_num=500 --attack_image_num=10"
+    "--base_channels=4 --epoch_num=2 --train_image_num=3000 --reg_image_num=500 --num_images=10"
     " --num_epsilons=3 --attack_minutes=0.01"
 )
 

@@ -1,0 +1,97 @@
+"""How well the cheap proxy of the robust accuracy ranks trained networks, against the full evaluation.
+
+python benchmarks/proxy.py --models=24 --save=benchmarks/results/proxy.csv
+
+Settings are drawn at random from a space, the unregularized one is among them; each network is trained for real. The
+proxy is measured half way through the training and at its end, on the first few of the images that the full evaluation
+attacks; Kendall's tau compares the rankings.
+"""
+
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import optuna
+import pandas as pd
+import torch
+from scipy.stats import kendalltau
+
+from brainreg.cli import Parser, run, use_threads
+from brainreg.evaluation import correct, proxy_accuracy
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces import UNREGULARIZED, load_space
+from brainreg.training import load_training_data, to_float, train
+
+IMAGES = (50, 100)
+
+
+def main(arguments: list[str]) -> int:
+    parser = Parser(__doc__)
+    parser.add_flag("space", default="digits_double", help="space that the settings are drawn from")
+    parser.add_argument("--models", type=int, default=24, help="networks to train")
+    parser.add_argument("--save", help="CSV file for the numbers")
+    parser.add_flag("threads", help="CPU threads")
+    parser.add_flag("data_dir", default="data", help="folder of the data sets")
+    flags = parser.parse_args(arguments)
+    use_threads(flags.threads)
+    space = load_space(flags.space)
+    objective = space.objective
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    print(
+        f"{objective.attack.title}, eps {objective.eps:g}, {objective.attack_image_num} images; {machine}", flush=True
+    )
+
+    rows = []
+    for number in range(flags.models):
+        setting = space(study.ask()) if number else space.setting(UNREGULARIZED)
+        settings = Hyperparameters(**setting)
+        half = settings.model_copy(update={"epoch_num": (settings.epoch_num + 1) // 2})
+        data = load_training_data(settings, flags.data_dir)
+        row = {"model": number, "reg_alpha": settings.reg_alpha or 0.0, "reg_thresh": settings.reg_thresh}
+        with tempfile.TemporaryDirectory() as folder:
+            for when, part in (("half", half), ("end", settings)):
+                classifier = train(part, data, checkpoint=Path(folder) / "checkpoint.pt").classifier
+                device = next(classifier.parameters()).device
+                images, labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
+                attacked, _ = objective.divide(len(labels), settings.seed)
+                clean = correct(classifier, images, labels).float().mean().item()
+                for n in IMAGES:
+                    began = time.monotonic()
+                    proxy = proxy_accuracy(classifier, images[attacked[:n]], labels[attacked[:n]], eps=objective.eps)
+                    row[f"proxy_{when}_{n}"] = proxy
+                    row[f"proxy_objective_{when}_{n}"] = objective.weight * clean + (1 - objective.weight) * proxy
+                    row[f"proxy_seconds_{when}_{n}"] = time.monotonic() - began
+        measured = objective.measure(classifier, images, labels, settings.seed)
+        rows.append({**row, **measured})
+        print(
+            f"{number:>3} alpha {row['reg_alpha']:<9.3g} objective {measured['objective']:.3f}, robust"
+            f" {measured['robust_accuracy']:.3f}, proxy {row[f'proxy_end_{IMAGES[-1]}']:.3f}",
+            flush=True,
+        )
+    table = pd.DataFrame(rows)
+    print(f"\nKendall's tau with the full evaluation, over {len(table)} networks")
+    full = table.attack_seconds.median()
+    print(f"{'proxy':<24} {'robust accuracy':>16} {'objective':>10} {'seconds':>8}   (full: {full:.1f})")
+    for when in ("half", "end"):
+        for n in IMAGES:
+            robust = kendalltau(table[f"proxy_{when}_{n}"], table.robust_accuracy).statistic
+            whole = kendalltau(table[f"proxy_objective_{when}_{n}"], table.objective).statistic
+            seconds = table[f"proxy_seconds_{when}_{n}"].median()
+            print(f"{f'{n} images, {when}':<24} {robust:>16.2f} {whole:>10.2f} {seconds:>8.2f}")
+    if flags.save:
+        Path(flags.save).parent.mkdir(parents=True, exist_ok=True)
+        table.assign(
+            space=space.name, attack=objective.attack.title, machine=machine, threads=torch.get_num_threads(),
+            torch=torch.__version__, date=time.strftime("%Y-%m-%d"),
+        ).to_csv(flags.save, index=False)  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
