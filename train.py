@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     }
     if not flags.ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
         print(f"already done (--ignore_existing repeats it): {folder}")
-        measured = {name: finished[name] for name in ("warnings", "boundary_distance")}
+        measured = {name: finished[name] for name in ("warnings", "boundary_distance", "corruption_accuracy")}
         _show(finished["best_epoch"], Robustness(pd.read_csv(folder / TABLE), examples=[], **measured), folder)
         return 0
 
@@ -115,6 +115,7 @@ def main(arguments: Sequence[str]) -> int:
         "test_accuracy": robustness.table.accuracy.iloc[0],
         "warnings": robustness.warnings,
         "boundary_distance": robustness.boundary_distance,
+        "corruption_accuracy": robustness.corruption_accuracy,
         "training_seconds": result.seconds,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "CPU",
         "versions": {"brainreg": brainreg.__version__, **{name: version(name) for name in ("torch", "pyautoattack")}},

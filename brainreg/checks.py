@@ -26,6 +26,7 @@ _LOOKED_AT = 64  # images, for the cheap checks
 _RANDOM = 1e-4  # largest difference between two passes, at logits of unit length; the authors' number
 _SQUARE = 0.002  # share of images that the black-box attack of AutoAttack may break alone; the authors' number
 _BLACK_BOX = 0.02  # how much lower the accuracy under a black-box attack may be than under a white-box one
+_NAMED = 5  # attacks that a warning lists
 _WIDE = 0.1  # width of a 95% interval that says little
 
 
@@ -111,8 +112,14 @@ def check_rows(rows: Iterable[Mapping[str, Any]]) -> list[str]:
             widest = max(widest, width)
     if not few:
         return []
-    listed = "; ".join(f"{n} for {', '.join(dict.fromkeys(attacks))}" for n, attacks in few.items())
+    listed = "; ".join(f"{n} for {_some(list(dict.fromkeys(attacks)))}" for n, attacks in few.items())
     return [f"few images ({listed}): a 95% interval is up to {100 * widest:.0f} points wide"]
+
+
+def _some(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} others"
 
 
 def _square_alone(title: str, strengths: list[float], measured: "Measured") -> list[str]:

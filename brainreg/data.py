@@ -128,9 +128,8 @@ class Dataset:
         noise_eps: largest strength of each noise curve (Gaussian, Uniform, SaltPepper), fraction of the pixel range.
         transfer_eps: largest strength of the curve of transferred FGSM, in units of [0, 1] pixels.
         attack_eps: strength of AutoAttack (Linf) in an evaluation, in units of [0, 1] pixels: one at which an
-            unregularized network keeps between a fifth and four fifths of its images; that of CIFAR10, for CIFAR100,
-            ImageNet and folders, is a guess. At the usual strengths (8/255, MNIST 0.3) no network of this kind keeps
-            any.
+            unregularized network keeps between a fifth and four fifths of the images that it has right; for ImageNet
+            and folders it is a guess. At the usual strengths (8/255, MNIST 0.3) no network of this kind keeps any.
         varied_sizes: whether the files have many sizes: images are cropped and resized as they are decoded, and
             those that are trained on stay in their files.
 
@@ -161,6 +160,7 @@ DATASETS = {
             "CIFAR100",
             centered=True,
             transfer_eps=0.005,
+            attack_eps=0.002,
             augment=random_crop_and_flip,
             augment_regularization=random_crop_and_flip,
         ),

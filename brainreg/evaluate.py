@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from brainreg.attacks import Context, attack_names
+from brainreg.attacks import CORRUPTIONS, Context, attack_names
 from brainreg.attacks.corruptions import PUBLISHED, load_published
 from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads
 from brainreg.data import find_dataset, load_dataset
@@ -141,16 +141,16 @@ def measure(
     if surrogate is not None and "transfer-fgsm" in names:
         name = f"{Path(surrogate).parent.name}/{Path(surrogate).name}"
         options |= {"surrogate": _load_surrogate(subject, surrogate).to(device), "surrogate_name": name}
+    if subject.split == "test" and settings.task in PUBLISHED and {*names} & {*CORRUPTIONS}:
+        seen = attacked_images(len(subject.labels), evaluation.num_images, subject.seed)
+        corrupted = load_published(data_dir, settings.task, seen, subject.labels[seen], settings.rgb)
+        options |= {"corrupted": corrupted, "corrupted_source": PUBLISHED[settings.task]}
     make_folder("--save_dir", folder)
     began = time.monotonic()
     with _Progress() as progress:
         if surrogate is None and "transfer-fgsm" in names:
             network, name = _train_surrogate(subject.settings, folder, data_dir, device, progress)
             options |= {"surrogate": network, "surrogate_name": name}
-        if subject.split == "test" and settings.task in PUBLISHED and {*names} & {"fog"}:
-            seen = attacked_images(len(subject.labels), evaluation.num_images, subject.seed)
-            corrupted = load_published(data_dir, settings.task, seen, subject.labels[seen], settings.rgb)
-            options |= {"corrupted": corrupted, "corrupted_source": PUBLISHED[settings.task]}
         robustness = evaluate(
             subject.classifier.to(device),
             images,
@@ -205,6 +205,8 @@ def show(robustness: Robustness, folder: Path) -> None:
         print(f"{attack}, accuracy at strength {accuracies} ({about})")
     if robustness.boundary_distance is not None:
         print(f"boundary attack, median squared L2 distance per value: {robustness.boundary_distance:.3g}")
+    if robustness.corruption_accuracy is not None:
+        print(f"mean corruption accuracy: {robustness.corruption_accuracy:.3f}")
     for warning in robustness.warnings:
         print(f"warning: {warning}")
     print(f"table:  {folder / TABLE}")

@@ -29,7 +29,7 @@ from brainreg.attacks import (
     median_squared_distance,
 )
 from brainreg.attacks.base import check_images, check_labels, check_strengths, logits_of, prepared
-from brainreg.attacks.corruptions import check_shape
+from brainreg.attacks.corruptions import check_shape, mean_accuracy
 from brainreg.checks import check_model, check_outcomes, check_rows
 from brainreg.cli import write_text
 from brainreg.data import Dataset
@@ -379,12 +379,15 @@ class Robustness:
         examples: the adversarial examples that needed the least, up to `KEPT_EXAMPLES`.
         boundary_distance: the published measure of the boundary attack (`median_squared_distance`), where that
             attack was asked for.
+        corruption_accuracy: the mean corruption accuracy, over the kinds and the five severities, where any
+            corruption was asked for.
     """
 
     table: pd.DataFrame
     warnings: list[str]
     examples: list[Example]
     boundary_distance: float | None = None
+    corruption_accuracy: float | None = None
 
 
 def attacked_images(n: int, count: int, seed: int) -> torch.Tensor:
@@ -504,7 +507,14 @@ def evaluate(
             on_progress=lambda known, total: say(f"{title}, {_BOUNDARY_REPEATS} times", known, total),
         )
     warnings += check_outcomes(outcomes) + check_rows(rows)
-    return Robustness(_table(rows), warnings, _worst(outcomes, images[seen], labels[seen]), distance)
+    corrupted_correct = [measured.correct for name, (_, _, measured) in outcomes.items() if name in CORRUPTIONS]
+    return Robustness(
+        table=_table(rows),
+        warnings=warnings,
+        examples=_worst(outcomes, images[seen], labels[seen]),
+        boundary_distance=distance,
+        corruption_accuracy=mean_accuracy(corrupted_correct) if corrupted_correct else None,
+    )
 
 
 def planned(

@@ -121,3 +121,5 @@ def test_few_images():
     ]
     assert check_rows(rows) == ["few images (24 for B, C): a 95% interval is up to 38 points wide"]
     assert check_rows(rows[:1]) == []
+    many = [{"attack": name, "n": 24, "low": 0.3, "high": 0.68} for name in "ABCDEFGHI"]
+    assert check_rows(many)[0].startswith("few images (24 for A, B, C, D, E and 4 others): a 95% interval is")

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from brainreg import evaluate
+from brainreg.attacks import corruptions
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.training import load_checkpoint, load_training_data, save_checkpoint, train
@@ -125,6 +126,30 @@ def test_a_surrogate_of_other_images(checkpoint, tmp_path, write_folder):
             f"--checkpoint={checkpoint} --attacks=transfer-fgsm {QUICK} --save_dir={tmp_path / 'out'}"
             f" --surrogate={tmp_path / 'other.pt'}"
         )
+
+
+def test_published_corruptions_are_used_where_they_are(cifar_folder, tmp_path, monkeypatch, capsys):
+    """CIFAR-10-C of the ten test images that there are, one a class; its folder's order is that of the classes."""
+    settings = Hyperparameters(base_channels=2, epoch_num=1, valid_portion=0.25, rgb=True)
+    train(settings, load_training_data(settings, cifar_folder), device="cpu", checkpoint=tmp_path / "checkpoint.pt")
+    monkeypatch.setattr(corruptions, "_TEST_IMAGES", 10)
+    published = cifar_folder / "CIFAR-10-C"
+    published.mkdir()
+    for kind in corruptions.CORRUPTIONS:
+        np.save(published / f"{kind}.npy", np.zeros((50, 32, 32, 3), np.uint8))
+    np.save(published / "labels.npy", np.tile(np.arange(10), 5))
+    line = f"--checkpoint={tmp_path / 'checkpoint.pt'} --data_dir={cifar_folder} --attacks=fog,corruptions"
+    assert run(f"{line} --save_dir={tmp_path / 'out'}") == 0
+    table = pd.read_csv(tmp_path / "out" / "robustness.csv")
+    assert table.attack[1:].str.endswith("(CIFAR-10-C)").all() and len(table) == 1 + 15 * 5
+    assert (table.accuracy[1:] == 0.1).all()  # one class is seen in all black images
+    assert "mean corruption accuracy: 0.100" in capsys.readouterr().out
+    assert "Corruptions (CIFAR-10-C)" in (tmp_path / "out" / "robustness.html").read_text(encoding="utf-8")
+
+    np.save(published / "labels.npy", np.tile(np.arange(10)[::-1], 5))
+    with pytest.raises(InputError, match=r"labels.npy: not the labels of these test images"):
+        run(f"{line} --save_dir={tmp_path / 'other'}")
+    assert not (tmp_path / "other").exists()
 
 
 def test_it_goes_on_after_it_was_killed(checkpoint, tmp_path):

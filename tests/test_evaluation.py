@@ -281,6 +281,16 @@ class TestEvaluate:
         assert again.seen < 500
         assert self.measured(attacks=("fgsm",)).boundary_distance is None
 
+    def test_mean_corruption_accuracy(self):
+        images = torch.rand(6, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+        labels = Brightness()(images).argmax(dim=1)
+        given = settings(attacks=("fog", "contrast"), num_images=6)
+        measured = evaluate(Brightness(), images, labels, DATASETS["CIFAR10"], given)
+        corrupted = measured.table[measured.table.attack != "clean"]
+        assert corrupted.eps.tolist() == [1, 2, 3, 4, 5] * 2
+        assert measured.corruption_accuracy == pytest.approx(corrupted.accuracy.mean())
+        assert self.measured(attacks=("fgsm",)).corruption_accuracy is None
+
     def test_labels_that_are_no_class(self):
         with pytest.raises(InputError, match="labels: from 0 to 10; the model has 10 classes"):
             evaluate(Brightness(), self.images[:2], torch.tensor([0, 10]), DATASETS["MNIST"], settings())

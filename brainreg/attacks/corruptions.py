@@ -188,16 +188,17 @@ def load_published(
     return loaded
 
 
-def mean_accuracy(outcomes: Sequence[Outcome]) -> float:
-    """Return the accuracy over kinds and the severities 1 to 5, each counting the same.
+def mean_accuracy(correct: Sequence[torch.Tensor]) -> float:
+    """Return the mean corruption accuracy: over kinds and the severities 1 to 5, each counting the same.
 
     Args:
-        outcomes: one a kind, each at the strengths 1 to 5, or 0 to 5, of which 0 does not count.
+        correct: `Outcome.correct` of each kind, (5, n) at the severities 1 to 5, or (6, n) at 0 to 5, of which 0 does
+            not count.
     """
-    for outcome in outcomes:
-        if len(outcome.correct) not in (SEVERITIES, SEVERITIES + 1):
-            raise ValueError(f"outcome at {len(outcome.correct)} strengths; must be severities 1 to 5, or 0 to 5")
-    return torch.stack([outcome.correct[-SEVERITIES:].float().mean() for outcome in outcomes]).mean().item()
+    for kind in correct:
+        if len(kind) not in (SEVERITIES, SEVERITIES + 1):
+            raise ValueError(f"correct: {len(kind)} strengths; must be severities 1 to 5, or 0 to 5")
+    return torch.stack([kind[-SEVERITIES:].float().mean() for kind in correct]).mean().item()
 
 
 def _check_kind(kind: str) -> None:

@@ -7,7 +7,6 @@ from PIL import Image
 from torch import nn
 
 from brainreg.attacks import corruptions
-from brainreg.attacks.base import Outcome
 from brainreg.attacks.corruptions import CORRUPTIONS, Corruption, corrupt, load_published, mean_accuracy
 from brainreg.errors import InputError
 
@@ -307,11 +306,10 @@ class TestPublished:
 
 
 def test_mean_accuracy():
-    def outcome(*correct_of_four: int) -> Outcome:
-        correct = torch.tensor([[True] * k + [False] * (4 - k) for k in correct_of_four])
-        return Outcome(correct, torch.zeros(4, 1, 1, 1), torch.zeros(4))
+    def correct(*correct_of_four: int) -> torch.Tensor:
+        return torch.tensor([[True] * k + [False] * (4 - k) for k in correct_of_four])
 
-    assert mean_accuracy([outcome(4, 4, 3, 2, 1, 0)]) == pytest.approx(0.5)  # clean does not count
-    assert mean_accuracy([outcome(4, 3, 2, 1, 0), outcome(0, 0, 0, 0, 0)]) == pytest.approx(0.25)
-    with pytest.raises(ValueError, match="outcome at 3 strengths"):
-        mean_accuracy([outcome(4, 3, 2)])
+    assert mean_accuracy([correct(4, 4, 3, 2, 1, 0)]) == pytest.approx(0.5)  # clean does not count
+    assert mean_accuracy([correct(4, 3, 2, 1, 0), correct(0, 0, 0, 0, 0)]) == pytest.approx(0.25)
+    with pytest.raises(ValueError, match="correct: 3 strengths"):
+        mean_accuracy([correct(4, 3, 2)])
