@@ -5,7 +5,7 @@ give a false sense of security", arXiv 1802.00420; and the checks of AutoAttack'
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,7 @@ from torch import nn
 
 from brainreg.attacks import AutoAttack
 from brainreg.attacks.base import prepared
-
-if TYPE_CHECKING:
-    from brainreg.evaluation import Measured
+from brainreg.attacks.parts import Measured
 
 # Every image can be made gray by a perturbation of this size (Linf): no network should withstand it.
 _HUGE = 0.5
@@ -78,7 +76,7 @@ def check_model(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) ->
     return found
 
 
-def check_outcomes(outcomes: "Mapping[str, tuple[str, list[float], Measured]]") -> list[str]:
+def check_outcomes(outcomes: Mapping[str, tuple[str, list[float], Measured]]) -> list[str]:
     """Return what is suspicious of the outcomes of attacks on the same images.
 
     Looks for black-box attacks that break more than white-box ones.
@@ -122,7 +120,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} others"
 
 
-def _square_alone(title: str, strengths: list[float], measured: "Measured") -> list[str]:
+def _square_alone(title: str, strengths: list[float], measured: Measured) -> list[str]:
     """Square, which sees no gradient, comes last in AutoAttack: what it breaks, no white-box attack could."""
     if "square" not in measured.stages or len(measured.stages) == 1:
         return []
@@ -137,9 +135,7 @@ def _square_alone(title: str, strengths: list[float], measured: "Measured") -> l
     ]
 
 
-def _black_box_beats(
-    black: "tuple[str, list[float], Measured]", white: "tuple[str, list[float], Measured]"
-) -> list[str]:
+def _black_box_beats(black: tuple[str, list[float], Measured], white: tuple[str, list[float], Measured]) -> list[str]:
     n = min(black[2].correct.shape[1], white[2].correct.shape[1])  # both are of the first images of one order
     for i, eps in enumerate(black[1]):
         for j, same in enumerate(white[1]):

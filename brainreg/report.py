@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from brainreg.attacks.parts import KEPT_EXAMPLES
 from brainreg.cli import write_text
-from brainreg.evaluation import KEPT_EXAMPLES, Example
+from brainreg.evaluation import Example
 
 # The title of a corruption ends with where its images come from.
 CORRUPTIONS = ("(CIFAR-10-C)", "(CIFAR-100-C)", "(generated)")

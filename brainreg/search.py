@@ -35,9 +35,10 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 import brainreg
+from brainreg.attacks.parts import attack_within
 from brainreg.cli import check_writable, to_flags
 from brainreg.errors import InputError
-from brainreg.evaluation import attack_within, row
+from brainreg.evaluation import row
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table

@@ -5,8 +5,8 @@ import torch
 from test_evaluation import Brightness
 from torch import nn
 
+from brainreg.attacks.parts import Measured
 from brainreg.checks import check_model, check_outcomes, check_rows
-from brainreg.evaluation import Measured
 
 IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = Brightness()(IMAGES).argmax(dim=1)

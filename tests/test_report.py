@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from brainreg.evaluation import KEPT_EXAMPLES, Example
+from brainreg.attacks.parts import KEPT_EXAMPLES
+from brainreg.evaluation import Example
 from brainreg.report import write_report
 
 VOID = {"meta", "img"}
