@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 RANGES = (
     {"reg_range": "all", "reg_thresh": 0.8},
     {"reg_range": "low", "reg_thresh": 0.25},
+    {"reg_range": "low", "reg_thresh": 0.02},  # the most pairs that are listed
     {"reg_range": "double", "reg_thresh": 0.8, "reg_thresh_2": 0.1},
     {"reg_range": "high", "reg_thresh": 0.7},
     {"reg_range": "high", "reg_thresh": 0.8},
