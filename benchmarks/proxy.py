@@ -1,10 +1,11 @@
 """How well the cheap proxy of the robust accuracy ranks trained networks, against the full evaluation.
 
-python benchmarks/proxy.py --models=24 --save=benchmarks/results/proxy.csv
+python benchmarks/proxy.py --models=24 --standard=60 --save=benchmarks/results/proxy.csv
 
 Settings are drawn at random from a space, the unregularized one is among them; each network is trained for real. The
 proxy is measured half way through the training and at its end, on the first few of the images that the full evaluation
-attacks; Kendall's tau compares the rankings.
+attacks; Kendall's tau compares the rankings. With `--standard`, AutoAttack's standard version runs on some of those
+images too, and is compared with.
 """
 
 import platform
@@ -21,7 +22,7 @@ import torch
 from scipy.stats import kendalltau
 
 from brainreg.cli import Parser, run, use_threads
-from brainreg.evaluation import correct, proxy_accuracy
+from brainreg.evaluation import correct, proxy_accuracy, robust_accuracy
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces import UNREGULARIZED, load_space
 from brainreg.training import load_training_data, to_float, train
@@ -33,6 +34,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_flag("space", default="digits_double", help="space that the settings are drawn from")
     parser.add_argument("--models", type=int, default=24, help="networks to train")
+    parser.add_argument("--standard", type=int, default=0, help="images that AutoAttack standard attacks, too")
     parser.add_argument("--save", help="CSV file for the numbers")
     parser.add_flag("threads", help="CPU threads")
     parser.add_flag("data_dir", default="data", help="folder of the data sets")
@@ -68,6 +70,10 @@ def main(arguments: list[str]) -> int:
                     row[f"proxy_objective_{when}_{n}"] = objective.weight * clean + (1 - objective.weight) * proxy
                     row[f"proxy_seconds_{when}_{n}"] = time.monotonic() - began
         measured = objective.measure(classifier, images, labels, settings.seed)
+        if flags.standard:
+            some, began = attacked[: flags.standard], time.monotonic()
+            row["standard_accuracy"] = robust_accuracy(classifier, images[some], labels[some], eps=objective.eps)
+            row["standard_seconds"] = time.monotonic() - began
         rows.append({**row, **measured})
         print(
             f"{number:>3} alpha {row['reg_alpha']:<9.3g} objective {measured['objective']:.3f}, robust"
@@ -75,7 +81,7 @@ def main(arguments: list[str]) -> int:
             flush=True,
         )
     table = pd.DataFrame(rows)
-    print(f"\nKendall's tau with the full evaluation, over {len(table)} networks")
+    print(f"\nKendall's tau with the full evaluation, over {len(table)} networks; median seconds")
     full = table.attack_seconds.median()
     print(f"{'proxy':<24} {'robust accuracy':>16} {'objective':>10} {'seconds':>8}   (full: {full:.1f})")
     for when in ("half", "end"):
@@ -84,6 +90,11 @@ def main(arguments: list[str]) -> int:
             whole = kendalltau(table[f"proxy_objective_{when}_{n}"], table.objective).statistic
             seconds = table[f"proxy_seconds_{when}_{n}"].median()
             print(f"{f'{n} images, {when}':<24} {robust:>16.2f} {whole:>10.2f} {seconds:>8.2f}")
+    if flags.standard:
+        others = (f"proxy_half_{IMAGES[-1]}", f"proxy_end_{IMAGES[-1]}", "robust_accuracy")
+        taus = [f"{name} {kendalltau(table[name], table.standard_accuracy).statistic:.2f}" for name in others]
+        seconds = table.standard_seconds.median()
+        print(f"with AutoAttack standard on {flags.standard} images ({seconds:.0f} s): {', '.join(taus)}")
     if flags.save:
         Path(flags.save).parent.mkdir(parents=True, exist_ok=True)
         table.assign(

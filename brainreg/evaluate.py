@@ -288,7 +288,7 @@ class _Progress:
         if self._bar.disable and time.monotonic() - self._said > _LOG_SECONDS:
             self._said = time.monotonic()
             spent, done = self._said - self._began, known - self._before
-            left = f", about {duration(spent / done * (total - known))} left" if done > 0 else ""
+            left = f", about {duration(spent / done * (total - known))} left for all" if done > 0 else ""
             print(f"{title}: {known} of {total}{left}", flush=True)
 
 

@@ -296,7 +296,8 @@ def evaluate(
         surrogate, surrogate_name: the network whose gradient is transferred, and what it is called.
         corrupted, corrupted_source: published corruptions of `attacked_images`, see `load_published`.
         parts: folder that lets an interrupted evaluation go on, see `attack_within`.
-        on_progress: called with an attack's title, the number of images whose outcome is known, and of all.
+        on_progress: called with an attack's title and time limit, the number of images whose outcome is known, and of
+            all.
 
     Raises:
         InputError: see `base.Attack`; an attack that does not fit these images or classes.
@@ -319,6 +320,7 @@ def evaluate(
     outcomes: dict[str, tuple[str, list[float], Measured]] = {}
     for name, (attack, strengths) in attacks.items():
         of = slice(None) if name in GROUPS["noise"] else seen
+        limited = "" if attack.norm is None else f" ({settings.attack_minutes:g} min at most)"
         measured = attack_within(
             attack,
             classifier,
@@ -330,7 +332,7 @@ def evaluate(
             batch_size=settings.attack_batch_size or (250 if images.is_cuda else 25),
             seed=seed,
             parts=parts,
-            on_progress=lambda known, total, title=attack.title: say(title, known, total),
+            on_progress=lambda known, total, title=attack.title + limited: say(title, known, total),
         )
         outcomes[name] = (attack.title, strengths, measured)
         for eps, correct_ones in zip(strengths, measured.correct, strict=True):
