@@ -103,8 +103,8 @@ def proxy_accuracy(
     """Return the fraction of images that withstand five steps of APGD-CE in Linf: a cheap stand-in for AutoAttack.
 
     It is an upper bound of the robust accuracy, never to be shown as one; it tells settings apart while they
-    train. How well, on how many trained networks: `benchmarks/proxy.py`, whose numbers stand in
-    `benchmarks/README.md`.
+    train. Over 24 trained networks, with 100 images, Kendall's tau with the full evaluation was 0.76 at the end of
+    training and 0.61 half way (`benchmarks/proxy.py`; machine and numbers in `benchmarks/README.md`).
 
     Args:
         Those of `robust_accuracy`; a fixed small part of the validation images is enough.
