@@ -8,6 +8,7 @@ ARGS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+SERVICES := .venv/services
 
 .PHONY: help tune test test-all lint clean
 help:
@@ -27,8 +28,12 @@ tune: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m 'not slow'
 
-# make test-all   the slow tests too
-test-all: $(INSTALLED)
+$(SERVICES): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --editable '.[test,services]'
+	@touch $@
+
+# make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
+test-all: $(SERVICES)
 	$(BIN)/python -m pytest
 
 # make lint   the style checks

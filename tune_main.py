@@ -2,6 +2,8 @@
 
 python tune_main.py --space=digits_double
 python tune_main.py --space=cifar10_double --data_dir=data --gpus-per-trial=0.5
+python tune_main.py --resume=NAME
+python tune_main.py --status=NAME
 """
 
 import argparse
@@ -13,17 +15,23 @@ from brainreg.cli import Parser, from_flags, given_values, run
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
-from brainreg.search import SearchOptions, SearchPlan, plan_search, run_search
+from brainreg.records import FINISHED, UNFINISHED
+from brainreg.search import SearchOptions, SearchPlan, find_search, plan_resume, plan_search, run_search
 from brainreg.spaces import Budget, Space, load_space, space_names
+from brainreg.status import show_status
+from brainreg.study import Strategy
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     parser = Parser(__doc__)
     parser.add_flag("space", help="name of a space in search_spaces/, or path of a space file")
+    parser.add_flag("resume", help="name or folder of a search that was interrupted: go on with it")
+    parser.add_flag("status", help="name or folder of a search: show how far it is, and exit")
     parser.add_flag("list-spaces", action="store_true", help="list the spaces and exit")
     parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
     parser.add_flag("objective-weight", help="w, weight of the clean accuracy in the objective (default: the space's)")
+    parser.add_flags(Strategy, "how it searches")
     parser.add_flags(SearchOptions, "the search")
     parser.add_flags(Objective, "the objective", skip=("weight", "attack"), default="the space's")
     parser.add_flags(Budget, "the attack at the end", skip=("num_samples", "final_attack"), default="the space's")
@@ -36,25 +44,41 @@ def main(arguments: Sequence[str]) -> int:
         for name in space_names():
             console.print(f"{name:<18} {load_space(name).description}", soft_wrap=True, highlight=False)
         return 0
-    if flags.space is None:
+    storage_path = from_flags(SearchOptions, flags).storage_path
+    if flags.status is not None:
+        show_status(find_search(flags.status, storage_path, "--status"), console)
+        return 0
+    if flags.resume is not None:
+        if "name" in flags:
+            raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
+        plan = plan_resume(
+            find_search(flags.resume, storage_path, "--resume"),
+            given_values(SearchOptions, flags),
+            lambda stored: _override(load_space(flags.space) if flags.space else stored, flags),
+            given_values(Strategy, flags),
+        )
+    elif flags.space is None:
         raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
-    plan = plan_search(_space(flags), from_flags(SearchOptions, flags))
+    else:
+        plan = plan_search(
+            _override(load_space(flags.space), flags), from_flags(SearchOptions, flags), from_flags(Strategy, flags)
+        )
     if flags.dry_run:
         _show(plan, console)
         return 0
     states = run_search(plan, console).state
-    if states.isin(["finished", "failed"]).sum() < plan.num_samples:
+    if (states != UNFINISHED).sum() < plan.num_samples:
         return 130  # interrupted
-    return 0 if (states == "finished").any() else 1
+    return 0 if (states == FINISHED).any() else 1
 
 
-def _space(flags: argparse.Namespace) -> Space:
-    """The space that the flags name, with what they override."""
+def _override(space: Space, flags: argparse.Namespace) -> Space:
+    """A space with what the flags override."""
     objective = given_values(Objective, flags)
     if flags.objective_weight is not None:
         objective["weight"] = checked_value(Objective, "weight", flags.objective_weight, "--objective_weight")
     budget = {name: value for name, value in given_values(Budget, flags).items() if name != "num_samples"}
-    return load_space(flags.space).override(given_values(Hyperparameters, flags), objective, budget)
+    return space.override(given_values(Hyperparameters, flags), objective, budget)
 
 
 def _show(plan: SearchPlan, console: Console) -> None:
@@ -70,6 +94,12 @@ def _show(plan: SearchPlan, console: Console) -> None:
     console.print(
         f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
         f" eps {objective.eps:g}, {objective.attack_image_num} validation images",
+        soft_wrap=True,
+        highlight=False,
+    )
+    strategy = plan.strategy
+    console.print(
+        f"strategy: objective {strategy.objective}, sampler {strategy.sampler}, scheduler {strategy.scheduler}",
         soft_wrap=True,
         highlight=False,
     )

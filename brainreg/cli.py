@@ -67,7 +67,9 @@ class Parser(argparse.ArgumentParser):
 def given_values(model: type[Model], flags: argparse.Namespace) -> dict[str, Any]:
     """Return the values of those fields of `model` whose flags were given, checked and in their own types."""
     given = {name: value for name, value in vars(flags).items() if name in model.model_fields}
-    given = {name: None if value in ("None", "none") else value for name, value in given.items()}
+    for name, value in given.items():
+        if value in ("None", "none") and value not in _choices(model.model_fields[name]):
+            given[name] = None
     return {name: checked_value(model, name, value, where=f"--{name}") for name, value in given.items()}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
 import torch
@@ -35,6 +35,8 @@ from brainreg.cli import write_text
 from brainreg.data import Dataset
 from brainreg.errors import InputError
 from brainreg.seeds import Stream, seeded_generator
+
+Value = TypeVar("Value")
 
 # Of which attack the examples are: the first of these that was asked for.
 _EXAMPLES_OF = ("autoattack", "pgd", "square", "fgsm", "transfer-fgsm", "autoattack-l2", "autoattack-l1", "boundary")
@@ -95,6 +97,23 @@ def robust_accuracy(
     attack = AutoAttack(norm=norm, version=version)
     outcome = attack(model, images, labels, [eps], batch_size=batch_size, seed=seed)
     return outcome.correct[0].float().mean().item()
+
+
+def as_large_as_fits(action: Callable[[int], Value], batch_size: int) -> Value:
+    """Return `action(batch_size)`, with half of the batch, again and again, where the memory does not hold it.
+
+    Raises:
+        torch.OutOfMemoryError: not even one image fits.
+    """
+    while True:
+        try:
+            return action(batch_size)
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def proxy_accuracy(

@@ -1,6 +1,7 @@
 """What a search maximizes, and how it is measured on a trained classifier."""
 
 import time
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,8 +10,11 @@ from torch import nn
 
 from brainreg.attacks import NOISES, AutoAttack, add_noise
 from brainreg.errors import InputError
-from brainreg.evaluation import correct
+from brainreg.evaluation import as_large_as_fits, correct, proxy_accuracy
 from brainreg.seeds import Stream, seeded_generator
+
+# Images classified together.
+_CLEAN_BATCH = 500
 
 
 class Objective(BaseModel):
@@ -27,6 +31,7 @@ class Objective(BaseModel):
     attack: AutoAttack = Field(AutoAttack(), description="version of AutoAttack")
     attack_image_num: int = Field(200, ge=1, description="validation images that are attacked")
     attack_batch_size: int = Field(250, ge=1, description="images attacked together")
+    proxy_image_num: int = Field(100, ge=1, description="of those, images of the proxy after each epoch, at most")
     noise: Literal[*NOISES] = Field("Gaussian", description="noise of the accuracy that is not optimized")
     noise_eps: float = Field(gt=0, le=1, description="its strength, a fraction of the pixel range")
 
@@ -48,11 +53,17 @@ class Objective(BaseModel):
             InputError: fewer images than are to be attacked.
         """
         attacked, _ = self.divide(len(labels), seed)
-        clean = correct(classifier, images, labels).float().mean().item()
-        noisy = correct(classifier, add_noise(self.noise, images, self.noise_eps, seed), labels).float().mean().item()
+        noised = add_noise(self.noise, images, self.noise_eps, seed)
+        clean, noisy = (
+            as_large_as_fits(partial(correct, classifier, shown, labels), _CLEAN_BATCH).float().mean().item()
+            for shown in (images, noised)
+        )
         began = time.monotonic()
-        outcome = self.attack(
-            classifier, images[attacked], labels[attacked], [self.eps], batch_size=self.attack_batch_size, seed=seed
+        outcome = as_large_as_fits(
+            lambda size: self.attack(
+                classifier, images[attacked], labels[attacked], [self.eps], batch_size=size, seed=seed
+            ),
+            self.attack_batch_size,
         )
         robust = outcome.correct[0].float().mean().item()
         return {
@@ -64,6 +75,28 @@ class Objective(BaseModel):
             "noise_accuracy": noisy,
             "attack_seconds": time.monotonic() - began,
         }
+
+    def proxy(
+        self, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int, clean_accuracy: float
+    ) -> dict[str, float]:
+        """Return a cheap stand-in for `measure` while a network trains, of the same images, attacked in a few steps.
+
+        Args:
+            clean_accuracy: of the classifier; the others are those of `measure`.
+
+        Returns:
+            proxy_robust_accuracy, an upper bound of the robust accuracy, never to be compared with one; and
+            proxy_objective, made of it as the objective of the robust accuracy.
+        """
+        attacked = self.divide(len(labels), seed)[0][: self.proxy_image_num]
+        robust = as_large_as_fits(
+            lambda size: proxy_accuracy(
+                classifier, images[attacked], labels[attacked], eps=self.eps, batch_size=size, seed=seed
+            ),
+            self.attack_batch_size,
+        )
+        combined = self.weight * clean_accuracy + (1 - self.weight) * robust
+        return {"proxy_robust_accuracy": robust, "proxy_objective": combined}
 
     def divide(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of `n` validation images are attacked to measure the objective, and all others, shuffled."""

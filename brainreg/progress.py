@@ -1,7 +1,7 @@
 """What a search shows in the terminal: the trials while they run, and the ranked table at the end."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 
 # The paper's symbols are shorter than the flags.
 SYMBOLS = {
@@ -49,6 +51,25 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole >= 3600 else f"{whole // 60}m{whole % 60:02d}s"
 
 
+def time_left(
+    total: int, slots: int, done: Sequence[float], running: Sequence[float], afterwards: float = 0
+) -> float | None:
+    """Estimate how many seconds a search still takes; None before a trial is done.
+
+    Args:
+        total: trials of the search.
+        slots: trials that run at a time.
+        done: seconds that each ended trial took.
+        running: seconds that each running trial has taken.
+        afterwards: seconds that the search takes after its last trial.
+    """
+    if not done:
+        return None
+    mean = sum(done) / len(done)
+    rest = sum(max(mean - one, 0) for one in running)
+    return ((total - len(done) - len(running)) * mean + rest) / slots + afterwards
+
+
 @dataclass
 class _Trial:
     number: int
@@ -74,7 +95,7 @@ class SearchProgress:
     def __init__(self, total: int, slots: int, searched: Iterable[str], console: Console, afterwards: float = 0):
         self.total, self.slots, self.searched, self.console = total, slots, list(searched), console
         self.afterwards = afterwards
-        self.trials: dict[str, _Trial] = {}
+        self.trials: dict[int, _Trial] = {}
         self.began = time.monotonic()
         self._printed = self.began
         self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
@@ -88,31 +109,69 @@ class SearchProgress:
         if self._live is not None:
             self._live.stop()
 
-    def started(self, key: str, number: int, setting: str, hyperparameters: Mapping[str, Any]) -> None:
-        """A trial has been given to a worker."""
-        self.trials[key] = _Trial(number, setting, hyperparameters, time.monotonic())
+    def resume(self, records: Iterable[TrialRecord]) -> None:
+        """Trials that ended before the search was resumed."""
+        for record in records:
+            if record.state != UNFINISHED:
+                seconds = record.seconds or 0.0
+                self.trials[record.number] = _Trial(
+                    record.number, record.setting, record.hyperparameters, 0.0, record.state, seconds, record.measured
+                )
 
-    def trained(self, key: str, epoch: int, epochs: int, valid_accuracy: float) -> None:
+    def started(self, number: int, setting: str, hyperparameters: Mapping[str, Any]) -> None:
+        """A trial has been given to a worker."""
+        if number not in self.trials:  # else it is tried again
+            self.trials[number] = _Trial(number, setting, hyperparameters, time.monotonic())
+
+    def trained(self, number: int, epoch: int, epochs: int, valid_accuracy: float) -> None:
         """A trial has completed an epoch."""
-        self.trials[key].state = (
+        self.trials[number].state = (
             f"epoch {epoch}/{epochs}, valid {valid_accuracy:.3f}" if epoch < epochs else "under attack"
         )
 
-    def finished(self, key: str, measured: Mapping[str, Any]) -> None:
+    def finished(self, number: int, measured: Mapping[str, Any]) -> None:
         """A trial has been measured."""
-        trial = self.trials[key]
-        trial.state, trial.seconds, trial.measured = "finished", time.monotonic() - trial.began, measured
+        trial = self.trials[number]
+        trial.state, trial.seconds, trial.measured = FINISHED, time.monotonic() - trial.began, measured
         self._print_trial(
             trial,
             f"objective {measured['objective']:.3f} (clean {measured['clean_accuracy']:.3f},"
             f" robust {measured['robust_accuracy']:.3f}), under noise {measured['noise_accuracy']:.3f}",
         )
 
-    def failed(self, key: str, reason: str) -> None:
+    def stopped(self, number: int) -> None:
+        """A trial was not worth going on with."""
+        trial = self.trials[number]
+        if trial.seconds is None:
+            after = trial.state
+            trial.state, trial.seconds = STOPPED, time.monotonic() - trial.began
+            self._print_trial(trial, f"{STOPPED} after {after}")
+
+    def failed(self, number: int, reason: str) -> None:
         """A trial has ended without a result."""
-        trial = self.trials[key]
-        trial.state, trial.seconds = f"failed: {reason}", time.monotonic() - trial.began
+        trial = self.trials[number]
+        trial.state, trial.seconds = f"{FAILED}: {reason}", time.monotonic() - trial.began
         self._print_trial(trial, trial.state)
+
+    def retried(self, number: int, reason: str) -> None:
+        """A trial is tried again."""
+        self._print(f"trial {number}: tried again after {reason}")
+
+    def counts(self) -> dict[str, float]:
+        """The state of the search in numbers: trials by state, and the best one's objective and accuracies."""
+        trials = self.trials.values()
+        done = [trial for trial in trials if trial.seconds is not None]
+        numbers = {
+            "trials_done": len(done),
+            "trials_stopped": sum(trial.state == STOPPED for trial in done),
+            "trials_failed": sum(trial.state.startswith(FAILED) for trial in done),
+            "trials_running": len(trials) - len(done),
+        }
+        measured = [trial.measured for trial in done if trial.measured]
+        if measured:
+            best = max(measured, key=lambda one: one["objective"])
+            numbers |= {f"best_{name}": best[name] for name in ("objective", "clean_accuracy", "robust_accuracy")}
+        return numbers
 
     def tick(self) -> None:
         """Print a line of progress where nothing was printed for a while and nothing is redrawn."""
@@ -134,14 +193,12 @@ class SearchProgress:
 
     def line(self) -> str:
         """How far the search is, what is best so far, and how long it still takes."""
-        trials = self.trials.values()
-        done = [trial for trial in trials if trial.seconds is not None]
-        running = len(trials) - len(done)
-        parts = [f"{len(done)}/{self.total} trials done, {running} running"]
-        failed = sum(not trial.measured for trial in done)
-        if failed:
-            parts[0] += f", {failed} of them failed"
-        measured = [trial for trial in done if trial.measured]
+        counts = self.counts()
+        parts = [f"{counts['trials_done']}/{self.total} trials done, {counts['trials_running']} running"]
+        for state in (STOPPED, FAILED):
+            if counts[f"trials_{state}"]:
+                parts[0] += f", {counts[f'trials_{state}']} {state}"
+        measured = [trial for trial in self.trials.values() if trial.measured]
         if measured:
             best = max(measured, key=lambda trial: trial.measured["objective"])
             parts.append(f"best {best.measured['objective']:.3f} (trial {best.number})")
@@ -149,7 +206,7 @@ class SearchProgress:
         left = self.seconds_left()
         if left is None:
             parts.append("time left unknown until a trial is done")
-        elif running and left < 1:
+        elif counts["trials_running"] and left < 1:
             parts.append("longer than the others")
         else:
             parts.append(f"about {duration(left)} left")
@@ -157,12 +214,14 @@ class SearchProgress:
 
     def seconds_left(self) -> float | None:
         """Estimate how long the search still takes, from the mean time of the trials done; None before the first."""
-        done = [trial.seconds for trial in self.trials.values() if trial.seconds is not None]
-        if not done:
-            return None
-        mean, now = sum(done) / len(done), time.monotonic()
-        running = sum(max(mean - (now - trial.began), 0) for trial in self.trials.values() if trial.seconds is None)
-        return ((self.total - len(self.trials)) * mean + running) / self.slots + self.afterwards
+        trials, now = self.trials.values(), time.monotonic()
+        return time_left(
+            total=self.total,
+            slots=self.slots,
+            done=[trial.seconds for trial in trials if trial.seconds is not None],
+            running=[now - trial.began for trial in trials if trial.seconds is None],
+            afterwards=self.afterwards,
+        )
 
     def __rich__(self) -> Group:
         table = _table(self.searched, "state")

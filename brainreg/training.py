@@ -1,11 +1,12 @@
 """Training of one network: the data of a run, its checkpoints, and the loop."""
 
+import contextlib
+import io
 import math
 import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,7 @@ def _regularization_pairs(
     return RegularizationPairs(chosen, dataset.centered or task.centered, sampler)
 
 
-@contextmanager
+@contextlib.contextmanager
 def naming(key: str, name: str) -> Iterator[None]:
     """Let errors about a data set begin with the hyperparameter that names it, where they do not name another."""
     try:
@@ -252,11 +253,25 @@ def default_device() -> torch.device:
 
 
 def save_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
-    """Write a checkpoint so that a reader sees the old one or the new one, never a part."""
+    """Write a checkpoint so that a reader sees the old one or the new one, never a part, even after a power cut.
+
+    Raises:
+        OSError: the disk is full.
+    """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
-    torch.save(checkpoint, part)
-    os.replace(part, path)
+    content = io.BytesIO()  # torch.save to a file calls a full disk an error of its own
+    torch.save(checkpoint, content)
+    try:
+        with part.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # it would take what is left of a full disk
+        raise
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -339,6 +354,7 @@ def train(
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    measure: Callable[[nn.Module, dict[str, float]], dict[str, float]] | None = None,
 ) -> TrainingResult:
     """Train a network with cross-entropy plus alpha times the similarity loss.
 
@@ -352,6 +368,8 @@ def train(
             cross_entropy and similarity_loss (means over the epoch's steps), valid_cross_entropy,
             valid_accuracy (a fraction).
         on_step: called after each step with the number of completed steps and of all steps of the epoch.
+        measure: called after each epoch with its network, in eval mode, for images in [0, 1], and its metrics;
+            what it returns is added to them.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -440,6 +458,8 @@ def train(
                 "valid_accuracy": valid_accuracy,
             }
         )
+        if measure is not None:
+            history[-1] |= measure(as_classifier(network, data.task).eval(), history[-1])
         if valid_loss < history[best_epoch]["valid_cross_entropy"]:  # ties go to the earliest
             best_epoch, best_model = epoch, _copy_state(network)
         seconds += time.monotonic() - began

@@ -32,11 +32,11 @@ def printed(console: Console) -> list[str]:
 
 
 def test_time_left_is_said_only_when_it_can_be_known(progress, clock):
-    progress.started("a", 0, "", {})
+    progress.started(0, "", {})
     assert progress.line() == "0/4 trials done, 1 running; 0m00s so far; time left unknown until a trial is done"
     clock[0] += 10
-    progress.finished("a", MEASURED)
-    progress.started("b", 1, "", {})
+    progress.finished(0, MEASURED)
+    progress.started(1, "", {})
     clock[0] += 4
     # Two trials to come at 10 s, and 6 s of the running one, on two workers.
     assert progress.seconds_left() == pytest.approx((20 + 6) / 2)
@@ -45,10 +45,10 @@ def test_time_left_is_said_only_when_it_can_be_known(progress, clock):
 
 def test_a_trial_that_takes_longer_than_the_others_is_not_said_to_end_at_once(progress, clock):
     for number in range(4):
-        progress.started(str(number), number, "", {})
+        progress.started(number, "", {})
     clock[0] += 10
     for number in range(3):
-        progress.finished(str(number), MEASURED)
+        progress.finished(number, MEASURED)
     clock[0] += 20
     assert progress.line().endswith("0m30s so far; longer than the others")
 
@@ -56,23 +56,23 @@ def test_a_trial_that_takes_longer_than_the_others_is_not_said_to_end_at_once(pr
 def test_time_left_includes_what_comes_after_the_trials(progress, clock):
     progress.afterwards = 100
     for number in range(4):
-        progress.started(str(number), number, "", {})
+        progress.started(number, "", {})
         clock[0] += 10
-        progress.finished(str(number), MEASURED)
+        progress.finished(number, MEASURED)
     assert progress.seconds_left() == 100
 
 
 def test_failures_are_counted_and_no_trial_that_failed_is_best(progress, clock):
-    progress.started("a", 0, "", {})
-    progress.failed("a", "DivergedError: epoch 1")
-    assert progress.line().startswith("1/4 trials done, 0 running, 1 of them failed; 0m00s")
+    progress.started(0, "", {})
+    progress.failed(0, "DivergedError: epoch 1")
+    assert progress.line().startswith("1/4 trials done, 0 running, 1 failed; 0m00s")
 
 
 def test_lines_for_a_log_file(progress, clock, console):
-    progress.started("a", 3, "published", {"reg_alpha": 0.31416, "reg_image_num": 500})
-    progress.trained("a", 1, 2, 0.6)
+    progress.started(3, "published", {"reg_alpha": 0.31416, "reg_image_num": 500})
+    progress.trained(3, 1, 2, 0.6)
     clock[0] += 5
-    progress.finished("a", MEASURED)
+    progress.finished(3, MEASURED)
     assert printed(console)[0] == (
         "trial 3 (published, alpha 0.314, N 500): objective 0.700 (clean 0.900, robust 0.500), under noise 0.800"
     )
@@ -88,14 +88,14 @@ def test_a_silent_log_gets_a_line_now_and_then(progress, clock, console):
 
 
 def test_the_live_table(progress, clock, console):
-    progress.started("a", 0, "unregularized", {"reg_alpha": 0.0})
-    progress.started("b", 1, "", {"reg_alpha": 2.5, "reg_image_num": 1000})
-    progress.trained("b", 1, 2, 0.612)
-    progress.started("c", 2, "", {"reg_alpha": 1.0})
-    progress.trained("c", 2, 2, 0.7)
+    progress.started(0, "unregularized", {"reg_alpha": 0.0})
+    progress.started(1, "", {"reg_alpha": 2.5, "reg_image_num": 1000})
+    progress.trained(1, 1, 2, 0.612)
+    progress.started(2, "", {"reg_alpha": 1.0})
+    progress.trained(2, 2, 2, 0.7)
     clock[0] += 9
     console.file.truncate(0)
-    progress.finished("a", MEASURED)
+    progress.finished(0, MEASURED)
     table = Console(file=io.StringIO(), width=100)
     table.print(progress)
     rows = [line.split() for line in printed(table)]
@@ -108,9 +108,9 @@ def test_the_live_table(progress, clock, console):
 
 def test_a_long_search_shows_its_latest_trials(progress, clock):
     for number in range(50):
-        progress.started(str(number), number, "", {})
-        progress.finished(str(number), MEASURED)
-    progress.started("50", 50, "", {})
+        progress.started(number, "", {})
+        progress.finished(number, MEASURED)
+    progress.started(50, "", {})
     table = Console(file=io.StringIO(), width=100)
     table.print(progress)
     lines = printed(table)

@@ -15,9 +15,12 @@ from rich.console import Console
 from brainreg.cli import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.results import ranked, read_manifest, settings_of
-from brainreg.search import BEST, SearchOptions, StudySearch, plan_search, run_search, train_command
+from brainreg.records import read_manifest
+from brainreg.results import ranked, settings_of
+from brainreg.search import BEST, SearchOptions, plan_search, run_search, train_command
 from brainreg.spaces import Space
+from brainreg.storage import Storage
+from brainreg.study import Strategy
 from brainreg.training import load_checkpoint, load_training_data, train
 
 TINY = {"base_channels": 2, "train_image_num": 64, "epoch_num": 2, "valid_portion": 0.05, "resnet_batch_size": 32}
@@ -48,10 +51,13 @@ def ray_shut_down_at_the_end():
     ray.shutdown()
 
 
-def search(space: Space, folder, name="s", **options) -> tuple[pd.DataFrame, str]:
+TO_THE_END = Strategy(scheduler="none")
+
+
+def search(space: Space, folder, name="s", strategy=TO_THE_END, **options) -> tuple[pd.DataFrame, str]:
     """Run a search for real; return its trials and what it printed."""
     with (folder / f"{name}.txt").open("w+") as file:
-        plan = plan_search(space, SearchOptions(name=name, storage_path=str(folder), **options))
+        plan = plan_search(space, SearchOptions(name=name, storage_path=str(folder), **options), strategy)
         results = run_search(plan, Console(file=file, width=120))
         file.seek(0)
         return results, file.read()
@@ -94,7 +100,7 @@ class TestFinishedSearch:
 
     def test_what_is_left_says_what_was_searched_and_with_what(self, finished):
         folder, _, _ = finished
-        manifest = read_manifest(folder)
+        manifest = read_manifest(Storage(folder))
         assert Space(**manifest["space"]) == make_space()
         assert manifest["seed"] == 0 and manifest["num_samples"] == 5
         assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -199,35 +205,6 @@ def test_the_search_never_sees_the_test_split(cifar_folder, tmp_path):
     assert set(results.state) == {"finished"} and (results.clean_n == 10).all()
 
 
-class TestToldToOptuna:
-    """What reaches the study, for each way in which Ray Tune ends a trial."""
-
-    @pytest.fixture
-    def bridge(self):
-        study = optuna.create_study(study_name="s", direction="maximize")
-        bridge = StudySearch(make_space(), metric="objective", mode="max", study_name="s", storage=study._storage)
-        assert set(bridge.suggest("t")) == {"number", "setting", "hyperparameters"}
-        return bridge
-
-    measured = {"objective": 0.7, "clean_accuracy": 0.9, "robust_accuracy": 0.5, "noise_accuracy": 0.8}
-
-    @pytest.mark.parametrize(
-        ("end", "state", "value"),
-        [
-            ({"result": measured}, "COMPLETE", 0.7),
-            ({"result": {"epoch": 3, "valid_accuracy": 0.99}}, "FAIL", None),
-            ({"result": measured, "error": True}, "FAIL", None),
-            ({"error": True}, "FAIL", None),
-            ({}, "FAIL", None),
-        ],
-    )
-    def test_only_a_measured_objective_is_complete(self, bridge, end, state, value):
-        bridge.on_trial_result("t", {"epoch": 1, "valid_accuracy": 0.9, "training_iteration": 1})
-        bridge.on_trial_complete("t", **end)
-        trial = bridge._ot_study.trials[0]
-        assert (trial.state.name, trial.value, trial.intermediate_values) == (state, value, {})
-
-
 class TestPlan:
     """Everything is checked before anything is written or started."""
 
@@ -300,7 +277,7 @@ class TestPlan:
         folder = tmp_path / "out" / "s"
         folder.mkdir(parents=True)
         (folder / "search.json").write_text(json.dumps({"format": 1}))
-        with pytest.raises(InputError, match=r"--name=s: .*out/s already holds something; choose another name"):
+        with pytest.raises(InputError, match=r"--name=s: .*out/s already holds a search; .* --resume=s$"):
             plan_search(make_space(), SearchOptions(name="s", storage_path=str(tmp_path / "out")))
         assert [path.name for path in folder.iterdir()] == ["search.json"]
 

@@ -93,6 +93,7 @@ def test_a_search_and_the_command_that_it_ends_with(tmp_path):
         "tune_main.py", f"--space={space}", "--num-samples=3", "--epoch_num=2", "--base_channels=4",
         "--reg_image_num=200", "--final_attack_seconds=1", "--final-attack-batch-size=4", "--name=first",
         f"--storage-path={tmp_path}",
+        "--scheduler=none",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     results = load_results(tmp_path / "first")

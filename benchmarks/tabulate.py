@@ -1,0 +1,90 @@
+"""Train and measure many settings of a space to the end, and write every epoch down: a table to search in.
+
+`python benchmarks/search_quality.py` lets samplers and schedulers search the table instead of training. Interrupted,
+it goes on with the settings that are missing.
+
+    python benchmarks/tabulate.py --settings=160 --save=benchmarks/results/digits_table.csv
+"""
+
+import argparse
+import multiprocessing
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import optuna
+import pandas as pd
+import torch
+
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces import Space, load_space
+from brainreg.training import load_training_data, to_float, train
+
+
+def settings_of(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
+    """Settings that cover a space evenly (a scrambled Sobol sequence), and what Optuna drew for each."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
+    study = optuna.create_study(sampler=sampler)
+    rows = []
+    for number in range(count):
+        trial = study.ask()
+        rows.append({"setting": number, "hyperparameters": space(trial), "drawn": trial.params})
+        study.tell(trial, 0.0)
+    return rows
+
+
+def tabulate(row: dict[str, Any], space: Space, data_dir: str) -> list[dict[str, Any]]:
+    """Train one setting and measure it; seconds are those of the processor, which other work does not lengthen."""
+    torch.set_num_threads(1)
+    settings = Hyperparameters(**row["hyperparameters"])
+    began = time.process_time()
+    data = load_training_data(settings, data_dir, "cpu")
+    images, labels = to_float(data.valid_images), data.valid_labels
+    lines, proxy_seconds = [], [0.0]
+
+    def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
+        before = time.process_time()
+        measured = space.objective.proxy(classifier, images, labels, settings.seed, metrics["valid_accuracy"])
+        proxy_seconds[0] = time.process_time() - before
+        return measured
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        if metrics["epoch"]:
+            seconds = time.process_time() - began - proxy_seconds[0]
+            lines.append({**metrics, "seconds": seconds, "proxy_seconds": proxy_seconds[0]})
+
+    result = train(settings, data, device="cpu", on_epoch=on_epoch, measure=proxy)
+    before = time.process_time()
+    measured = space.objective.measure(result.classifier, images, labels, settings.seed)
+    measured["attack_seconds"] = time.process_time() - before
+    names = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy", "attack_seconds")
+    final = {name: measured[name] for name in names}
+    return [{"setting": row["setting"], **row["drawn"], **line, **final} for line in lines]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--space", default="digits_double")
+    parser.add_argument("--settings", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--save", required=True)
+    flags = parser.parse_args()
+    space, path = load_space(flags.space), Path(flags.save)
+    done = set(pd.read_csv(path).setting) if path.exists() else set()
+    missing = [row for row in settings_of(space, flags.settings, flags.seed) if row["setting"] not in done]
+    with multiprocessing.get_context("spawn").Pool(flags.processes) as pool:
+        action = partial(tabulate, space=space, data_dir=flags.data_dir)
+        for i, lines in enumerate(pool.imap_unordered(action, missing)):
+            pd.DataFrame(lines).to_csv(path, mode="a", header=not path.exists(), index=False)
+            print(f"{len(done) + i + 1} of {flags.settings}: objective {lines[0]['objective']:.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What a search keeps of itself, so that nothing is lost when a process, a machine or the network fails.
+
+A search's folder holds `search.json`, what is searched; `driver.json`, who runs it; and a folder for each trial:
+
+* `trial.json`, written by the driver: what was proposed, and how it ended if it did not finish;
+* `progress.json`, written by the worker: its epochs and, at last, what was measured;
+* `checkpoint.pt`, written by the worker before each `progress.json`.
+
+Each file has one writer and is replaced as a whole. Whoever runs a trial goes on from what is there.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import psutil
+
+from brainreg.errors import InputError
+from brainreg.storage import Storage, StorageError
+
+MANIFEST = "search.json"
+FORMAT = 2
+CHECKPOINT = "checkpoint.pt"
+_TRIAL, _PROGRESS, _DRIVER = "trial.json", "progress.json", "driver.json"
+
+# How a trial stands. A stopped one was no longer worth its time; an unfinished one runs or was interrupted.
+FINISHED, STOPPED, FAILED, UNFINISHED = "finished", "stopped", "failed", "unfinished"
+
+# The driver says so often that it lives; silent for longer than _SILENCE it is dead.
+_BEAT, _SILENCE = 5.0, 30.0
+
+_READERS = 32  # of trials at a time, over a network
+
+
+@dataclass
+class TrialRecord:
+    """One trial.
+
+    Attributes:
+        number: in Optuna's study.
+        setting: name of a given setting, or empty.
+        hyperparameters: what it trains with.
+        params, distributions: what Optuna drew, and what from (JSON, each).
+        began: when it was proposed, seconds since 1970.
+        ended: STOPPED or FAILED; empty while it runs, and where it finished.
+        error: why it failed, in one line.
+        retries: why it was tried again, each time.
+        epochs: the per-epoch metrics.
+        measured: the objective and its parts; empty until it finished.
+        seconds: that workers spent on it.
+        node: where it ran last.
+    """
+
+    number: int
+    setting: str
+    hyperparameters: dict[str, Any]
+    params: dict[str, Any] = field(default_factory=dict)
+    distributions: dict[str, str] = field(default_factory=dict)
+    began: float = 0.0
+    ended: str = ""
+    error: str = ""
+    retries: list[str] = field(default_factory=list)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    node: str = ""
+
+    @property
+    def state(self) -> str:
+        """How it stands."""
+        return self.ended or (FINISHED if self.measured else UNFINISHED)
+
+
+_WORKERS_PART = ("epochs", "measured", "seconds", "node")
+
+
+def trial_name(number: int) -> str:
+    """Return the name of a trial's folder."""
+    return f"trial_{number:04d}"
+
+
+class TrialFiles:
+    """The files of one trial."""
+
+    def __init__(self, search: Storage, number: int):
+        self.folder = search.child(trial_name(number))
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Write the driver's part."""
+        content = {name: value for name, value in asdict(record).items() if name not in _WORKERS_PART}
+        self.folder.write(_TRIAL, json.dumps(content))
+
+    def write_progress(self, **content: Any) -> None:
+        """Write the worker's part: epochs, measured, seconds and node."""
+        self.folder.write(_PROGRESS, json.dumps(content))
+
+    def read_progress(self) -> dict[str, Any]:
+        """Return the worker's part, empty where there is none yet."""
+        return self._read(_PROGRESS)
+
+    def read(self) -> TrialRecord | None:
+        """Return the record, or None before the driver wrote its part."""
+        trial = self._read(_TRIAL)
+        return TrialRecord(**trial, **self.read_progress()) if trial else None
+
+    def _read(self, name: str) -> dict[str, Any]:
+        content = self.folder.read(name)
+        if content is None:
+            return {}
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise InputError(f"{self.folder.path(name)}: damaged ({error})") from error
+
+
+def read_trials(search: Storage) -> list[TrialRecord]:
+    """Return the records of a search, by their numbers.
+
+    Raises:
+        InputError: one is damaged, or cannot be read.
+    """
+    numbers = [name.removeprefix("trial_") for name in search.names()]
+    files = [TrialFiles(search, int(number)) for number in numbers if number.isdecimal()]
+    if search.is_local:
+        records = [one.read() for one in files]
+    else:
+        with ThreadPoolExecutor(_READERS) as pool:
+            records = list(pool.map(TrialFiles.read, files))
+    return sorted((record for record in records if record is not None), key=lambda record: record.number)
+
+
+def write_manifest(search: Storage, content: dict[str, Any]) -> None:
+    """Write what is searched, and with which versions: the first file of a search's folder."""
+    search.write(MANIFEST, json.dumps({"format": FORMAT, **content}, indent=2) + "\n")
+
+
+def read_manifest(search: Storage) -> dict[str, Any]:
+    """Return what is searched: the space, the strategy, the options and the versions.
+
+    Raises:
+        InputError: `search` holds no search of this project, or one of another format.
+    """
+    content = search.read(MANIFEST)
+    if content is None:
+        raise InputError(f"{search}: not the folder of a search; {MANIFEST} is missing")
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}"
+        )
+    return manifest
+
+
+# ---------------------------------------------------------------------------------------------
+# One driver at a time
+# ---------------------------------------------------------------------------------------------
+
+
+def driver_of(search: Storage) -> dict[str, Any] | None:
+    """Return who runs a search now: host, pid, slots and began; None where nobody does."""
+    content = search.read(_DRIVER)
+    driver = json.loads(content) if content else None
+    return driver if driver and _alive(driver) else None
+
+
+def _alive(driver: dict[str, Any]) -> bool:
+    if driver["host"] != socket.gethostname():
+        return time.time() - driver["beat"] < _SILENCE
+    try:
+        return psutil.Process(driver["pid"]).create_time() == driver["process_began"]
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Driver:
+    """Says in the search's folder that this process runs it, as long as it does; a context manager.
+
+    Args:
+        search: the folder.
+        slots: trials at a time.
+
+    Attributes:
+        on_lost: called, in another thread, with the reason, if another process took the search over.
+
+    Raises:
+        InputError: another process runs it.
+    """
+
+    def __init__(self, search: Storage, slots: int):
+        self._search = search
+        self.on_lost: Callable[[str], None] = lambda reason: None
+        self._end = threading.Event()
+        self._content = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_began": psutil.Process().create_time(),
+            "token": uuid.uuid4().hex,
+            "slots": slots,
+            "began": time.time(),
+        }
+
+    def __enter__(self) -> "Driver":
+        check_no_driver(self._search)
+        self._beat()
+        self._check_own()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.set()
+        self._thread.join()
+        with contextlib.suppress(StorageError):  # silence says the same, a little later
+            self._search.write(_DRIVER, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
+
+    def _beat(self) -> None:
+        self._search.write(_DRIVER, json.dumps({**self._content, "beat": time.time()}))
+
+    def _check_own(self) -> None:
+        content = self._search.read(_DRIVER)
+        if content is not None and json.loads(content)["token"] != self._content["token"]:
+            check_no_driver(self._search)
+
+    def _run(self) -> None:
+        while not self._end.wait(_BEAT):
+            try:
+                self._check_own()
+                self._beat()
+            except StorageError:
+                continue  # a trial that cannot be written ends the search
+            except InputError as error:
+                return self.on_lost(str(error))
+
+
+def check_no_driver(search: Storage) -> None:
+    """Raise InputError if another process runs a search."""
+    driver = driver_of(search)
+    if driver is not None:
+        name = str(search).rsplit("/", 1)[-1]
+        raise InputError(
+            f"--resume={name}: process {driver['pid']} on {driver['host']} runs this search; wait for its end, or stop"
+            " it first (--status shows how far it is)"
+        )

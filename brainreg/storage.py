@@ -1,0 +1,191 @@
+"""Where a search keeps its files: a folder, on this machine or on NFS, or `s3://BUCKET/PATH`."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.fs
+
+from brainreg.errors import InputError
+
+Value = TypeVar("Value")
+
+# Seconds within which what is asked for over a network must answer.
+PATIENCE = 8.0
+
+# A write that fails over a network is tried again after so many seconds.
+_PAUSES = (0.5, 2.0)
+
+
+class StorageError(InputError):
+    """What was to be kept could not be written or read: a full disk, a lost network."""
+
+
+def within(seconds: float, action: Callable[[], Value]) -> Value:
+    """Return what `action()` returns, or raise TimeoutError where that takes longer than so many seconds.
+
+    The action goes on in a thread of its own: libraries that try for minutes cannot be made to stop.
+    """
+    outcome: list[Value] = []
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            outcome.append(action())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not outcome:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return outcome[0]
+
+
+class Storage:
+    """A folder of files. Names are relative to it, with `/` between their parts.
+
+    Args:
+        uri: path of a folder, or `s3://BUCKET/PATH`, of another server than Amazon's with
+            `?endpoint_override=HOST:PORT&scheme=http` behind it or AWS_ENDPOINT_URL in the environment.
+    """
+
+    def __init__(self, uri: str | Path):
+        base, question, query = str(uri).partition("?")
+        self.is_local = "://" not in base
+        self._query = question + query
+        self._base = str(Path(uri).resolve()) if self.is_local else base.rstrip("/")
+
+    @property
+    def uri(self) -> str:
+        """What `Storage` makes this folder of."""
+        return self._base if self.is_local else self._base + self._query
+
+    def child(self, name: str) -> "Storage":
+        """Return a folder in this one."""
+        return Storage(f"{self._base}/{name}" + ("" if self.is_local else self._query))
+
+    def path(self, name: str) -> str:
+        """Return what a person calls a file in it."""
+        return f"{self._base}/{name}"
+
+    def __str__(self) -> str:
+        return self._base
+
+    @cached_property
+    def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        try:
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(self.uri if not self.is_local else f"file://{self._base}")
+        except (ValueError, OSError, KeyError) as error:
+            raise InputError(f"{self._base}: {_reason(error)}; must be a folder or s3://BUCKET/PATH") from error
+        return filesystem, path
+
+    @property
+    def filesystem(self) -> pyarrow.fs.FileSystem:
+        """What pyarrow reads and writes it with."""
+        return self._opened[0]
+
+    @property
+    def root(self) -> str:
+        """Its path on `filesystem`."""
+        return self._opened[1] if not self.is_local else self._base
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file's content, or None where there is no such file.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        try:
+            if self.is_local:
+                return Path(self._base, name).read_bytes()
+            with self.filesystem.open_input_file(f"{self.root}/{name}") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise StorageError(f"{self.path(name)}: cannot be read ({_reason(error)})") from error
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is such a file or folder.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        try:
+            return self.filesystem.get_file_info(f"{self.root}/{name}").type != pyarrow.fs.FileType.NotFound
+        except OSError as error:
+            raise StorageError(f"{self.path(name)}: cannot be read ({_reason(error)})") from error
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        content = content.encode() if isinstance(content, str) else content
+        for pause in (*(() if self.is_local else _PAUSES), None):
+            try:
+                self._write_local(name, content) if self.is_local else self._write_remote(name, content)
+                return
+            except OSError as error:
+                if pause is None:
+                    raise StorageError(f"{self.path(name)}: cannot be written ({_reason(error)})") from error
+                time.sleep(pause)
+
+    def _write_local(self, name: str, content: bytes) -> None:
+        path = Path(self._base, name)
+        part = path.with_name(f"{path.name}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)  # on a full disk, it would take what is left
+            raise
+
+    def _write_remote(self, name: str, content: bytes) -> None:
+        with self.filesystem.open_output_stream(f"{self.root}/{name}") as file:  # S3 shows an object when it is whole
+            file.write(content)
+
+    def fetch(self, name: str, folder: str | Path) -> Path:
+        """Return the path of a file on this machine: its own, or that of a copy in `folder`.
+
+        Raises:
+            StorageError: there is no such file, or it cannot be read.
+        """
+        if self.is_local:
+            return Path(self._base, name)
+        content = self.read(name)
+        if content is None:
+            raise StorageError(f"{self.path(name)}: no such file")
+        copy = Path(folder, Path(name).name)
+        copy.write_bytes(content)
+        return copy
+
+    def names(self) -> list[str]:
+        """Return the names of the files and folders directly in it, sorted; none where it does not exist."""
+        selector = pyarrow.fs.FileSelector(self.root, allow_not_found=True)
+        try:
+            return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+        except OSError as error:
+            raise StorageError(f"{self}: cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

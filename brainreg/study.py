@@ -1,0 +1,329 @@
+"""The study: Optuna proposes settings and is told what became of them. Nothing of Ray is needed."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from pydantic import BaseModel, ConfigDict, Field
+
+from brainreg.errors import InputError
+from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.spaces import Space
+from brainreg.storage import PATIENCE, StorageError, within
+
+# Optuna's samplers propose at random until they have seen this many trials, a third of a shorter search.
+_RANDOM_TRIALS = 10
+
+# What the two goals are, in the order of the study's values.
+GOALS = {"combined": ("objective",), "pareto": ("clean_accuracy", "robust_accuracy")}
+
+# What is known of a measured trial beside its values.
+_ATTRIBUTES = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy")
+
+_STATES = {
+    FINISHED: TrialState.COMPLETE,
+    STOPPED: TrialState.PRUNED,
+    FAILED: TrialState.FAIL,
+    UNFINISHED: TrialState.RUNNING,
+}
+
+
+class Strategy(BaseModel):
+    """How a search looks for its goal. It stays the same when a search is resumed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Literal["combined", "pareto"] = Field(
+        "combined", description="maximize the weighted sum of clean and robust accuracy, or find their front"
+    )
+    sampler: Literal["tpe", "gp", "nsga2", "random"] = Field("tpe", description="what proposes the settings")
+    scheduler: Literal["asha", "none"] = Field(
+        "asha", description="stop trials that a cheap proxy of robust accuracy ranks low, or train all to the end"
+    )
+
+
+def make_sampler(name: str, num_samples: int, seed: int, known: int = 0) -> BaseSampler:
+    """Return one of Optuna's samplers.
+
+    Args:
+        name: tpe, gp, nsga2 or random.
+        num_samples: trials of the whole search.
+        seed: of the proposals.
+        known: trials that were proposed before; a resumed search does not repeat its random draws.
+    """
+    startup = min(_RANDOM_TRIALS, max(num_samples // 3, 1))
+    if known:
+        seed = int(np.random.SeedSequence([seed, known]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "tpe":
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=startup,
+                multivariate=True,  # alpha and Th act together
+                group=True,  # Th_2 exists in the range double only
+                constant_liar=True,  # trials that run at the same time should differ
+                seed=seed,
+            )
+        elif name == "gp":
+            sampler = optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+        elif name == "nsga2":
+            sampler = optuna.samplers.NSGAIISampler(population_size=max(4, min(50, num_samples // 5)), seed=seed)
+        else:
+            return optuna.samplers.RandomSampler(seed=seed)
+    return _OfProposals(sampler)
+
+
+class _Proposals(optuna.Study):
+    """A study as its proposed trials alone show it: without those of given settings, which have no parameters.
+
+    GPSampler and NSGAIISampler search the parameters that all trials share; one without any would leave them none.
+    """
+
+    def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
+        return [trial for trial in super()._get_trials(deepcopy, states, use_cache) if trial.params]
+
+
+class _OfProposals(BaseSampler):
+    """Lets a sampler see `_Proposals`."""
+
+    def __init__(self, sampler: BaseSampler):
+        self._sampler = sampler
+        self._view: _Proposals | None = None
+
+    def _of(self, study: optuna.Study) -> _Proposals:
+        if self._view is None:
+            self._view = _Proposals(study.study_name, study._storage, sampler=study.sampler)
+        self._view._thread_local.cached_all_trials = None
+        return self._view
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        return self._sampler.infer_relative_search_space(self._of(study), trial)
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
+        return self._sampler.sample_relative(self._of(study), trial, search_space)
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, name: str, distribution: Any) -> Any:
+        return self._sampler.sample_independent(self._of(study), trial, name, distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(self._of(study), trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        self._sampler.after_trial(self._of(study), trial, state, values)
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Turn a database's errors into StorageError."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = getattr(error.__cause__ or error, "orig", None) or error
+        raise StorageError(f"the study's database: {' '.join(str(cause).split())}") from error
+
+
+class SearchStudy:
+    """The study of a search: what is asked of Optuna, and what it is told.
+
+    Args:
+        space: what is searched.
+        strategy: the goal and the sampler.
+        num_samples: trials of the whole search.
+        seed: of the proposals.
+        name: of the study.
+        url: of its database, as SQLAlchemy writes it; None keeps it in memory.
+        records: what is known of the search's trials; a study that lacks them is made again from them.
+
+    Raises:
+        InputError: the database does not answer, or its study is another one.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        strategy: Strategy,
+        num_samples: int,
+        seed: int,
+        name: str,
+        url: str | None = None,
+        records: Sequence[TrialRecord] = (),
+    ):
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.space, self.strategy = space, strategy
+        self.goals = GOALS[strategy.objective]
+        storage = None if url is None else open_database(url)
+        with _kept():
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=["maximize"] * len(self.goals),
+                load_if_exists=True,
+            )
+            known = self.study.get_trials(deepcopy=False)
+            if len(self.study.directions) != len(self.goals):
+                raise InputError(f"--study={url}: its study {name} has {len(self.study.directions)} goals, not these")
+            if not known:
+                self.study.set_metric_names(list(self.goals))
+            self._complete(known, records)
+            self.study.sampler = make_sampler(
+                strategy.sampler, num_samples, seed, known=len(self.study.get_trials(deepcopy=False, states=_BEGUN))
+            )
+
+    def _complete(self, known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> None:
+        """Add the given settings and the recorded trials that the study lacks."""
+        of_number = {record.number: record for record in records}
+        for number in range(len(known), max([len(self.space.given) - 1, *of_number]) + 1):
+            if number in of_number:
+                self.study.add_trial(self._frozen(of_number[number]))
+            elif number < len(self.space.given):
+                name = self.space.given[number]
+                self.study.enqueue_trial(self.space.parameters(name), user_attrs={"setting": name})
+            else:  # proposed, but never recorded
+                self.study.enqueue_trial({})
+
+    def _frozen(self, record: TrialRecord) -> FrozenTrial:
+        attributes = {name: record.measured[name] for name in _ATTRIBUTES if name in record.measured}
+        attributes |= {"setting": record.setting} if record.setting else {}
+        attributes |= {"error": record.error} if record.error else {}
+        proxies = {one["epoch"]: one["proxy_objective"] for one in record.epochs if "proxy_objective" in one}
+        values = None
+        if len(self.goals) > 1:
+            proxies = {}  # Optuna has no place for them
+        if record.state == FINISHED:
+            values = [record.measured[goal] for goal in self.goals]
+        elif record.state == STOPPED and proxies:
+            values = [proxies[max(proxies)]]  # as Optuna itself does
+        return create_trial(
+            state=_STATES[record.state],
+            values=values,
+            params=record.params,
+            distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
+            user_attrs=attributes,
+            intermediate_values=proxies,
+        )
+
+    def begun(self) -> list[Trial]:
+        """Return the trials that were ever proposed, by their numbers."""
+        with _kept():
+            trials = self.study.get_trials(deepcopy=False, states=_BEGUN)
+            return [self._resumed(trial) for trial in trials]
+
+    def _resumed(self, trial: FrozenTrial) -> Trial:
+        return Trial(self.study, trial._trial_id)
+
+    def ask(self) -> Trial:
+        """Begin a trial.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        with _kept():
+            return self.study.ask()
+
+    def propose(self, trial: Trial) -> TrialRecord:
+        """Return the setting of a trial, as a new record."""
+        with _kept():
+            hyperparameters = self.space(trial)
+            return TrialRecord(
+                number=trial.number,
+                setting=trial.user_attrs.get("setting", ""),
+                hyperparameters=hyperparameters,
+                params=trial.params,
+                distributions={name: distribution_to_json(one) for name, one in trial.distributions.items()},
+            )
+
+    def report(self, trial: Trial, epoch: int, value: float) -> None:
+        """Tell Optuna the proxy of a trial's objective; it has a place for that where there is one goal."""
+        with _kept():
+            if len(self.goals) == 1 and not self._is_over(trial):
+                trial.report(value, epoch)
+
+    def tell_finished(self, trial: Trial, measured: dict[str, Any]) -> None:
+        """Tell Optuna what was measured."""
+        with _kept():
+            if not self._is_over(trial):
+                for name in _ATTRIBUTES:
+                    trial.set_user_attr(name, measured[name])
+                self.study.tell(trial, [measured[goal] for goal in self.goals])
+
+    def tell_stopped(self, trial: Trial) -> None:
+        """Tell Optuna that a trial was not worth going on with. It ranks those behind all that finished."""
+        with _kept():
+            if not self._is_over(trial):
+                self.study.tell(trial, state=TrialState.PRUNED)
+
+    def tell_failed(self, trial: Trial, error: str) -> None:
+        """Tell Optuna that a trial failed. It learns nothing from those."""
+        with _kept():
+            if not self._is_over(trial):
+                trial.set_user_attr("error", error)
+                self.study.tell(trial, state=TrialState.FAIL)
+
+    def _is_over(self, trial: Trial) -> bool:
+        return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+
+
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def open_database(url: str) -> optuna.storages.RDBStorage:
+    """Open the database of a study.
+
+    Raises:
+        InputError: the address is none, or nothing answers there.
+    """
+    shown = url
+    try:
+        parsed = sqlalchemy.make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
+        arguments = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": int(PATIENCE) // 2}
+        return within(PATIENCE, lambda: optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments}))
+    except ImportError as error:
+        raise InputError(f"--study={shown}: {_first_line(error)}; `pip install 'brainreg[postgresql]'`") from error
+    except sqlalchemy.exc.ArgumentError as error:
+        raise InputError(
+            f"--study={shown}: must be an address such as postgresql+psycopg://USER@HOST/DATABASE"
+        ) from error
+    except (OSError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        raise InputError(f"--study={shown}: no database answers there ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    cause = getattr(error, "orig", None) or error
+    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+
+
+def hypervolume(clean: Sequence[float], robust: Sequence[float]) -> float:
+    """Return the area that a set of (clean, robust) accuracies dominates, over (0, 0); at most 1.
+
+    >>> hypervolume([0.9, 0.5], [0.2, 0.6])
+    0.38
+    """
+    area, best = 0.0, 0.0
+    for x, y in sorted(zip(clean, robust, strict=True), reverse=True):
+        if y > best:
+            area += x * (y - best)
+            best = y
+    return round(area, 12)
+
+
+def front(clean: Sequence[float], robust: Sequence[float]) -> list[bool]:
+    """Return which (clean, robust) accuracies no other one exceeds in one and equals or exceeds in the other."""
+    points = list(zip(clean, robust, strict=True))
+    return [
+        not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
+        for point in points
+    ]

@@ -1,0 +1,145 @@
+"""One trial, on a worker: train a setting, keep what is known of it, and measure it."""
+
+import errno
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+import brainreg.cluster  # noqa: F401  (sets Ray's variables before Ray is imported)
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.objective import Objective
+from brainreg.records import CHECKPOINT, FAILED, STOPPED, TrialFiles
+from brainreg.storage import Storage, StorageError
+from brainreg.training import load_checkpoint, load_training_data, to_float, train
+
+# What a report says beside an epoch's metrics and the measured objective.
+REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again
+HOPELESS = "hopeless"  # the error that follows would come again
+BROKEN = "broken"  # the storage failed, and with it the search
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+class EndedTrial(RuntimeError):
+    """A trial had failed before the search was resumed. Its text is the error of then."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search share.
+
+    Attributes:
+        objective: what is measured.
+        storage: URI of the search's folder.
+        data_dir: folder of the data sets.
+        seed: of the attacked images, and of attack and noise.
+        threads: that PyTorch uses.
+        device: cpu or cuda.
+        proxy: whether each epoch's network is attacked in a few steps.
+    """
+
+    objective: Objective
+    storage: str
+    data_dir: str
+    seed: int
+    threads: int
+    device: str
+    proxy: bool
+
+
+def run_trial(config: dict[str, Any], job: TrialJob) -> None:
+    """Train one setting and measure it: the function that Ray Tune runs.
+
+    It goes on from the trial's files, whoever wrote them. Reports each epoch's metrics and at last the objective
+    and its parts.
+
+    Args:
+        config: number, setting, hyperparameters, and ended: how it ended before the search was resumed, or empty.
+        job: what it shares with the others.
+    """
+    torch.set_num_threads(job.threads)
+    files = TrialFiles(Storage(job.storage), config["number"])
+    try:
+        if config["ended"] in (STOPPED, FAILED):
+            _end_again(files)
+        else:
+            _run(config, job, files)
+    except Exception as error:
+        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS):
+            tune.report({BROKEN: str(error)})
+        elif not may_pass(error):
+            tune.report({HOPELESS: True})
+        raise
+
+
+def may_pass(error: Exception) -> bool:
+    """Return whether the same trial may succeed when it is tried again: memory may be free then."""
+    text = str(error).lower()
+    lack = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return lack or (isinstance(error, RuntimeError) and ("out of memory" in text or "cuda error" in text))
+
+
+def _end_again(files: TrialFiles) -> None:
+    record = files.read()
+    if record.ended == FAILED:
+        raise EndedTrial(record.error)
+    tune.report({REPLAYED: True, "epoch": record.epochs[-1]["epoch"] if record.epochs else 0})
+
+
+def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
+    settings = Hyperparameters(**config["hyperparameters"])
+    before = files.read_progress()
+    if before.get("measured"):
+        tune.report({REPLAYED: True, "epoch": settings.epoch_num, **before["measured"]})
+        return
+    began, spent = time.monotonic(), before.get("seconds") or 0.0
+    data = load_training_data(settings, job.data_dir, job.device)
+    images, labels = to_float(data.valid_images.to(job.device)), data.valid_labels.to(job.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoint, epochs = _fetch_checkpoint(files, Path(temporary))
+
+        def keep(measured: dict[str, Any]) -> None:
+            files.write_progress(
+                epochs=epochs, measured=measured, seconds=spent + time.monotonic() - began, node=socket.gethostname()
+            )
+
+        def on_epoch(metrics: dict[str, float]) -> None:
+            epochs.append(metrics)
+            if not files.folder.is_local and checkpoint.exists():
+                files.folder.write(CHECKPOINT, checkpoint.read_bytes())
+            keep({})
+            tune.report(metrics)
+
+        def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
+            return job.objective.proxy(classifier, images, labels, job.seed, metrics["valid_accuracy"])
+
+        if epochs:
+            tune.report(epochs[-1])  # whether it is worth going on may not have been decided
+        result = train(
+            settings,
+            data,
+            device=job.device,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
+            measure=proxy if job.proxy else None,
+        )
+        measured = job.objective.measure(result.classifier, images, labels, job.seed)
+        measured["best_epoch"] = result.best_epoch
+        keep(measured)
+    tune.report({"epoch": settings.epoch_num, **measured})
+
+
+def _fetch_checkpoint(files: TrialFiles, temporary: Path) -> tuple[Path, list[dict[str, float]]]:
+    """Where the trial's checkpoint lies on this machine, or will, and the epochs that it knows."""
+    if not files.folder.exists(CHECKPOINT):
+        folder = Path(files.folder.root) if files.folder.is_local else temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / CHECKPOINT, []
+    path = files.folder.fetch(CHECKPOINT, temporary)
+    return path, load_checkpoint(path)["history"]
