@@ -1,8 +1,14 @@
 """Ray itself: started on this machine or found on a cluster, and whether every node can run trials."""
 
+import contextlib
+import io
 import logging
 import os
 import socket
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +17,12 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes to Ray's m
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would repeat ours
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # an epoch's report has no objective yet
 
+import psutil
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from brainreg.data import DATASETS, training_files
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.storage import PATIENCE, Storage, within
@@ -42,23 +50,36 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         The dashboard's address, empty where there is none.
 
     Raises:
-        InputError: no cluster answers, or the dashboard cannot listen there.
+        InputError: no cluster answers.
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address is None:
-        _check_host(dashboard_host)
         # "local" starts one even where another cluster runs on this machine.
         return ray.init(
             address="local", num_cpus=len(os.sched_getaffinity(0)), dashboard_host=dashboard_host, **quiet
         ).dashboard_url
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
         quiet["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
+    _use_token()
     try:
         _knock(address)
         return within(PATIENCE, lambda: ray.init(address=address, **quiet)).dashboard_url
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError, and so is a TimeoutError
         reason = str(error).strip().splitlines()[0]
+        if isinstance(error, TimeoutError):
+            reason += "; one that asks for a token needs that of its head in ~/.ray/auth_token"
         raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
+
+
+def _use_token() -> None:
+    """Let this process show Ray's token where it has one, as `ray start` does: a cluster that was started by hand asks
+    for it. (Ray has no public name for this; without it, RAY_AUTH_MODE=token must be set by hand.)
+    """
+    with contextlib.suppress(ImportError):
+        from ray._private.authentication import authentication_token_setup as setup
+
+        logging.getLogger(setup.__name__).setLevel(logging.ERROR)
+        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _check_host(host: str) -> None:
@@ -80,44 +101,124 @@ def _knock(address: str) -> None:
 
 
 def machines(address: str | None, dashboard_host: str) -> Machines:
-    """Return what trials can run on; connects to the cluster at `address`, starts nothing where that is None."""
+    """Return what trials can run on; connects to the cluster at `address`, starts nothing where that is None.
+
+    Raises:
+        InputError: no cluster answers, or the dashboard of a Ray that is started here cannot listen there.
+    """
     if address is None:
+        _check_host(dashboard_host)
         return Machines(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))
     start_ray(address, dashboard_host)
     resources = ray.cluster_resources()
     return Machines(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
 
 
+# Larger data sets are not sent to a node that lacks them, in bytes.
+_MOST_SENT = 2 * 2**30
+
+# How often the driver looks whether its own node lives, and how long it waits for an answer, in seconds.
+_LOOK, _ANSWER = 1.0, 20.0
+
+
+def watch_own_node(on_lost: Callable[[str], None]) -> None:
+    """Call `on_lost`, in another thread, with the reason, when Ray's processes on the driver's node have died.
+
+    Ray Tune would wait for ever: the nodes that are left cannot reach the driver any more.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    # Where Ray was started here, its processes are this one's children: their end is seen at once.
+    children = [child for child in psutil.Process().children() if child.name() in ("raylet", "gcs_server")]
+
+    def lives() -> bool:
+        if children:
+            return all(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+        return any(node["NodeID"] == own and node["Alive"] for node in ray.nodes())
+
+    def watch() -> None:
+        while ray.is_initialized():
+            try:
+                alive = within(_ANSWER, lives)
+            except Exception:  # Ray's own errors, of many kinds
+                alive = False
+            if not alive and ray.is_initialized():
+                return on_lost("Ray's processes on the driver's machine have died")
+            time.sleep(_LOOK)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def check_nodes(settings: Hyperparameters, data_dir: str, search: Storage, seen: str) -> None:
     """Let every node of the cluster load the data and read a file of the search's folder.
 
-    This also fills the nodes' caches, and downloads what can be downloaded there.
+    Data that a node lacks are sent to it, up to a size; this also fills the nodes' caches.
 
     Args:
         settings: of a trial.
-        data_dir: as each node finds it.
+        data_dir: folder of the data sets, the same path on each node.
         search: the folder of the search.
         seen: a file in it.
 
     Raises:
         InputError: the first node that cannot, by its name.
     """
-    check = ray.remote(num_cpus=0)(_check_node)
     nodes = [node for node in ray.nodes() if node["Alive"]]
+    names = [name for name in {settings.task, settings.reg_data} if name in DATASETS]
+    answers = _on_each(nodes, _missing, names, data_dir)
+    packed = {
+        name: ray.put(pack(name, data_dir))
+        for name in {name for answer in answers if isinstance(answer, list) for name in answer}
+        if 0 < sum(path.stat().st_size for path in training_files(name, data_dir)) <= _MOST_SENT
+    }
+    for node, answer in zip(nodes, answers, strict=True):
+        for name in answer if isinstance(answer, list) else []:
+            if name in packed:
+                _on_each([node], unpack, packed[name], data_dir)
+    for node, problem in zip(nodes, _on_each(nodes, _check_node, settings, data_dir, search.uri, seen), strict=True):
+        if isinstance(problem, ray.exceptions.RayError):
+            last = str(problem).strip().splitlines()[-1]
+            problem = f"cannot run trials ({last}); it needs the same Python packages"
+        if problem:
+            raise InputError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+
+
+def _on_each(nodes: Sequence[Mapping[str, Any]], function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function returns on each of some nodes, or Ray's error."""
+    remote = ray.remote(num_cpus=0)(function)
     waiting = [
-        check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-            settings, data_dir, search.uri, seen
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
         )
         for node in nodes
     ]
-    for node, answer in zip(nodes, waiting, strict=True):
-        name = f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    answers = []
+    for answer in waiting:
         try:
-            problem = ray.get(answer)
+            answers.append(ray.get(answer))
         except ray.exceptions.RayError as error:
-            problem = f"cannot run trials ({str(error).strip().splitlines()[-1]}); it needs the same Python packages"
-        if problem:
-            raise InputError(f"--address: {name}: {problem}")
+            answers.append(error)
+    return answers
+
+
+def _missing(names: Sequence[str], data_dir: str) -> list[str]:
+    """Those of some data sets that this node lacks."""
+    return [name for name in names if name != "digits" and not training_files(name, data_dir)]
+
+
+def pack(name: str, data_dir: str) -> bytes:
+    """Return the files of a data set's training split as an archive."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        for path in training_files(name, data_dir):
+            archive.add(path, arcname=str(path.relative_to(data_dir)))
+    return content.getvalue()
+
+
+def unpack(packed: bytes, data_dir: str) -> None:
+    """Write the files of an archive of `pack` below `data_dir`."""
+    Path(data_dir).mkdir(parents=True, exist_ok=True)
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(data_dir, filter="data")
 
 
 def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str) -> str:
@@ -130,5 +231,5 @@ def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str
             )
         load_training_data(settings, data_dir, "cpu")
     except InputError as error:
-        return f"--data_dir={data_dir}: {error}" if "not found" in str(error) else str(error)
+        return f"--data_dir={data_dir}: {error}"
     return ""

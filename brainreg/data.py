@@ -245,6 +245,18 @@ def load_training_images(
     return ImageFiles(source, mode), source.labels
 
 
+def training_files(name: str, data_dir: str | Path) -> list[Path]:
+    """Return the files of a known data set's training split, those that are there: what another machine needs of it."""
+    data_dir = Path(data_dir)
+    files = _TORCHVISION_FILES[name](name, "train", data_dir) if name in _TORCHVISION_FILES else None
+    if isinstance(files, _CifarFiles) and files.exists():
+        return sorted(path for path in files.folder.iterdir() if path.is_file())
+    if isinstance(files, _IdxFiles) and files.exists():
+        return [files.images, files.labels]
+    folder = data_dir / name / "train"
+    return sorted(path for path in folder.rglob("*") if path.is_file()) if name in DATASETS else []
+
+
 class ImageFiles:
     """Images of many sizes that stay in their files. `files[index]` decodes those of an index (k,): a list of
     uint8 tensors (c, h, w)."""

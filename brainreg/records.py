@@ -49,6 +49,7 @@ class TrialRecord:
         setting: name of a given setting, or empty.
         hyperparameters: what it trains with.
         params, distributions: what Optuna drew, and what from (JSON, each).
+        noted: what its sampler keeps of it, such as its generation.
         began: when it was proposed, seconds since 1970.
         ended: STOPPED or FAILED; empty while it runs, and where it finished.
         error: why it failed, in one line.
@@ -64,6 +65,7 @@ class TrialRecord:
     hyperparameters: dict[str, Any]
     params: dict[str, Any] = field(default_factory=dict)
     distributions: dict[str, str] = field(default_factory=dict)
+    noted: dict[str, Any] = field(default_factory=dict)
     began: float = 0.0
     ended: str = ""
     error: str = ""
@@ -127,8 +129,9 @@ def read_trials(search: Storage) -> list[TrialRecord]:
     Raises:
         InputError: one is damaged, or cannot be read.
     """
-    numbers = [name.removeprefix("trial_") for name in search.names()]
-    files = [TrialFiles(search, int(number)) for number in numbers if number.isdecimal()]
+    parts = [name.partition("trial_") for name in search.names()]
+    numbers = [int(number) for before, there, number in parts if there and not before and number.isdecimal()]
+    files = [TrialFiles(search, number) for number in numbers]
     if search.is_local:
         records = [one.read() for one in files]
     else:
@@ -169,16 +172,28 @@ def read_manifest(search: Storage) -> dict[str, Any]:
 
 def driver_of(search: Storage) -> dict[str, Any] | None:
     """Return who runs a search now: host, pid, slots and began; None where nobody does."""
-    content = search.read(_DRIVER)
-    driver = json.loads(content) if content else None
+    driver = _stored_driver(search)
     return driver if driver and _alive(driver) else None
+
+
+def _stored_driver(search: Storage) -> dict[str, Any] | None:
+    content = search.read(_DRIVER)
+    if content is None:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{search.path(_DRIVER)}: damaged ({error}); delete it if nobody runs this search") from error
 
 
 def _alive(driver: dict[str, Any]) -> bool:
     if driver["host"] != socket.gethostname():
         return time.time() - driver["beat"] < _SILENCE
     try:
-        return psutil.Process(driver["pid"]).create_time() == driver["process_began"]
+        process = psutil.Process(driver["pid"])
+        # A dead process whose parent does not ask for it is still there, in some containers for ever. Times shift a
+        # little when the clock is set.
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - driver["process_began"]) < 2
     except psutil.NoSuchProcess:
         return False
 
@@ -221,15 +236,19 @@ class Driver:
     def __exit__(self, *exception: object) -> None:
         self._end.set()
         self._thread.join()
-        with contextlib.suppress(StorageError):  # silence says the same, a little later
-            self._search.write(_DRIVER, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
+        with contextlib.suppress(InputError):  # silence says the same, a little later
+            if not self._is_others():
+                self._search.write(_DRIVER, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
 
     def _beat(self) -> None:
         self._search.write(_DRIVER, json.dumps({**self._content, "beat": time.time()}))
 
+    def _is_others(self) -> bool:
+        stored = _stored_driver(self._search)
+        return stored is not None and stored["token"] != self._content["token"]
+
     def _check_own(self) -> None:
-        content = self._search.read(_DRIVER)
-        if content is not None and json.loads(content)["token"] != self._content["token"]:
+        if self._is_others():
             check_no_driver(self._search)
 
     def _run(self) -> None:

@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
@@ -26,7 +27,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from ray import tune
 from ray.tune.experiment import Trial
-from ray.tune.logger import JsonLoggerCallback, TBXLoggerCallback
+from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import ConcurrencyLimiter, Searcher
 from ray.tune.stopper import Stopper
@@ -36,7 +37,7 @@ from rich.console import Console
 import brainreg.cluster  # sets Ray's variables before Ray is imported
 from brainreg.attacks.parts import attack_within
 from brainreg.cli import check_writable, to_flags
-from brainreg.cluster import check_nodes, machines, start_ray
+from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
 from brainreg.errors import InputError, validated
 from brainreg.evaluation import row
 from brainreg.hyperparameters import Hyperparameters
@@ -61,12 +62,13 @@ from brainreg.results import TABLE, load_results, raised, ranked, settings_of, w
 from brainreg.spaces import UNREGULARIZED, Budget, Space
 from brainreg.storage import PATIENCE, Storage, StorageError, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database
+from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import load_classifier, load_training_data, to_float
 from brainreg.trial import BROKEN, HOPELESS, REPLAYED, TrialJob, run_trial
 
 BEST = "best"
 _FINAL_TABLE = "final_attack.csv"
-_RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search; nothing is read from it
+_RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
 _DATABASE = "study.db"
 
 # Ray Tune writes its own table this often, in seconds.
@@ -153,11 +155,16 @@ class StudySearch(Searcher):
         with self._breaking():
             self._study.report(self._running[trial_id][0], epoch, proxy_objective)
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Nothing: reports come by `report`."""
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna the measured objective. Any other end is told by `stop` or `fail`, which know its reason."""
-        if not error and result and "objective" in result:
-            with self._breaking():
-                self._study.tell_finished(self._running[trial_id][0], result)
+        """Nothing: an end comes by `finish`, `stop` or `fail`, which know its reason."""
+
+    def finish(self, trial_id: str, measured: dict[str, Any]) -> None:
+        """A trial has been measured."""
+        with self._breaking():
+            self._study.tell_finished(self._running[trial_id][0], measured)
 
     def stop(self, trial_id: str) -> None:
         """A trial is not worth going on with."""
@@ -204,14 +211,37 @@ class StudySearch(Searcher):
         raise SystemExit(f"error: resume this search with: python tune_main.py --resume={self._search}")
 
 
-class AshaScheduler(FIFOScheduler):
+class RecoveringScheduler(FIFOScheduler):
+    """First come, first served; and a trial whose worker dies while the trial is handed to it is tried again.
+
+    Ray Tune itself tries again only trials that run already.
+
+    Attributes:
+        stopped: numbers of the trials that were stopped.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.stopped: set[int] = set()
+        self._lost: dict[str, Any] = {}
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.status == Trial.PENDING and trial.should_recover():
+            self._lost[trial.trial_id] = tune_controller
+
+    def recover(self, trial: Trial) -> bool:
+        """Put a trial that Ray Tune has given up back into its queue, if it was never begun; return whether it was."""
+        controller = self._lost.pop(trial.trial_id, None)
+        if controller is not None:
+            controller._requeue_trial(trial)  # what Ray Tune does with trials that run
+        return controller is not None
+
+
+class AshaScheduler(RecoveringScheduler):
     """Ray Tune's ASHA over the proxy of the objective, for a search that may be resumed.
 
     Trials are known by their numbers, and what they reported before the search was resumed counts. Given settings
     are never stopped: the others are compared with them.
-
-    Attributes:
-        stopped: numbers of the trials that it stopped.
 
     Args:
         epochs: most epochs of a trial.
@@ -232,7 +262,6 @@ class AshaScheduler(FIFOScheduler):
             grace_period=(epochs - 0.25) / _REDUCTION ** (rungs - 1),
             reduction_factor=_REDUCTION,
         )
-        self.stopped: set[int] = set()
         self._added: set[int] = set()
         for record in records:
             # Of an unfinished trial, the last epoch is reported again.
@@ -284,8 +313,8 @@ class _Gauges:
 class _SearchCallback(tune.Callback):
     """Passes on what Ray Tune says of trials."""
 
-    def __init__(self, search: StudySearch, stopped: Collection[int], progress: SearchProgress, gauges: _Gauges):
-        self.search, self.stopped, self.progress, self.gauges = search, stopped, progress, gauges
+    def __init__(self, search: StudySearch, scheduler: RecoveringScheduler, progress: SearchProgress, gauges: _Gauges):
+        self.search, self.scheduler, self.progress, self.gauges = search, scheduler, progress, gauges
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray stores its callbacks with the search; a terminal cannot be stored."""
@@ -316,7 +345,10 @@ class _SearchCallback(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         number = trial.config["number"]
-        if number in self.stopped or trial.config["ended"] == STOPPED:
+        result = trial.last_result or {}
+        if "objective" in result:
+            self.search.finish(trial.trial_id, result)
+        elif number in self.scheduler.stopped or trial.config["ended"] == STOPPED:
             self.search.stop(trial.trial_id)
             self.progress.stopped(number)
         self._show()
@@ -328,11 +360,16 @@ class _SearchCallback(tune.Callback):
             self.progress.retried(trial.config["number"], reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if not self.search.broken:
-            reason = _reason(trial)
-            self.search.fail(trial.trial_id, reason)
-            if not trial.config["ended"]:
-                self.progress.failed(trial.config["number"], reason)
+        if self.search.broken:
+            return
+        if self.scheduler.recover(trial):
+            self.on_trial_recover(iteration, trials, trial)
+            return
+        config, reason = trial.config, _reason(trial)
+        self.search.fail(trial.trial_id, reason)
+        if not config["ended"]:
+            self.progress.started(config["number"], config["setting"], config["hyperparameters"])
+            self.progress.failed(config["number"], reason)
         self._show()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -599,8 +636,11 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
     dashboard = start_ray(options.address, options.dashboard_host)
     if dashboard:
-        say(f"Ray dashboard: http://{dashboard} (it asks for a token, which `ray get-auth-token` prints)")
-    data_dir = str(Path(options.data_dir).resolve()) if options.address is None else options.data_dir
+        say(f"Ray dashboard: http://{dashboard} (it asks for a token, which `{_tool('ray')} get-auth-token` prints)")
+    if options.tensorboard:
+        missing = "" if find_spec("tensorboard") else f" (after: {_python()} -m pip install tensorboard)"
+        say(f"TensorBoard: {_tool('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
+    data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
         space.objective,
         folder.uri,
@@ -616,12 +656,13 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     write_manifest(folder, _manifest(plan))
     with Driver(folder, plan.slots) as driver:
         if options.address is not None:
-            check_nodes(Hyperparameters(**space.setting(UNREGULARIZED)), data_dir, folder, MANIFEST)
+            check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
         study = SearchStudy(space, plan.strategy, plan.num_samples, plan.seed, plan.name, plan.database, plan.records)
         search = StudySearch(study, folder, plan.records)
         driver.on_lost = partial(setattr, search, "broken")
         if ended < plan.num_samples:
             tuner = _tuner(plan, job, search, progress)
+            watch_own_node(partial(_end_at_once, plan, progress, console))
             with progress, _stopped_by_sigterm():
                 tuner.fit()
         results = load_results(folder)
@@ -641,14 +682,17 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
 def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: SearchProgress) -> tune.Tuner:
     options = plan.options
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # two of its three formats nobody asked for
-    loggers = [JsonLoggerCallback(), *([TBXLoggerCallback()] if options.tensorboard else [])]
-    scheduler, stopped = FIFOScheduler(), set()
+    loggers: list[tune.Callback] = [JsonLoggerCallback()]
+    if options.tensorboard:
+        loggers.append(TensorBoardLogger(plan.space.search, plan.records))
+    scheduler = RecoveringScheduler()
     if plan.strategy.scheduler == "asha":
         scheduler = AshaScheduler(_most_epochs(plan.space), plan.records)
-        stopped = scheduler.stopped
     rays = plan.folder.child(_RAYS_FOLDER)
+    trainable = partial(run_trial, job=job)
+    trainable.__name__ = run_trial.__name__  # which the dashboard shows
     return tune.Tuner(
-        tune.with_resources(partial(run_trial, job=job), {"cpu": options.cpus_per_trial, "gpu": plan.gpus_per_trial}),
+        tune.with_resources(trainable, {"cpu": options.cpus_per_trial, "gpu": plan.gpus_per_trial}),
         tune_config=tune.TuneConfig(
             # A proposal waits for a free worker, so that it knows every result there is.
             search_alg=ConcurrencyLimiter(search, max_concurrent=plan.slots),
@@ -663,12 +707,20 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
             storage_path=rays.root.rsplit("/", 1)[0],
             storage_filesystem=rays.filesystem,
             stop=_WhenBroken(search),
-            callbacks=[_SearchCallback(search, stopped, progress, _Gauges(plan.name)), *loggers],
+            callbacks=[_SearchCallback(search, scheduler, progress, _Gauges(plan.name)), *loggers],
             failure_config=tune.FailureConfig(max_failures=options.max_retries),
             sync_config=tune.SyncConfig(sync_period=_RAYS_PERIOD),
             verbose=0,
         ),
     )
+
+
+def _end_at_once(plan: SearchPlan, progress: SearchProgress, console: Console, reason: str) -> NoReturn:
+    """End the process where Ray Tune would wait for ever. All that is known is in files already."""
+    progress.__exit__()
+    _printer(console)(f"error: {reason}; nothing is lost, go on with --resume={plan.name}")
+    console.file.flush()
+    os._exit(1)
 
 
 def _most_epochs(space: Space) -> int:
@@ -795,6 +847,11 @@ def _python() -> str:
     return "python"
 
 
+def _tool(name: str) -> str:
+    """What a command of this Python's environment is called on the command line."""
+    return str(Path(_python()).with_name(name))
+
+
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:
     content = plan.folder.read(f"{trial_name(best.trial)}/{CHECKPOINT}")
     plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
@@ -814,9 +871,7 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
     limit = duration(budget.final_attack_seconds)
     say(f"\n{budget.final_attack.title}, eps {objective.eps:g}, for {limit} on each of {len(chosen)} trials ...")
     remote = ray.remote(num_cpus=plan.options.cpus_per_trial, num_gpus=plan.gpus_per_trial)(final_attack)
-    data_dir = plan.options.data_dir
-    if plan.options.address is None:
-        data_dir = str(Path(data_dir).resolve())
+    data_dir = str(Path(plan.options.data_dir).resolve())
     waiting = [
         remote.remote(plan.folder.uri, number, data_dir, objective, budget, plan.seed, plan.threads, plan.device)
         for number in chosen.trial.tolist()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 import pyarrow.fs
 
@@ -18,8 +19,15 @@ Value = TypeVar("Value")
 # Seconds within which what is asked for over a network must answer.
 PATIENCE = 8.0
 
-# A write that fails over a network is tried again after so many seconds.
-_PAUSES = (0.5, 2.0)
+# What fails over a network is tried again after so many seconds.
+_PAUSES = (0.5, 2.0, 5.0, 10.0)
+
+# Each time, a request is sent so often: a server that is silent for 3 s is asked again, and given up within PATIENCE.
+# (pyarrow's own `from_uri` asks thirty times, and lets the process end only then.)
+_REQUESTS = 2
+
+# What may stand behind the question mark of an address.
+_S3_OPTIONS = ("endpoint_override", "scheme", "region")
 
 
 class StorageError(InputError):
@@ -61,6 +69,11 @@ class Storage:
     def __init__(self, uri: str | Path):
         base, question, query = str(uri).partition("?")
         self.is_local = "://" not in base
+        if not self.is_local and "@" in base.split("/")[2]:
+            raise InputError(
+                "s3://***@...: keys do not belong into an address, which is stored; AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY in the environment, or ~/.aws/credentials, have them"
+            )
         self._query = question + query
         self._base = str(Path(uri).resolve()) if self.is_local else base.rstrip("/")
 
@@ -82,11 +95,12 @@ class Storage:
 
     @cached_property
     def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        if self.is_local:
+            return pyarrow.fs.LocalFileSystem(), self._base
         try:
-            filesystem, path = pyarrow.fs.FileSystem.from_uri(self.uri if not self.is_local else f"file://{self._base}")
-        except (ValueError, OSError, KeyError) as error:
+            return _open_s3(self._base, self._query)
+        except (ValueError, OSError) as error:
             raise InputError(f"{self._base}: {_reason(error)}; must be a folder or s3://BUCKET/PATH") from error
-        return filesystem, path
 
     @property
     def filesystem(self) -> pyarrow.fs.FileSystem:
@@ -96,7 +110,7 @@ class Storage:
     @property
     def root(self) -> str:
         """Its path on `filesystem`."""
-        return self._opened[1] if not self.is_local else self._base
+        return self._opened[1]
 
     def read(self, name: str) -> bytes | None:
         """Return a file's content, or None where there is no such file.
@@ -105,14 +119,28 @@ class Storage:
             StorageError: it cannot be read.
         """
         try:
-            if self.is_local:
-                return Path(self._base, name).read_bytes()
-            with self.filesystem.open_input_file(f"{self.root}/{name}") as file:
-                return file.read()
+            return self._trying(lambda: self._read(name))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StorageError(f"{self.path(name)}: cannot be read ({_reason(error)})") from error
+
+    def _read(self, name: str) -> bytes:
+        if self.is_local:
+            return Path(self._base, name).read_bytes()
+        with self.filesystem.open_input_file(f"{self.root}/{name}") as file:
+            return file.read()
+
+    def _trying(self, action: Callable[[], Value]) -> Value:
+        """Do something, again and again where it fails over a network."""
+        for pause in () if self.is_local else _PAUSES:
+            try:
+                return action()
+            except FileNotFoundError:
+                raise
+            except OSError:
+                time.sleep(pause)
+        return action()
 
     def exists(self, name: str) -> bool:
         """Return whether there is such a file or folder.
@@ -121,9 +149,18 @@ class Storage:
             StorageError: the storage does not answer.
         """
         try:
-            return self.filesystem.get_file_info(f"{self.root}/{name}").type != pyarrow.fs.FileType.NotFound
+            if self.filesystem.get_file_info(f"{self.root}/{name}").type != pyarrow.fs.FileType.NotFound:
+                return True
+            self._check_bucket()
+            return False
         except OSError as error:
             raise StorageError(f"{self.path(name)}: cannot be read ({_reason(error)})") from error
+
+    def _check_bucket(self) -> None:
+        """Raise StorageError where nothing is found because there is no such bucket."""
+        bucket = self.root.partition("/")[0]
+        if not self.is_local and self.filesystem.get_file_info(bucket).type == pyarrow.fs.FileType.NotFound:
+            raise StorageError(f"{self}: there is no bucket {bucket}")
 
     def write(self, name: str, content: bytes | str) -> None:
         """Write a file so that a reader sees the old content or the new one, never a part, even after a power cut.
@@ -132,14 +169,11 @@ class Storage:
             StorageError: it cannot be written.
         """
         content = content.encode() if isinstance(content, str) else content
-        for pause in (*(() if self.is_local else _PAUSES), None):
-            try:
-                self._write_local(name, content) if self.is_local else self._write_remote(name, content)
-                return
-            except OSError as error:
-                if pause is None:
-                    raise StorageError(f"{self.path(name)}: cannot be written ({_reason(error)})") from error
-                time.sleep(pause)
+        write = self._write_local if self.is_local else self._write_remote
+        try:
+            self._trying(lambda: write(name, content))
+        except OSError as error:
+            raise StorageError(f"{self.path(name)}: cannot be written ({_reason(error)})") from error
 
     def _write_local(self, name: str, content: bytes) -> None:
         path = Path(self._base, name)
@@ -166,11 +200,12 @@ class Storage:
         Raises:
             StorageError: there is no such file, or it cannot be read.
         """
-        if self.is_local:
-            return Path(self._base, name)
-        content = self.read(name)
-        if content is None:
+        own = Path(self._base, name)
+        content = self.read(name) if not self.is_local else None
+        if content is None and not (self.is_local and own.is_file()):
             raise StorageError(f"{self.path(name)}: no such file")
+        if content is None:
+            return own
         copy = Path(folder, Path(name).name)
         copy.write_bytes(content)
         return copy
@@ -179,9 +214,38 @@ class Storage:
         """Return the names of the files and folders directly in it, sorted; none where it does not exist."""
         selector = pyarrow.fs.FileSelector(self.root, allow_not_found=True)
         try:
-            return sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+            names = sorted(info.base_name for info in self.filesystem.get_file_info(selector))
+            if not names:
+                self._check_bucket()
+            return names
         except OSError as error:
             raise StorageError(f"{self}: cannot be read ({_reason(error)})") from error
+
+
+def _open_s3(base: str, query: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """What pyarrow reads and writes `s3://BUCKET/PATH` with, and what it calls that.
+
+    Raises:
+        ValueError: it is no such address.
+        OSError: nobody says in which of Amazon's regions the bucket is.
+    """
+    scheme, _, path = base.partition("://")
+    bucket = path.partition("/")[0]
+    path = "/".join(part for part in path.split("/") if part)
+    options = dict(parse_qsl(query.removeprefix("?"), keep_blank_values=True))
+    if scheme != "s3" or not bucket:
+        raise ValueError("no such storage")
+    for name in options:
+        if name not in _S3_OPTIONS:
+            raise ValueError(f"{name}: no such option, known: {', '.join(_S3_OPTIONS)}")
+    server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if server and "endpoint_override" not in options:
+        protocol, separator, host = server.rpartition("://")
+        options |= {"endpoint_override": host.rstrip("/"), **({"scheme": protocol} if separator else {})}
+    if "endpoint_override" not in options and "region" not in options:
+        options["region"] = pyarrow.fs.resolve_s3_region(bucket)
+    retries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_REQUESTS)
+    return pyarrow.fs.S3FileSystem(**options, retry_strategy=retries), path
 
 
 def _reason(error: BaseException) -> str:

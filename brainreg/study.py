@@ -1,6 +1,7 @@
 """The study: Optuna proposes settings and is told what became of them. Nothing of Ray is needed."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -87,7 +88,8 @@ class _Proposals(optuna.Study):
     """
 
     def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
-        return [trial for trial in super()._get_trials(deepcopy, states, use_cache) if trial.params]
+        trials = super()._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if trial.params or not trial.state.is_finished()]
 
 
 class _OfProposals(BaseSampler):
@@ -160,7 +162,7 @@ class SearchStudy:
         url: str | None = None,
         records: Sequence[TrialRecord] = (),
     ):
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are long, and told here in one line
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.space, self.strategy = space, strategy
         self.goals = GOALS[strategy.objective]
@@ -173,8 +175,9 @@ class SearchStudy:
                 load_if_exists=True,
             )
             known = self.study.get_trials(deepcopy=False)
-            if len(self.study.directions) != len(self.goals):
-                raise InputError(f"--study={url}: its study {name} has {len(self.study.directions)} goals, not these")
+            if len(self.study.directions) != len(self.goals) or not _are_of(known, records):
+                shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+                raise InputError(f"--study={shown}: its study {name} is that of another search; give another --study")
             if not known:
                 self.study.set_metric_names(list(self.goals))
             self._complete(known, records)
@@ -212,6 +215,7 @@ class SearchStudy:
             params=record.params,
             distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
             user_attrs=attributes,
+            system_attrs=record.noted,
             intermediate_values=proxies,
         )
 
@@ -243,12 +247,15 @@ class SearchStudy:
                 hyperparameters=hyperparameters,
                 params=trial.params,
                 distributions={name: distribution_to_json(one) for name, one in trial.distributions.items()},
+                noted=self.study._storage.get_trial_system_attrs(trial._trial_id),
             )
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
         """Tell Optuna the proxy of a trial's objective; it has a place for that where there is one goal."""
         with _kept():
-            if len(self.goals) == 1 and not self._is_over(trial):
+            # A trial that goes on reports its last epoch again.
+            stored = self.study._storage.get_trial(trial._trial_id)
+            if len(self.goals) == 1 and not stored.state.is_finished() and epoch not in stored.intermediate_values:
                 trial.report(value, epoch)
 
     def tell_finished(self, trial: Trial, measured: dict[str, Any]) -> None:
@@ -276,6 +283,18 @@ class SearchStudy:
         return self.study._storage.get_trial(trial._trial_id).state.is_finished()
 
 
+def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:
+    """Return whether a study's trials are those of a search; what is begun may not have been recorded."""
+    of_number = {record.number: record for record in records}
+    for trial in known:
+        record = of_number.get(trial.number)
+        if record is None and trial.state.is_finished():
+            return False
+        if record is not None and any(record.params.get(name) != value for name, value in trial.params.items()):
+            return False
+    return True
+
+
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -285,20 +304,33 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
     Raises:
         InputError: the address is none, or nothing answers there.
     """
-    shown = url
     try:
         parsed = sqlalchemy.make_url(url)
-        shown = parsed.render_as_string(hide_password=True)
-        arguments = {} if parsed.get_backend_name() == "sqlite" else {"connect_timeout": int(PATIENCE) // 2}
-        return within(PATIENCE, lambda: optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": arguments}))
+    except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        shown = re.sub(r":[^/@]*@", ":***@", url)
+        raise InputError(f"--study={shown}: {_ADDRESS}") from error
+    shown = parsed.render_as_string(hide_password=True)
+    if "password" in parsed.query:
+        shown = parsed.difference_update_query(["password"]).render_as_string(hide_password=True)
+        raise InputError(f"--study={shown}: a password stands before the host, USER:PASSWORD@HOST")
+    options: dict[str, Any] = {}
+    if parsed.get_backend_name() != "sqlite":
+        # The server may be started anew between two questions.
+        options = {"connect_args": {"connect_timeout": int(PATIENCE) // 2}, "pool_pre_ping": True}
+    try:
+        return within(PATIENCE, lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
     except ImportError as error:
-        raise InputError(f"--study={shown}: {_first_line(error)}; `pip install 'brainreg[postgresql]'`") from error
-    except sqlalchemy.exc.ArgumentError as error:
         raise InputError(
-            f"--study={shown}: must be an address such as postgresql+psycopg://USER@HOST/DATABASE"
+            f"--study={shown}: its driver is not installed; for postgresql+psycopg://, `pip install"
+            " 'brainreg[postgresql]'`"
         ) from error
+    except sqlalchemy.exc.ArgumentError as error:
+        raise InputError(f"--study={shown}: {_ADDRESS}") from error
     except (OSError, sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
         raise InputError(f"--study={shown}: no database answers there ({_first_line(error)})") from error
+
+
+_ADDRESS = "must be an address such as postgresql+psycopg://USER@HOST/DATABASE"
 
 
 def _first_line(error: BaseException) -> str:

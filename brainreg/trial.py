@@ -26,6 +26,10 @@ BROKEN = "broken"  # the storage failed, and with it the search
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
+# What errors of lacking memory say that have no class of their own; after an error of CUDA only a new process helps.
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "cuda error")
+
+
 class EndedTrial(RuntimeError):
     """A trial had failed before the search was resumed. Its text is the error of then."""
 
@@ -82,7 +86,7 @@ def may_pass(error: Exception) -> bool:
     """Return whether the same trial may succeed when it is tried again: memory may be free then."""
     text = str(error).lower()
     lack = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return lack or (isinstance(error, RuntimeError) and ("out of memory" in text or "cuda error" in text))
+    return lack or (isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS))
 
 
 def _end_again(files: TrialFiles) -> None:

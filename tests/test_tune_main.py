@@ -41,6 +41,7 @@ SPACE = "--space=digits_double"
             "reg_range=high: selects 0 of the 190 pairs of 20 images at reg_thresh=0.99",
         ),
         (f"{SPACE} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+        (f"{SPACE} --dashboard-host=203.0.113.7", "--dashboard_host=203.0.113.7: not an address of this machine ("),
         (f"{SPACE} --num-samples=0", "--num_samples=0: must be at least 1"),
         (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),
         (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),

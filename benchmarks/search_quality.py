@@ -1,0 +1,303 @@
+"""How many seconds each sampler and scheduler needs to find a good setting, in a table of real runs.
+
+python benchmarks/search_quality.py --save=benchmarks/results/search_quality.csv
+python benchmarks/search_quality.py --trials=8 --workers=2 --objectives combined --samplers tpe random --seeds=100
+
+The table (benchmarks/make_table.py) stands for the training: what the search's own study proposes is looked up as the
+nearest setting that the search has not tried yet, and takes the seconds that it took when the table was made. The
+scheduler is the search's own, too. Workers and time are virtual; time begins with the first trial, and the seconds
+that proposals take are told beside it. Only networks that were trained to the end and attacked count as found.
+
+* 95%: the best objective (or the hypervolume of clean and robust accuracy) reaches 95% of the table's.
+* 95% of the way: it comes as far from the unregularized setting, which every search runs first, to the table's best.
+* score: how much of that way the best so far has come, after the seconds in which a search without a scheduler ends 10,
+  20 and 40 trials on average, and at the end of the search.
+"""
+
+import argparse
+import heapq
+import itertools
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+import pandas as pd
+import torch
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from brainreg.search import AshaScheduler
+from brainreg.spaces import Space, load_space
+from brainreg.study import SearchStudy, Strategy, hypervolume
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SAMPLERS, SCHEDULERS = ("tpe", "gp", "nsga2", "random"), ("asha", "none")
+BASELINE = ("random", "none")
+EQUAL = (10, 20, 40)  # trials in whose seconds the searches are compared
+_GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Run:
+    """One setting's training: seconds of each epoch and of its proxy, the proxies, and what was measured at the end."""
+
+    training: list[float]
+    proxying: list[float]
+    proxies: list[float]
+    measured: dict[str, float]
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole trial, without proxies."""
+        return sum(self.training) + self.measured["attack_seconds"]
+
+
+class RunTable:
+    """The tabulated runs: of the settings that a space proposes, and of those that it is given."""
+
+    def __init__(self, path: Path, space: Space):
+        frame = pd.read_csv(path)
+        self._distributions = {space._parameter(key): one for key, one in space.search.items()}
+        self.given: dict[str, Run] = {}
+        self.proposed: list[Run] = []
+        places = []
+        for number, epochs in frame.groupby("setting"):
+            first = epochs.iloc[0]
+            names = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy", "attack_seconds")
+            run = Run(
+                np.diff(epochs.seconds, prepend=0).tolist(),
+                epochs.proxy_seconds.tolist(),
+                epochs.proxy_objective.tolist(),
+                {name: float(first[name]) for name in names},
+            )
+            if number < 0:
+                self.given[space.given[-1 - number]] = run
+            else:
+                self.proposed.append(run)
+                places.append(self._place(first))
+        self._places = np.array(places)
+
+    def _place(self, params: Any) -> list[float]:
+        """Where a setting lies in the unit cube; two choices are farther apart than anything else."""
+        place = []
+        for name, one in self._distributions.items():
+            value = params[name]
+            if one.choices is not None:
+                place.append(10.0 * one.choices.index(value))
+            else:
+                scale = math.log if one.log else float
+                place.append((scale(value) - scale(one.low)) / (scale(one.high) - scale(one.low)))
+        return place
+
+    def nearest(self, params: dict[str, Any], tried: set[int], repeats: bool) -> Run:
+        """The run of the nearest setting, of those that were not tried unless that may be repeated."""
+        distances = ((self._places - self._place(params)) ** 2).sum(axis=1)
+        if not repeats and len(tried) < len(distances):
+            distances[list(tried)] = np.inf
+        number = int(distances.argmin())
+        tried.add(number)
+        return self.proposed[number]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them."""
+        return [*self.given.values(), *self.proposed]
+
+    def value(self, objective: str, runs: list[dict[str, float]]) -> float:
+        """What a search that measured this has found."""
+        if objective == "combined":
+            return max(one["objective"] for one in runs)
+        return hypervolume([one["clean_accuracy"] for one in runs], [one["robust_accuracy"] for one in runs])
+
+
+@dataclass
+class Found:
+    """What a search found: after each trial that finished, the seconds, the full attacks, and the value so far."""
+
+    steps: list[tuple[float, int, float]]
+    begun: int
+    stopped: int
+    driver_seconds: float
+
+    def reached(self, goal: float) -> tuple[float, float]:
+        """Seconds and full attacks until the value is so large; infinite where it never was."""
+        return next(((s, n) for s, n, value in self.steps if value >= goal - 1e-9), (math.inf, math.inf))
+
+    def after(self, seconds: float) -> float:
+        """The value after so many seconds; 0 where no trial had finished."""
+        return max([value for s, _, value in self.steps if s <= seconds], default=0.0)
+
+
+def search(
+    table: RunTable,
+    space: Space,
+    strategy: Strategy,
+    scheduler: TrialScheduler,
+    seed: int,
+    trials: int,
+    workers: int,
+    repeats: bool = False,
+) -> Found:
+    """Search the table: what the real search does with Optuna and the scheduler, in virtual time."""
+    study = SearchStudy(space, strategy, trials, seed, "virtual")
+    uses_proxy = strategy.scheduler == "asha"
+    found, measured = Found([], 0, 0, 0.0), []
+    order, tried, events = itertools.count(), set(), []
+
+    def begin(now: float) -> None:
+        if found.begun == trials:
+            return
+        began = time.perf_counter()
+        trial = study.ask()
+        record = study.propose(trial)
+        found.driver_seconds += time.perf_counter() - began
+        found.begun += 1
+        run = table.given[record.setting] if record.setting else table.nearest(record.params, tried, repeats)
+        heapq.heappush(events, (now + seconds_of(run, 1), next(order), trial, record, run, 1))
+
+    def seconds_of(run: Run, epoch: int) -> float:
+        if epoch > len(run.training):
+            return run.measured["attack_seconds"]
+        return run.training[epoch - 1] + (run.proxying[epoch - 1] if uses_proxy else 0.0)
+
+    for _ in range(workers):
+        begin(0.0)
+    while events:
+        now, _, trial, record, run, epoch = heapq.heappop(events)
+        if epoch > len(run.training):
+            study.tell_finished(trial, run.measured)
+            measured.append(run.measured)
+            found.steps.append((now, len(measured), table.value(strategy.objective, measured)))
+            begin(now)
+            continue
+        report = {"epoch": epoch}
+        if uses_proxy:
+            report["proxy_objective"] = run.proxies[epoch - 1]
+            study.report(trial, epoch, report["proxy_objective"])
+        known = SimpleNamespace(trial_id=str(trial.number), config={"number": trial.number, "setting": record.setting})
+        if scheduler.on_trial_result(None, known, report) == TrialScheduler.STOP:
+            study.tell_stopped(trial)
+            found.stopped += 1
+            begin(now)
+        else:
+            heapq.heappush(events, (now + seconds_of(run, epoch + 1), next(order), trial, record, run, epoch + 1))
+    return found
+
+
+def measure(table: RunTable, space: Space, strategy: Strategy, flags: argparse.Namespace, seed: int) -> dict[str, Any]:
+    """One search: a row of the results."""
+    scheduler = AshaScheduler(len(table.runs[0].training)) if strategy.scheduler == "asha" else FIFOScheduler()
+    found = search(table, space, strategy, scheduler, seed, flags.trials, flags.workers, flags.repeats)
+    best = table.value(strategy.objective, [run.measured for run in table.runs])
+    bare = table.value(strategy.objective, [table.given["unregularized"].measured])
+    full = float(np.mean([run.seconds for run in table.runs]))
+
+    def score(value: float) -> float:
+        return max(value - bare, 0.0) / (best - bare)
+
+    row: dict[str, Any] = {**strategy.model_dump(), "seed": seed}
+    for name, goal in (("95", _GOAL * best), ("way", bare + _GOAL * (best - bare))):
+        row[f"seconds_{name}"], row[f"attacks_{name}"] = found.reached(goal)
+    row |= {f"score_{n}": score(found.after(n * full / flags.workers)) for n in EQUAL}
+    return row | {
+        "score_end": score(found.steps[-1][2]),
+        "seconds_end": found.steps[-1][0],
+        "attacks_end": len(found.steps),
+        "begun": found.begun,
+        "stopped": found.stopped,
+        "driver_seconds": found.driver_seconds,
+    }
+
+
+def _quartile(values: pd.Series, percent: int) -> float:
+    """Of values that may be infinite: one of them, the larger where two are as near."""
+    return sorted(values)[min(len(values) * percent // 100, len(values) - 1)]
+
+
+def _quartiles(values: pd.Series) -> str:
+    low, middle, high = (_quartile(values, percent) for percent in (25, 50, 75))
+    return f"{_number(middle)} ({_number(low)} to {_number(high)})"
+
+
+def _number(value: float, digits: int = 0) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "never"
+
+
+def _markdown(rows: list[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def summary(results: pd.DataFrame, objective: str) -> str:
+    """Two tables of one objective: how soon the goals were reached, and what equal seconds found."""
+    own = results[results.objective == objective]
+    baseline = own[(own.sampler == BASELINE[0]) & (own.scheduler == BASELINE[1])]
+    speed, quality = [], []
+    for (sampler, scheduler), rows in own.groupby(["sampler", "scheduler"], sort=False):
+        line = {"sampler": sampler, "scheduler": scheduler}
+        for name, title in (("95", "95%"), ("way", "95% of the way")):
+            seconds = rows[f"seconds_{name}"]
+            line[f"{title}: seconds"] = _quartiles(seconds)
+            line[f"{title}: attacks"] = _quartiles(rows[f"attacks_{name}"])
+            if len(baseline):
+                fewer = _quartile(baseline[f"seconds_{name}"], 50) / _quartile(seconds, 50)
+                line[f"{title}: times fewer seconds"] = _number(fewer, 2) if math.isfinite(_quartile(seconds, 50)) else ""
+            line[f"{title}: reached"] = f"{np.isfinite(seconds).sum()} of {len(rows)}"
+        speed.append(line)
+        quality.append(
+            {
+                "sampler": sampler,
+                "scheduler": scheduler,
+                **{f"after {n} trials' seconds": f"{rows[f'score_{n}'].mean():.3f}" for n in EQUAL},
+                "at the end": f"{rows.score_end.mean():.3f}",
+                "seconds": f"{rows.seconds_end.mean():.0f}",
+                "attacks": f"{rows.attacks_end.mean():.1f} of {rows.begun.mean():.0f}",
+                "a proposal takes, ms": f"{1000 * (rows.driver_seconds / rows.begun).mean():.0f}",
+            }
+        )
+    return f"{_markdown(speed)}\n\nmean score\n\n{_markdown(quality)}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=RESULTS / "digits_table.csv", help="what make_table.py made")
+    parser.add_argument("--space", default="digits_double", help="space of the table")
+    parser.add_argument("--objectives", nargs="+", default=["combined", "pareto"])
+    parser.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=SAMPLERS, help="gp takes longest")
+    parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=SCHEDULERS)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--trials", type=int, default=150, help="of each search")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--repeats", action="store_true", help="let a search find the same run again and again")
+    parser.add_argument("--save", type=Path, help="CSV file: a row for each search")
+    flags = parser.parse_args()
+    torch.set_num_threads(1)
+    space = load_space(flags.space)
+    table = RunTable(flags.table, space)
+    best, bare = (
+        {name: table.value(name, [run.measured for run in runs]) for name in flags.objectives}
+        for runs in (table.runs, [table.given["unregularized"]])
+    )
+    print(f"{len(table.proposed)} settings, {flags.workers} workers, {flags.trials} trials, {flags.seeds} seeds")
+    began, rows = time.monotonic(), []
+    for objective in flags.objectives:
+        for sampler, scheduler in itertools.product(flags.samplers, flags.schedulers):
+            strategy = Strategy(objective=objective, sampler=sampler, scheduler=scheduler)
+            rows += [measure(table, space, strategy, flags, seed) for seed in range(flags.seeds)]
+        print(f"\n{objective}: the table's best {best[objective]:.3f}, the unregularized setting's {bare[objective]:.3f}")
+        print(summary(pd.DataFrame(rows), objective), flush=True)
+        if flags.save:
+            pd.DataFrame(rows).replace(math.inf, np.nan).round(4).to_csv(flags.save, index=False)
+    print(f"\nmade in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Servers that tests start for themselves: S3, PostgreSQL, and ones that do not answer."""
+
+import contextlib
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+BUCKET = "bucket"
+KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+
+
+class S3Server:
+    """An S3 server in this process, with one bucket. What it holds outlives a stop."""
+
+    def __init__(self):
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.start(0)
+        boto3.client("s3", endpoint_url=f"http://{self.address}", **KEYS).create_bucket(Bucket=BUCKET)
+
+    def start(self, port: int | None = None) -> None:
+        """Start it; again on its port."""
+        self._server = ThreadedMotoServer("127.0.0.1", self.port if port is None else port, verbose=False)
+        self._server.start()
+        self.port = self._server.get_host_and_port()[1]
+        self.address = f"127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self._server.stop()
+        self._server._server.server_close()
+
+    def uri(self, path: str) -> str:
+        """Return the address of a folder in the bucket."""
+        return f"s3://{BUCKET}/{path}?endpoint_override={self.address}&scheme=http"
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[S3Server]:
+    """Run an S3 server; the environment has keys for it, and nothing else of Amazon."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in KEYS.items():
+            patch.setenv("AWS_DEFAULT_REGION" if name == "region_name" else name.upper(), value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        server = S3Server()
+        yield server
+        server.stop()
+
+
+@contextlib.contextmanager
+def unanswered(listening: bool) -> Iterator[str]:
+    """A HOST:PORT where nobody listens, or where somebody does and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listening:
+            server.listen(100)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+PASSWORD = "pass-9f3e-word"
+
+
+class PostgreSQL:
+    """A PostgreSQL server of its own, from Debian's binaries.
+
+    Attributes:
+        url: of its database, with the password.
+    """
+
+    def __init__(self, folder: Path):
+        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        if not binaries:
+            pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+        self._binaries, self._data = binaries[-1].parent, folder / "data"
+        self._data.mkdir()
+        password = folder / "password"
+        password.write_text(PASSWORD)
+        # It refuses to run as root.
+        self._as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] * (os.getuid() == 0)
+        if self._as_user:
+            for path in (folder, self._data, password):
+                shutil.chown(path, "postgres", "postgres")
+        self._run(
+            "initdb", "--username=user", "--auth=scram-sha-256", f"--pwfile={password}", "--no-sync", "-E", "UTF8"
+        )
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._options = f"-F -p {port} -c listen_addresses=127.0.0.1 -k {folder}"
+        self.address = f"127.0.0.1:{port}"
+        self.url = f"postgresql+psycopg://user:{PASSWORD}@{self.address}/postgres"
+        self.start()
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, self._binaries / program, "-D", self._data, *arguments]
+        ended = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert ended.returncode == 0, ended.stderr
+
+    def start(self) -> None:
+        self._run("pg_ctl", "start", "-w", "-o", self._options, "-l", str(self._data / "log"))
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "stop", "-w", "-m", "fast")
+
+
+@contextlib.contextmanager
+def postgresql_server() -> Iterator[PostgreSQL]:
+    """Run a PostgreSQL server."""
+    with tempfile.TemporaryDirectory(prefix="postgresql") as folder:  # a socket's path must be short
+        server = PostgreSQL(Path(folder))
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(AssertionError):  # a test may have stopped it
+                server.stop()
