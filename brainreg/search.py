@@ -1,7 +1,7 @@
 """The search: trials on Ray Tune's workers, settings proposed by Optuna, and nothing lost when any of it fails."""
 
 import contextlib
-import math
+import logging
 import os
 import platform
 import shlex
@@ -9,14 +9,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import FrameType
 from typing import Any, NoReturn
 
 import optuna
@@ -28,14 +27,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.logger import JsonLoggerCallback
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
-from ray.tune.search import ConcurrencyLimiter, Searcher
-from ray.tune.stopper import Stopper
-from ray.util.metrics import Gauge
+from ray.tune.search import ConcurrencyLimiter
 from rich.console import Console
 
 import brainreg.cluster  # sets Ray's variables before Ray is imported
 from brainreg.attacks.parts import attack_within
+from brainreg.bridge import AshaScheduler, Gauges, RecoveringScheduler, SearchCallback, StudySearch, WhenBroken
 from brainreg.cli import check_writable, to_flags
 from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
 from brainreg.errors import InputError, validated
@@ -58,13 +55,13 @@ from brainreg.records import (
     trial_name,
     write_manifest,
 )
-from brainreg.results import TABLE, load_results, raised, ranked, settings_of, write_tables
+from brainreg.results import TABLE, load_results, ranked, settings_of, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
-from brainreg.storage import PATIENCE, Storage, StorageError, within
+from brainreg.storage import PATIENCE, Storage, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database
 from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import load_classifier, load_training_data, to_float
-from brainreg.trial import BROKEN, HOPELESS, REPLAYED, TrialJob, run_trial
+from brainreg.trial import TrialJob, run_trial
 
 BEST = "best"
 _FINAL_TABLE = "final_attack.csv"
@@ -73,10 +70,6 @@ _DATABASE = "study.db"
 
 # Ray Tune writes its own table this often, in seconds.
 _RAYS_PERIOD = 10
-
-# ASHA stops a trial that is not among the best third of those that came as far, after a ninth and a third of the
-# epochs and before the full attack: see benchmarks/README.md.
-_REDUCTION, _RUNGS = 3, 3
 
 
 class SearchOptions(BaseModel):
@@ -104,298 +97,6 @@ class SearchOptions(BaseModel):
     address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
     dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
     tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
-
-
-# ---------------------------------------------------------------------------------------------
-# What Ray Tune asks and tells: the searcher, the scheduler, the callback
-# ---------------------------------------------------------------------------------------------
-
-
-class StudySearch(Searcher):
-    """Ray Tune's searcher: passes on what Optuna proposes, and tells Optuna the truth about trials.
-
-    Ray Tune's own `OptunaSearch` tells whatever a trial reported last as its result, and remembers trials in memory.
-    Here the study and the trials' files are the memory: trials that began before the search was resumed are handed
-    out first, so that Ray Tune's table is whole, too.
-
-    Attributes:
-        broken: why the search cannot go on; empty as long as it can.
-    """
-
-    def __init__(self, study: SearchStudy, search: Storage, records: Sequence[TrialRecord]):
-        super().__init__(metric="objective", mode="max")
-        self.broken = ""
-        self._study, self._search = study, search
-        self._known = {record.number: record for record in records}
-        self._again = deque(study.begun())
-        self._running: dict[str, tuple[optuna.Trial, TrialRecord]] = {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next setting, with the number of its trial, and how it ended before, if it did."""
-        if self.broken:
-            return None
-        with self._breaking():
-            trial = self._again.popleft() if self._again else self._study.ask()
-            record = self._known.get(trial.number)
-            if record is None:
-                record = self._study.propose(trial)
-                record.began = time.time()
-                TrialFiles(self._search, record.number).write_trial(record)
-            self._running[trial_id] = trial, record
-            return {
-                "number": record.number,
-                "setting": record.setting,
-                "hyperparameters": record.hyperparameters,
-                "ended": "" if record.state == UNFINISHED else record.state,
-            }
-        return None
-
-    def report(self, trial_id: str, epoch: int, proxy_objective: float) -> None:
-        """Tell Optuna the proxy of an epoch. (Ray Tune does not call `on_trial_result` for the last one.)"""
-        with self._breaking():
-            self._study.report(self._running[trial_id][0], epoch, proxy_objective)
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Nothing: reports come by `report`."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: an end comes by `finish`, `stop` or `fail`, which know its reason."""
-
-    def finish(self, trial_id: str, measured: dict[str, Any]) -> None:
-        """A trial has been measured."""
-        with self._breaking():
-            self._study.tell_finished(self._running[trial_id][0], measured)
-
-    def stop(self, trial_id: str) -> None:
-        """A trial is not worth going on with."""
-        self._end(trial_id, STOPPED, "")
-
-    def fail(self, trial_id: str, error: str) -> None:
-        """A trial failed for good."""
-        self._end(trial_id, FAILED, error)
-
-    def _end(self, trial_id: str, state: str, error: str) -> None:
-        trial, record = self._running[trial_id]
-        if self.broken:
-            return  # not its own fault: it goes on when the search is resumed
-        with self._breaking():
-            if not record.ended:
-                record.ended, record.error = state, error
-                TrialFiles(self._search, record.number).write_trial(record)
-            if state == STOPPED:
-                self._study.tell_stopped(trial)
-            else:
-                self._study.tell_failed(trial, record.error)
-
-    def retry(self, trial_id: str, reason: str) -> None:
-        """A trial is tried again."""
-        record = self._running[trial_id][1]
-        with self._breaking():
-            record.retries.append(reason)
-            TrialFiles(self._search, record.number).write_trial(record)
-
-    @contextlib.contextmanager
-    def _breaking(self) -> Iterator[None]:
-        """End the search, for now, where what must be kept cannot be kept."""
-        try:
-            yield
-        except StorageError as error:
-            self.broken = self.broken or str(error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Write nothing of use: the study and the trials' files are the memory."""
-        Path(checkpoint_path).write_text("see --resume\n", encoding="utf-8")
-
-    def restore(self, checkpoint_path: str) -> NoReturn:
-        """End the process: Ray Tune's own way to resume would only log an error, and wait for ever."""
-        raise SystemExit(f"error: resume this search with: python tune_main.py --resume={self._search}")
-
-
-class RecoveringScheduler(FIFOScheduler):
-    """First come, first served; and a trial whose worker dies while the trial is handed to it is tried again.
-
-    Ray Tune itself tries again only trials that run already.
-
-    Attributes:
-        stopped: numbers of the trials that were stopped.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.stopped: set[int] = set()
-        self._lost: dict[str, Any] = {}
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if trial.status == Trial.PENDING and trial.should_recover():
-            self._lost[trial.trial_id] = tune_controller
-
-    def recover(self, trial: Trial) -> bool:
-        """Put a trial that Ray Tune has given up back into its queue, if it was never begun; return whether it was."""
-        controller = self._lost.pop(trial.trial_id, None)
-        if controller is not None:
-            controller._requeue_trial(trial)  # what Ray Tune does with trials that run
-        return controller is not None
-
-
-class AshaScheduler(RecoveringScheduler):
-    """Ray Tune's ASHA over the proxy of the objective, for a search that may be resumed.
-
-    Trials are known by their numbers, and what they reported before the search was resumed counts. Given settings
-    are never stopped: the others are compared with them.
-
-    Args:
-        epochs: most epochs of a trial.
-        records: what trials reported before.
-
-    Source: Li et al., arXiv 1810.05934.
-    """
-
-    def __init__(self, epochs: int, records: Sequence[TrialRecord] = ()):
-        super().__init__()
-        # A little less than the whole numbers, so that the last rung lies at the last epoch, before the full attack.
-        rungs = min(_RUNGS, 1 + int(math.log(epochs, _REDUCTION) + 1e-6))
-        self._asha = AsyncHyperBandScheduler(
-            time_attr="epoch",
-            metric="proxy_objective",
-            mode="max",
-            max_t=epochs + 0.5,
-            grace_period=(epochs - 0.25) / _REDUCTION ** (rungs - 1),
-            reduction_factor=_REDUCTION,
-        )
-        self._added: set[int] = set()
-        for record in records:
-            # Of an unfinished trial, the last epoch is reported again.
-            epochs_before = record.epochs if record.state != UNFINISHED else record.epochs[:-1]
-            for epoch in epochs_before:
-                self.decide(record.number, epoch)
-
-    def decide(self, number: int, report: Mapping[str, Any]) -> bool:
-        """Return whether a trial goes on after an epoch's report, and remember the report."""
-        if "proxy_objective" not in report:
-            return True
-        trial = SimpleNamespace(trial_id=str(number))
-        if number not in self._added:
-            self._added.add(number)
-            self._asha.on_trial_add(None, trial)
-        return self._asha.on_trial_result(None, trial, dict(report)) == TrialScheduler.CONTINUE
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number = trial.config["number"]
-        if self.decide(number, result) or trial.config["setting"]:
-            return TrialScheduler.CONTINUE
-        self.stopped.add(number)
-        return TrialScheduler.STOP
-
-
-class _Gauges:
-    """What Ray exports to Prometheus of the search."""
-
-    def __init__(self, name: str):
-        self._tags = {"search": name}
-        self._gauges = {
-            key: Gauge(f"brainreg_{key}", description=description, tag_keys=("search",))
-            for key, description in {
-                "best_objective": "largest objective of a finished trial",
-                "best_clean_accuracy": "clean accuracy of that trial, a fraction of the validation images",
-                "best_robust_accuracy": "robust accuracy of that trial, a fraction of the attacked images",
-                "trials_done": "trials that ended: finished, stopped or failed",
-                "trials_stopped": "trials that were stopped early",
-                "trials_failed": "trials that failed",
-                "trials_running": "trials that run",
-            }.items()
-        }
-
-    def set(self, values: Mapping[str, float]) -> None:
-        for key, value in values.items():
-            self._gauges[key].set(value, tags=self._tags)
-
-
-class _SearchCallback(tune.Callback):
-    """Passes on what Ray Tune says of trials."""
-
-    def __init__(self, search: StudySearch, scheduler: RecoveringScheduler, progress: SearchProgress, gauges: _Gauges):
-        self.search, self.scheduler, self.progress, self.gauges = search, scheduler, progress, gauges
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray stores its callbacks with the search; a terminal cannot be stored."""
-        return {}
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        config = trial.config
-        if not config["ended"]:
-            self.progress.started(config["number"], config["setting"], config["hyperparameters"])
-        self._show()
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None:
-        if BROKEN in result:
-            self.search.broken = self.search.broken or result[BROKEN]
-        elif HOPELESS in result:
-            trial.max_failures = 0
-        elif REPLAYED in result:
-            pass
-        elif "objective" in result:
-            self.progress.finished(trial.config["number"], result)
-        elif "valid_accuracy" in result:
-            epochs = Hyperparameters(**trial.config["hyperparameters"]).epoch_num
-            self.progress.trained(trial.config["number"], result["epoch"], epochs, result["valid_accuracy"])
-            if "proxy_objective" in result:
-                self.search.report(trial.trial_id, result["epoch"], result["proxy_objective"])
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        number = trial.config["number"]
-        result = trial.last_result or {}
-        if "objective" in result:
-            self.search.finish(trial.trial_id, result)
-        elif number in self.scheduler.stopped or trial.config["ended"] == STOPPED:
-            self.search.stop(trial.trial_id)
-            self.progress.stopped(number)
-        self._show()
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if not self.search.broken:
-            reason = _reason(trial)
-            self.search.retry(trial.trial_id, reason)
-            self.progress.retried(trial.config["number"], reason)
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if self.search.broken:
-            return
-        if self.scheduler.recover(trial):
-            self.on_trial_recover(iteration, trials, trial)
-            return
-        config, reason = trial.config, _reason(trial)
-        self.search.fail(trial.trial_id, reason)
-        if not config["ended"]:
-            self.progress.started(config["number"], config["setting"], config["hyperparameters"])
-            self.progress.failed(config["number"], reason)
-        self._show()
-
-    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.progress.tick()
-
-    def _show(self) -> None:
-        self.gauges.set(self.progress.counts())
-
-
-def _reason(trial: Trial) -> str:
-    """The last error of a trial, in one line. (Ray Tune's `get_error` looks for it where it is copied to later.)"""
-    path = Path(trial.error_file) if trial.error_file else None
-    return raised(path.read_text(encoding="utf-8") if path is not None and path.is_file() else "")
-
-
-class _WhenBroken(Stopper):
-    """Ends the search where it cannot go on."""
-
-    def __init__(self, search: StudySearch):
-        self._search = search
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return bool(self._search.broken)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -636,7 +337,10 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
     dashboard = start_ray(options.address, options.dashboard_host)
     if dashboard:
-        say(f"Ray dashboard: http://{dashboard} (it asks for a token, which `{_tool('ray')} get-auth-token` prints)")
+        asks = f"it asks for a token, which `{_tool('ray')} get-auth-token` prints"
+        if os.environ.get("RAY_AUTH_MODE") == "disabled":
+            asks = "open to whoever reaches it, and so is running code: RAY_AUTH_MODE=disabled"
+        say(f"Ray dashboard: http://{dashboard} ({asks})")
     if options.tensorboard:
         missing = "" if find_spec("tensorboard") else f" (after: {_python()} -m pip install tensorboard)"
         say(f"TensorBoard: {_tool('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
@@ -682,6 +386,8 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
 def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: SearchProgress) -> tune.Tuner:
     options = plan.options
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # two of its three formats nobody asked for
+    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's traceback stands in its error.txt
     loggers: list[tune.Callback] = [JsonLoggerCallback()]
     if options.tensorboard:
         loggers.append(TensorBoardLogger(plan.space.search, plan.records))
@@ -706,8 +412,8 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
             name=_RAYS_FOLDER,
             storage_path=rays.root.rsplit("/", 1)[0],
             storage_filesystem=rays.filesystem,
-            stop=_WhenBroken(search),
-            callbacks=[_SearchCallback(search, scheduler, progress, _Gauges(plan.name)), *loggers],
+            stop=WhenBroken(search),
+            callbacks=[SearchCallback(search, scheduler, progress, Gauges(plan.name)), *loggers],
             failure_config=tune.FailureConfig(max_failures=options.max_retries),
             sync_config=tune.SyncConfig(sync_period=_RAYS_PERIOD),
             verbose=0,

@@ -29,7 +29,7 @@ from brainreg.study import SearchStudy, Strategy
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 120  # seconds, for machines on which other work runs
+PATIENCE = 240  # seconds, for machines on which other work runs
 
 # Some trials diverge, so that there are failed ones. The search is interrupted when it was looked at.
 SPACE = """
@@ -217,13 +217,20 @@ class TestRaysDashboard:
 class TestGauges:
     """Ray exports them to Prometheus, without a token: there is nothing to run behind that port."""
 
-    def pages(self, search) -> list[str]:
+    def addresses(self, search) -> list[str]:
         """The pages that Ray tells Prometheus to read, on this machine."""
         services = json.loads((search.rays / "ray/prom_metrics_service_discovery.json").read_text())
         ports = [target.rpartition(":")[2] for service in services for target in service["targets"]]
         return [f"http://127.0.0.1:{port}/metrics" for port in ports]
 
-    def read(self, search, text: str) -> dict[str, float]:
+    def text(self, address: str) -> str:
+        """A page, empty where nobody answers: two of the ports are the same for every Ray on a machine."""
+        try:
+            return urllib.request.urlopen(address, timeout=PATIENCE).read().decode()
+        except OSError:
+            return ""
+
+    def read(self, text: str) -> dict[str, float]:
         line = r'^ray_brainreg_(\w+)\{.*search="looked_at".*\} (\S+)$'
         return {name: float(value) for name, value in re.findall(line, text, re.MULTILINE)}
 
@@ -236,27 +243,23 @@ class TestGauges:
         if line is None:
             return False
         best = load_results(search.folder).set_index("trial").loc[int(line[1])]
-        return all(
-            gauges[f"best_{name}"] == pytest.approx(best[name])
-            for name in ("objective", "clean_accuracy", "robust_accuracy")
-        )
+        names = ("objective", "clean_accuracy", "robust_accuracy")
+        return all(gauges[f"best_{name}"] == pytest.approx(best[name]) for name in names)
 
     def test_they_are_those_of_the_search_and_a_browser_shows_them(self, search, page, tmp_path):
-        found = [address for address in self.pages(search) if "ray_brainreg" in self.text(address)]
-        assert len(found) == 1
+        (address,) = wait_for(
+            lambda: [one for one in self.addresses(search) if "ray_brainreg" in self.text(one)], "page with gauges"
+        )
         wait_for(
-            lambda: self.are_those_of_the_search(search, self.read(search, self.text(found[0]))),
+            lambda: self.are_those_of_the_search(search, self.read(self.text(address))),
             "gauges as the search printed them",
         )
-        page.goto(found[0])
+        page.goto(address)
         shown = page.inner_text("body")
         assert "HELP ray_brainreg_best_objective largest objective of a finished trial" in shown
-        assert set(self.read(search, shown)) >= set(GAUGES)
+        assert set(self.read(shown)) >= set(GAUGES)
         page.evaluate("window.find('ray_brainreg_')")  # scrolls there
         page.screenshot(path=tmp_path / "gauges.png")
-
-    def text(self, address: str) -> str:
-        return urllib.request.urlopen(address, timeout=PATIENCE).read().decode()
 
 
 @pytest.fixture(scope="module")
@@ -306,8 +309,8 @@ def test_tensorboard_shows_curves_results_and_settings(interrupted, page, tmp_pa
         assert "ray/tune" not in page.inner_text("body")
         page.goto(f"{address}/#hparams")
         page.reload()
-        shows(page, "trial_0000", "setting", "unregularized", "proposed", "reg_alpha", "reg_thresh_2")
-        shows(page, "results/objective", "results/robust_accuracy")
+        shows(page, "reg_alpha", "reg_thresh_2", "setting", "results/objective", "results/robust_accuracy")
+        shows(page, "trial_0000", "trial_0001")
         page.screenshot(path=tmp_path / "settings.png")
 
 
