@@ -293,9 +293,12 @@ def _plan(
 def _check_study(plan: SearchPlan) -> None:
     """Raise InputError if the database does not answer, or holds another study of this name."""
     storage = open_database(plan.options.study)
-    names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    shown = sqlalchemy.make_url(plan.options.study).render_as_string(hide_password=True)
+    try:
+        names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
     if plan.name in names and not plan.resumed:
-        shown = sqlalchemy.make_url(plan.options.study).render_as_string(hide_password=True)
         raise InputError(f"--study={shown}: already holds a study {plan.name}; choose another --name")
 
 

@@ -295,6 +295,9 @@ def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> boo
     return True
 
 
+# A server that falls silent in the middle of a question is given up after some 30 s, not after many minutes (libpq).
+_NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -317,6 +320,8 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
     if parsed.get_backend_name() != "sqlite":
         # The server may be started anew between two questions.
         options = {"connect_args": {"connect_timeout": int(PATIENCE) // 2}, "pool_pre_ping": True}
+    if parsed.get_backend_name() == "postgresql":
+        options["connect_args"] |= _NOTICE_SILENCE
     try:
         return within(PATIENCE, lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
     except ImportError as error:

@@ -141,9 +141,10 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
 
 def _fetch_checkpoint(files: TrialFiles, temporary: Path) -> tuple[Path, list[dict[str, float]]]:
     """Where the trial's checkpoint lies on this machine, or will, and the epochs that it knows."""
-    if not files.folder.exists(CHECKPOINT):
-        folder = Path(files.folder.root) if files.folder.is_local else temporary
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / CHECKPOINT, []
-    path = files.folder.fetch(CHECKPOINT, temporary)
-    return path, load_checkpoint(path)["history"]
+    folder = Path(files.folder.root) if files.folder.is_local else temporary
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CHECKPOINT
+    content = None if files.folder.is_local else files.folder.read(CHECKPOINT)
+    if content is not None:
+        path.write_bytes(content)
+    return path, load_checkpoint(path)["history"] if path.exists() else []

@@ -80,6 +80,7 @@ class PostgreSQL:
         binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         if not binaries:
             pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+        pytest.importorskip("psycopg", reason="psycopg is not installed (pip install 'brainreg[postgresql]')")
         self._binaries, self._data = binaries[-1].parent, folder / "data"
         self._data.mkdir()
         password = folder / "password"
