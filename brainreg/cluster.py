@@ -1,6 +1,5 @@
 """Ray itself: started on this machine or found on a cluster, and whether every node can run trials."""
 
-import contextlib
 import io
 import logging
 import os
@@ -60,26 +59,14 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         ).dashboard_url
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
         quiet["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
-    _use_token()
     try:
         _knock(address)
         return within(PATIENCE, lambda: ray.init(address=address, **quiet)).dashboard_url
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError, and so is a TimeoutError
         reason = str(error).strip().splitlines()[0]
         if isinstance(error, TimeoutError):
-            reason += "; one that asks for a token needs that of its head in ~/.ray/auth_token"
+            reason += "; if it asks for a token, set RAY_AUTH_MODE=token, with its head's token in ~/.ray/auth_token"
         raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
-
-
-def _use_token() -> None:
-    """Let this process show Ray's token where it has one, as `ray start` does: a cluster that was started by hand asks
-    for it. (Ray has no public name for this; without it, RAY_AUTH_MODE=token must be set by hand.)
-    """
-    with contextlib.suppress(ImportError):
-        from ray._private.authentication import authentication_token_setup as setup
-
-        logging.getLogger(setup.__name__).setLevel(logging.ERROR)
-        setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def _check_host(host: str) -> None:
