@@ -7,6 +7,8 @@ SPACE ?= digits_double
 ARGS ?=
 
 BIN := .venv/bin
+# two processes, each with whole files of tests
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
@@ -26,7 +28,7 @@ tune: $(INSTALLED)
 	$(BIN)/python tune_main.py --space=$(SPACE) $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 $(SERVICES): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --editable '.[test,services]'
@@ -34,7 +36,7 @@ $(SERVICES): $(INSTALLED)
 
 # make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
 test-all: $(SERVICES)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # make lint   the style checks
 lint: $(INSTALLED)

@@ -9,6 +9,7 @@ it is trained without any interruption.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -44,10 +45,8 @@ class Search:
 
     def look(self) -> list[psutil.Process]:
         """Return its living processes, Ray's and the workers among them."""
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             self.tree |= {psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)}
-        except psutil.NoSuchProcess:
-            pass
         return [process for process in self.tree if process.is_running()]
 
     def named(self, part: str) -> list[psutil.Process]:
@@ -72,10 +71,8 @@ class Search:
         else:
             chosen = [psutil.Process(self.process.pid)] if victim == "driver" else self.look()
         for process in chosen:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
         return len(chosen)
 
     def wait(self, seconds: float) -> int | None:

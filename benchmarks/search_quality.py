@@ -27,14 +27,14 @@ from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd
 import torch
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from brainreg.search import AshaScheduler
+from brainreg.bridge import AshaScheduler
 from brainreg.spaces import Space, load_space
 from brainreg.study import SearchStudy, Strategy, hypervolume
 
@@ -248,8 +248,9 @@ def summary(results: pd.DataFrame, objective: str) -> str:
             line[f"{title}: seconds"] = _quartiles(seconds)
             line[f"{title}: attacks"] = _quartiles(rows[f"attacks_{name}"])
             if len(baseline):
-                fewer = _quartile(baseline[f"seconds_{name}"], 50) / _quartile(seconds, 50)
-                line[f"{title}: times fewer seconds"] = _number(fewer, 2) if math.isfinite(_quartile(seconds, 50)) else ""
+                middle = _quartile(seconds, 50)
+                fewer = _quartile(baseline[f"seconds_{name}"], 50) / middle
+                line[f"{title}: times fewer seconds"] = f"{fewer:.2f}" if math.isfinite(middle) else ""
             line[f"{title}: reached"] = f"{np.isfinite(seconds).sum()} of {len(rows)}"
         speed.append(line)
         quality.append(
@@ -292,7 +293,7 @@ def main() -> None:
         for sampler, scheduler in itertools.product(flags.samplers, flags.schedulers):
             strategy = Strategy(objective=objective, sampler=sampler, scheduler=scheduler)
             rows += [measure(table, space, strategy, flags, seed) for seed in range(flags.seeds)]
-        print(f"\n{objective}: the table's best {best[objective]:.3f}, the unregularized setting's {bare[objective]:.3f}")
+        print(f"\n{objective}: best {best[objective]:.3f}, of the unregularized setting {bare[objective]:.3f}")
         print(summary(pd.DataFrame(rows), objective), flush=True)
         if flags.save:
             pd.DataFrame(rows).replace(math.inf, np.nan).round(4).to_csv(flags.save, index=False)

@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[0] = str(ROOT)
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import optuna
@@ -49,6 +48,7 @@ from brainreg.storage import Storage
 from brainreg.study import SearchStudy, Strategy, make_sampler, open_database
 from brainreg.trial import TrialJob
 
+ROOT = Path(__file__).resolve().parent.parent
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
 PARTS = ("rate", "proposal", "start")
 SPACE = "digits_double"

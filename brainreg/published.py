@@ -4,6 +4,7 @@ Source: arXiv 2410.03952, table of the chosen alpha and Th; all with the range `
 published code's defaults, which are those of `brainreg.hyperparameters`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from brainreg.errors import InputError, nearest
@@ -39,6 +40,19 @@ def published_setting(name: str) -> dict[str, Any]:
         if _plain(row) == _plain(name):
             return dict(setting)
     raise InputError(f"published={name}: no such row of the published table; {nearest(name, PUBLISHED_SETTINGS)}")
+
+
+def row_name(task: str, reg_data: str | None) -> str:
+    """Return what the table calls a classified and a regularization data set, published or not.
+
+    >>> row_name("CIFAR10", "ImageNet"), row_name("digits", None)
+    ('CIFAR-10 - ImageNet', 'digits - digits')
+    """
+    reg_data = reg_data or task
+    for name, setting in PUBLISHED_SETTINGS.items():
+        if (setting["task"], setting["reg_data"]) == (task, reg_data):
+            return name
+    return f"{Path(task).name} - {Path(reg_data).name}"
 
 
 def _plain(name: str) -> str:

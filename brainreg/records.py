@@ -123,20 +123,36 @@ class TrialFiles:
             raise InputError(f"{self.folder.path(name)}: damaged ({error})") from error
 
 
-def read_trials(search: Storage) -> list[TrialRecord]:
+def read_trials(search: Storage, damaged: list[str] | None = None) -> list[TrialRecord]:
     """Return the records of a search, by their numbers.
+
+    Args:
+        search: the folder.
+        damaged: where it is given, records that are damaged are left out, and what is wrong with them is added to it.
 
     Raises:
         InputError: one is damaged, or cannot be read.
     """
+
+    def read(files: TrialFiles) -> TrialRecord | None:
+        try:
+            return files.read()
+        except StorageError:
+            raise
+        except (InputError, TypeError) as error:  # TypeError: it says what this version does not know
+            if damaged is None:
+                raise
+            damaged.append(str(error) if isinstance(error, InputError) else f"{files.folder}: {error}")
+            return None
+
     parts = [name.partition("trial_") for name in search.names()]
     numbers = [int(number) for before, there, number in parts if there and not before and number.isdecimal()]
     files = [TrialFiles(search, number) for number in numbers]
     if search.is_local:
-        records = [one.read() for one in files]
+        records = [read(one) for one in files]
     else:
         with ThreadPoolExecutor(_READERS) as pool:
-            records = list(pool.map(TrialFiles.read, files))
+            records = list(pool.map(read, files))
     return sorted((record for record in records if record is not None), key=lambda record: record.number)
 
 
@@ -145,11 +161,23 @@ def write_manifest(search: Storage, content: dict[str, Any]) -> None:
     search.write(MANIFEST, json.dumps({"format": FORMAT, **content}, indent=2) + "\n")
 
 
+class FormatError(InputError):
+    """A search was written by another version of this project.
+
+    Attributes:
+        manifest: what it says of itself.
+    """
+
+    def __init__(self, text: str, manifest: dict[str, Any]):
+        super().__init__(text)
+        self.manifest = manifest
+
+
 def read_manifest(search: Storage) -> dict[str, Any]:
     """Return what is searched: the space, the strategy, the options and the versions.
 
     Raises:
-        InputError: `search` holds no search of this project, or one of another format.
+        InputError: `search` holds no search of this project, or one of another format (`FormatError`).
     """
     content = search.read(MANIFEST)
     if content is None:
@@ -159,8 +187,9 @@ def read_manifest(search: Storage) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
     if manifest.get("format") != FORMAT:
-        raise InputError(
-            f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}"
+        raise FormatError(
+            f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
+            manifest,
         )
     return manifest
 

@@ -22,6 +22,9 @@ from brainreg.storage import PATIENCE, StorageError, within
 # Optuna's samplers propose at random until they have seen this many trials, a third of a shorter search.
 _RANDOM_TRIALS = 10
 
+# A Gaussian process sees so many finished trials at most: its next proposal takes longer the more it sees.
+_MOST_OF_GP = 200
+
 # What the two goals are, in the order of the study's values.
 GOALS = {"combined": ("objective",), "pareto": ("clean_accuracy", "robust_accuracy")}
 
@@ -78,30 +81,46 @@ def make_sampler(name: str, num_samples: int, seed: int, known: int = 0) -> Base
             sampler = optuna.samplers.NSGAIISampler(population_size=max(4, min(50, num_samples // 5)), seed=seed)
         else:
             return optuna.samplers.RandomSampler(seed=seed)
-    return _OfProposals(sampler)
+    return _OfProposals(sampler, most=_MOST_OF_GP if name == "gp" else None)
 
 
 class _Proposals(optuna.Study):
     """A study as its proposed trials alone show it: without those of given settings, which have no parameters.
 
     GPSampler and NSGAIISampler search the parameters that all trials share; one without any would leave them none.
+
+    Attributes:
+        most: finished trials that are shown; None shows all.
     """
+
+    most: int | None = None
 
     def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if trial.params or not trial.state.is_finished()]
+        trials = [trial for trial in trials if trial.params or not trial.state.is_finished()]
+        return trials if self.most is None else _most_telling(trials, self.most)
+
+
+def _most_telling(trials: list[FrozenTrial], most: int) -> list[FrozenTrial]:
+    """Return the trials without some of the finished ones: the best half of `most` stay, and the newest others."""
+    finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    ranked = sorted(finished, key=lambda trial: -sum(trial.values))
+    newest = sorted(ranked[most // 2 :], key=lambda trial: -trial.number)
+    left_out = {trial.number for trial in newest[most - most // 2 :]}
+    return [trial for trial in trials if trial.number not in left_out]
 
 
 class _OfProposals(BaseSampler):
-    """Lets a sampler see `_Proposals`."""
+    """Lets a sampler see `_Proposals`, with `most` finished trials."""
 
-    def __init__(self, sampler: BaseSampler):
-        self._sampler = sampler
+    def __init__(self, sampler: BaseSampler, most: int | None = None):
+        self._sampler, self._most = sampler, most
         self._view: _Proposals | None = None
 
     def _of(self, study: optuna.Study) -> _Proposals:
         if self._view is None:
             self._view = _Proposals(study.study_name, study._storage, sampler=study.sampler)
+            self._view.most = self._most
         self._view._thread_local.cached_all_trials = None
         return self._view
 

@@ -1,5 +1,6 @@
 """What several test modules use: numbers of the published implementation, and small data sets on disk."""
 
+import fcntl
 import json
 import os
 import socket
@@ -18,6 +19,15 @@ from sklearn.datasets import load_digits
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent
+
+
+# The files that take longest, in seconds rather than in tests: two processes share the files, and begin with these.
+LONGEST = ("test_kills.py", "test_survival.py", "test_search.py", "test_search_storage.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +137,49 @@ def write_folder(tmp_path):
         return tmp_path / "images"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory) -> Path:
+    """The folder of a small real search: eight trials of three ranges on digits, all to the end. One for all processes
+    that share the tests.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searched"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "small" / "results.csv").exists():
+            _search(folder, "small")
+    return folder / "small"
+
+
+def _search(folder: Path, name: str) -> None:
+    import ray
+    from rich.console import Console
+
+    from brainreg.search import SearchOptions, plan_search, run_search
+    from brainreg.spaces import Space
+    from brainreg.study import Strategy
+
+    attack = {"version": "custom", "attacks": ["apgd-ce"], "n_iter": 3}
+    space = Space(
+        name="small",
+        description="a test",
+        task="digits",
+        fixed={"base_channels": 4, "train_image_num": 400, "epoch_num": 3, "phase_duration": 1, "valid_portion": 0.2},
+        search={
+            "reg_alpha": {"low": 0.02, "high": 1, "log": True},
+            "reg_thresh": {"low": 0.3, "high": 0.8},
+            "reg_thresh_2": {"low": 0.1, "high": 0.9, "times": "reg_thresh"},
+            "reg_range": {"choices": ["all", "low", "double"]},
+            "reg_image_num": {"low": 100, "high": 300, "step": 50},
+            "reg_batch_size": {"choices": [4, 8]},
+        },
+        objective={"eps": 0.05, "noise_eps": 0.4, "attack": attack, "attack_image_num": 40},
+        budget={"num_samples": 8, "final_attack": attack, "final_attack_seconds": 0},
+    )
+    options = SearchOptions(name=name, storage_path=str(folder), data_dir=str(ROOT / "data"))
+    with (folder / "printed.txt").open("w") as file:
+        run_search(plan_search(space, options, Strategy(scheduler="none")), Console(file=file, width=120))
+    ray.shutdown()

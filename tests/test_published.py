@@ -2,7 +2,7 @@ import pytest
 
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.published import PUBLISHED_SETTINGS, published_setting
+from brainreg.published import PUBLISHED_SETTINGS, published_setting, row_name
 
 # arXiv 2410.03952, written down a second time.
 TABLE = """
@@ -40,3 +40,11 @@ def test_spelling_does_not_matter():
 def test_an_unknown_row_is_named_with_those_there_are():
     with pytest.raises(InputError, match=r"published=CIFAR-10 - SVHN: no such row .* known: CIFAR-10 - CIFAR-10, "):
         published_setting("CIFAR-10 - SVHN")
+
+
+def test_the_name_of_a_row_from_its_data_sets(tmp_path):
+    for name, setting in PUBLISHED_SETTINGS.items():
+        assert row_name(setting["task"], setting["reg_data"]) == name
+    assert row_name("MNIST", None) == "MNIST - MNIST"
+    assert row_name("digits", None) == "digits - digits"
+    assert row_name(str(tmp_path), "MNIST") == f"{tmp_path.name} - MNIST"

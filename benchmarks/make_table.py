@@ -1,9 +1,9 @@
 """Train and measure many settings of a space to the end, and write every epoch down: a table to search in.
 
-`python benchmarks/search_quality.py` lets samplers and schedulers search the table instead of training. Interrupted,
-it goes on with the settings that are missing.
+`python benchmarks/search_quality.py` lets samplers and schedulers search the table instead of training. Settings that
+a search is given have the numbers -1, -2, ... Interrupted, it goes on with the settings that are missing.
 
-    python benchmarks/tabulate.py --settings=160 --save=benchmarks/results/digits_table.csv
+    python benchmarks/make_table.py --settings=192 --save=benchmarks/results/digits_table.csv
 """
 
 import argparse
@@ -26,11 +26,14 @@ from brainreg.training import load_training_data, to_float, train
 
 
 def settings_of(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    """Settings that cover a space evenly (a scrambled Sobol sequence), and what Optuna drew for each."""
+    """The given settings, and others that cover a space evenly (a scrambled Sobol sequence), as Optuna drew them."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.QMCSampler(seed=seed, scramble=True, warn_asynchronous_seeding=False)
     study = optuna.create_study(sampler=sampler)
-    rows = []
+    rows = [
+        {"setting": -1 - i, "hyperparameters": space.setting(name), "drawn": space.parameters(name)}
+        for i, name in enumerate(space.given)
+    ]
     for number in range(count):
         trial = study.ask()
         rows.append({"setting": number, "hyperparameters": space(trial), "drawn": trial.params})
@@ -64,13 +67,14 @@ def tabulate(row: dict[str, Any], space: Space, data_dir: str) -> list[dict[str,
     measured["attack_seconds"] = time.process_time() - before
     names = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy", "attack_seconds")
     final = {name: measured[name] for name in names}
-    return [{"setting": row["setting"], **row["drawn"], **line, **final} for line in lines]
+    drawn = {space._parameter(key): row["drawn"].get(space._parameter(key)) for key in space.search}
+    return [{"setting": row["setting"], **drawn, **line, **final} for line in lines]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--space", default="digits_double")
-    parser.add_argument("--settings", type=int, default=160)
+    parser.add_argument("--settings", type=int, default=192)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--data_dir", default="data")
@@ -81,9 +85,10 @@ def main() -> None:
     missing = [row for row in settings_of(space, flags.settings, flags.seed) if row["setting"] not in done]
     with multiprocessing.get_context("spawn").Pool(flags.processes) as pool:
         action = partial(tabulate, space=space, data_dir=flags.data_dir)
-        for i, lines in enumerate(pool.imap_unordered(action, missing)):
-            pd.DataFrame(lines).to_csv(path, mode="a", header=not path.exists(), index=False)
-            print(f"{len(done) + i + 1} of {flags.settings}: objective {lines[0]['objective']:.3f}", flush=True)
+        for lines in pool.imap_unordered(action, missing):
+            columns = pd.read_csv(path, nrows=0).columns if path.exists() else None
+            pd.DataFrame(lines, columns=columns).to_csv(path, mode="a", header=columns is None, index=False)
+            print(f"setting {lines[0]['setting']}: objective {lines[0]['objective']:.3f}", flush=True)
 
 
 if __name__ == "__main__":

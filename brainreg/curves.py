@@ -1,0 +1,103 @@
+"""Accuracy by strength of attack: of the best and the unregularized network of searches, or from tables of before."""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from brainreg.data import find_dataset
+from brainreg.errors import InputError
+from brainreg.evaluate import load_split
+from brainreg.evaluation import COLUMNS, Evaluation, evaluate
+from brainreg.records import CHECKPOINT, TrialFiles
+from brainreg.results import load_results, ranked, split_folders
+from brainreg.spaces import UNREGULARIZED
+from brainreg.storage import Storage
+from brainreg.tables import PROPOSED
+from brainreg.training import default_device, load_classifier, to_float
+
+
+def measure_searches(
+    folders: str | Path | Storage | Sequence[str | Path | Storage],
+    evaluation: Evaluation,
+    *,
+    split: str = "validation",
+    data_dir: str | Path = "data",
+    parts: Path | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> pd.DataFrame:
+    """Measure the robustness of the best network that each search proposed, and of its unregularized one.
+
+    Args:
+        folders: of the searches, as `brainreg.results.load_searches` takes them.
+        evaluation: how. Transferred attacks need a network of their own: see `python -m brainreg.evaluate`.
+        split: validation, the images that the best was chosen on, or test.
+        data_dir: folder of the data sets.
+        parts: folder that lets an interrupted evaluation go on.
+        on_progress: as `brainreg.evaluation.evaluate` calls it.
+
+    Returns:
+        The columns of `brainreg.evaluation.COLUMNS` and, before them, `network`. No rows of a search of which neither
+        has finished.
+
+    Raises:
+        InputError: a search that cannot be read, data that are missing, or an attack that does not fit.
+    """
+    searches, device = split_folders(folders), default_device()
+    tables = [pd.DataFrame(columns=["network", *COLUMNS])]
+    for name, search in searches.items():
+        finished = ranked(load_results(search))
+        for setting in (UNREGULARIZED, PROPOSED):
+            of_setting = finished[finished.setting == setting]
+            if of_setting.empty:
+                continue
+            trial = int(of_setting.trial.iloc[0])
+            with tempfile.TemporaryDirectory() as temporary:
+                classifier, settings = load_classifier(TrialFiles(search, trial).folder.fetch(CHECKPOINT, temporary))
+            images, labels = load_split(settings, split, data_dir)
+            measured = evaluate(
+                classifier.to(device),
+                to_float(images).to(device),
+                labels.to(device),
+                find_dataset(settings.task),
+                evaluation,
+                settings.seed,
+                parts=parts,
+                on_progress=on_progress,
+            )
+            network = setting or f"best proposed (trial {trial})"
+            tables.append(measured.table.assign(network=network if len(searches) == 1 else f"{name}: {network}"))
+    return pd.concat(tables[1:] or tables, ignore_index=True)[["network", *COLUMNS]]
+
+
+def load_curves(paths: Mapping[str, str | Path | Sequence[str | Path]]) -> pd.DataFrame:
+    """Return tables that `python -m brainreg.evaluate` or `train.py` wrote.
+
+    Args:
+        paths: of robustness.csv files, by what their network is called; several of one network are of several training
+            seeds. A text may hold several, separated by commas.
+
+    Returns:
+        As `measure_searches`.
+
+    Raises:
+        InputError: no such file, or not such a table.
+    """
+    tables = []
+    for network, files in paths.items():
+        if isinstance(files, str):
+            files = [part.strip() for part in files.split(",") if part.strip()]
+        for file in [files] if isinstance(files, Path) else files:
+            try:
+                table = pd.read_csv(file)
+            except FileNotFoundError as error:
+                raise InputError(f"{file}: no such table of robustness") from error
+            except ValueError as error:
+                raise InputError(f"{file}: not a table of robustness ({error})") from error
+            if missing := [name for name in COLUMNS if name not in table]:
+                raise InputError(f"{file}: not a table of robustness; it has no column {missing[0]}")
+            tables.append(table.assign(network=network))
+    if not tables:
+        raise InputError("robustness.csv: missing; name at least one")
+    return pd.concat(tables, ignore_index=True)[["network", *COLUMNS]]

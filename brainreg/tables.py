@@ -1,0 +1,408 @@
+"""Tables of searches: the published alpha and Th beside the ones found, the best trials, the front, and the cost.
+
+Frames in, frames out; the alpha/Th table also as LaTeX. Accuracies are fractions in frames and percent where a person
+reads them.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.special import stdtrit
+
+from brainreg.evaluation import wilson_interval
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.progress import SYMBOLS, duration, shown
+from brainreg.published import PUBLISHED_SETTINGS
+from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED
+from brainreg.results import ranked
+from brainreg.spaces import PUBLISHED, UNREGULARIZED
+
+# What `setting` is of a trial that Optuna proposed; the best of them is the one that a search found.
+PROPOSED, FOUND = "", "found"
+
+# The settings that the table compares, in its order.
+SETTINGS = (UNREGULARIZED, PUBLISHED, FOUND)
+
+_ABSENT = "\u2013"
+
+# Two trials are of one setting where all of these are the same; only the seed may differ.
+_SETTING = [name for name in Hyperparameters.model_fields if name != "seed"] + ["attack", "eps", "robust_n"]
+
+
+def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return mean accuracies and their 95% intervals.
+
+    Args:
+        frame: columns `accuracy`, a fraction, `low` and `high`, its interval over images, and those of `by`. Rows that
+            are the same in those are of different seeds.
+        by: columns that tell the groups apart.
+
+    Returns:
+        A row for each group: the columns of `by`, accuracy (mean), low and high, seeds (how many). The interval is
+        Student's over seeds where there are two or more, and else that over images, which says nothing of seeds.
+    """
+    rows = []
+    for values, group in frame.groupby([*by], sort=False, dropna=False):
+        accuracies = group.accuracy.astype(float)
+        count, mean = len(group), accuracies.mean()
+        low, high = (float(group[end].iloc[0]) if end in group else math.nan for end in ("low", "high"))
+        if count > 1:
+            half = stdtrit(count - 1, 0.975) * accuracies.std(ddof=1) / math.sqrt(count)
+            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+        rows.append([*values, mean, low, high, count])
+    return pd.DataFrame(rows, columns=[*by, "accuracy", "low", "high", "seeds"])
+
+
+# ---------------------------------------------------------------------------------------------
+# The alpha/Th table
+# ---------------------------------------------------------------------------------------------
+
+
+def alpha_th_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the alpha/Th table: what was published, what each search found, and the accuracies of both.
+
+    Args:
+        trials: of `brainreg.results.load_searches`, of one search or of several. A setting that several of them ran
+            with different seeds has intervals over seeds.
+
+    Returns:
+        A row for each search, by its data sets: `data` (classified - regularization), `search`, `running`, `trials`
+        (that finished); `published_` alpha, th and range, missing where nothing was published; `found_` alpha, th,
+        th_2, range, N and k, of the proposed trial with the best objective. For each of `SETTINGS`, `SETTING_clean`
+        and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as `over_seeds` makes them,
+        and `SETTING_seeds`. `better`: given settings whose objective is as good as that of the found one, or better.
+        How it was measured: `images` (which they are), `clean_n`, `robust_n`, `attack`, `eps`.
+    """
+    finished = trials[trials.state == FINISHED]
+    same = _settings_as_texts(finished)
+    rows = []
+    for search in trials.search.unique():
+        everything, one = trials[trials.search == search], finished[finished.search == search]
+        data = everything.data.iloc[0]
+        published = PUBLISHED_SETTINGS.get(data, {})
+        order = ranked(one).objective if len(one) else ()
+        best = {name: _best(one, setting) for name, setting in zip(SETTINGS, (*SETTINGS[:2], PROPOSED), strict=True)}
+        found = best[FOUND]
+        row = {
+            "data": data,
+            "search": search,
+            "running": bool(everything.running.iloc[0]),
+            "trials": len(order),
+            **{f"published_{name}": published.get(key) for name, key in _PUBLISHED.items()},
+            **{f"found_{name}": None if found is None else found[key] for name, key in _FOUND.items()},
+        }
+        for name, trial in best.items():
+            repeats = finished if trial is None else finished[same == same[trial.name]]
+            for kind in ("clean", "robust"):
+                accuracy, low, high, seeds = _accuracy(repeats, kind) if trial is not None else (None, None, None, 0)
+                row |= {f"{name}_{kind}": accuracy, f"{name}_{kind}_low": low, f"{name}_{kind}_high": high}
+            row[f"{name}_seeds"] = seeds
+        row["departs"] = "" if best[PUBLISHED] is None else _departures(best[PUBLISHED])
+        row["better"] = ", ".join(
+            name
+            for name in SETTINGS[:2]
+            if best[name] is not None and (found is None or best[name].objective >= found.objective)
+        )
+        first = everything.iloc[0]
+        row |= {"images": "validation", "attack": first.attack, "eps": first.eps}
+        row |= {name: one[name].iloc[0] if len(one) else None for name in ("clean_n", "robust_n")}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=_TABLE_COLUMNS)
+    texts = ("data", "search", "running", "departs", "better", "images", "attack", "published_range", "found_range")
+    table = table.astype({name: "Float64" for name in table.columns if name not in texts})
+    counts = ("trials", "clean_n", "robust_n", "found_N", "found_k", *(f"{name}_seeds" for name in SETTINGS))
+    table = table.astype({name: "Int64" for name in counts})
+    return table.sort_values("data", key=lambda names: names.map(_place), kind="stable", ignore_index=True)
+
+
+_PUBLISHED = {"alpha": "reg_alpha", "th": "reg_thresh", "range": "reg_range"}
+_FOUND = {
+    "alpha": "reg_alpha",
+    "th": "reg_thresh",
+    "th_2": "reg_thresh_2",
+    "range": "reg_range",
+    "N": "reg_image_num",
+    "k": "reg_batch_size",
+}
+_TABLE_COLUMNS = [
+    *("data", "search", "running", "trials"),
+    *(f"published_{name}" for name in _PUBLISHED),
+    *(f"found_{name}" for name in _FOUND),
+    *(
+        f"{setting}_{name}"
+        for setting in SETTINGS
+        for name in ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high", "seeds")
+    ),
+    *("departs", "better", "images", "clean_n", "robust_n", "attack", "eps"),
+]
+
+
+def _place(data: str) -> int:
+    """Where a row stands: in the published order, and others behind."""
+    names = [*PUBLISHED_SETTINGS]
+    return names.index(data) if data in names else len(names)
+
+
+def _settings_as_texts(trials: pd.DataFrame) -> pd.Series:
+    """What is the same for two trials of one setting."""
+    return trials[_SETTING].astype(object).apply(lambda row: repr([None if pd.isna(v) else v for v in row]), axis=1)
+
+
+def _best(finished: pd.DataFrame, setting: str) -> pd.Series | None:
+    of_setting = finished[finished.setting == setting]
+    return None if of_setting.empty else of_setting.loc[of_setting.objective.idxmax()]
+
+
+def _departures(published: pd.Series) -> str:
+    """In what else than alpha, Th and range a published trial departs from what was published."""
+    fields = Hyperparameters.model_fields
+    same = {"task", "reg_data", "valid_portion", "seed", *_PUBLISHED.values()}
+    others = {name: published[name] for name in fields if name not in same and pd.notna(published[name])}
+    return ", ".join(f"{name} {shown(value)}" for name, value in others.items() if value != fields[name].default)
+
+
+def _accuracy(repeats: pd.DataFrame, kind: str) -> tuple[float, float, float, int]:
+    """Mean accuracy of a setting's trials, its interval, and the number of seeds."""
+    once = repeats.drop_duplicates("seed")
+    accuracy, n = once[f"{kind}_accuracy"].astype(float), int(once[f"{kind}_n"].iloc[0])
+    low, high = wilson_interval(round(accuracy.iloc[0] * n), n)
+    frame = pd.DataFrame({"accuracy": accuracy, "low": low, "high": high, "setting": 0})
+    return tuple(over_seeds(frame, ["setting"]).loc[0, ["accuracy", "low", "high", "seeds"]])
+
+
+def table_notes(table: pd.DataFrame) -> list[str]:
+    """Return what a reader of an alpha/Th table must know, a sentence each."""
+    if table.empty:
+        return []
+    notes = []
+    for (images, attack, eps), group in table.groupby(["images", "attack", "eps"], sort=False):
+        which = "" if len(group) == len(table) else f" ({', '.join(group.search)})"
+        counts = " and ".join(_span(group[name].dropna(), what) for name, what in _COUNTED.items())
+        notes.append(f"Accuracies are on {images} images ({counts}); robust: {attack}, eps {eps:g}{which}.")
+    if (table.images == "validation").any():
+        notes.append("The found setting was chosen on these images, so its numbers are too good by some amount.")
+    seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
+    if (seeds == 1).any():
+        notes.append(
+            "Where there is one seed, the 95% interval is Wilson's over images, not over seeds: another seed can lie"
+            " outside of it."
+        )
+    if (seeds > 1).any():
+        notes.append(
+            f"Where a setting ran with several seeds (up to {int(seeds.max())}), the 95% interval is Student's over"
+            " seeds."
+        )
+    for departs, group in table[table.departs != ""].groupby("departs", sort=False):
+        notes.append(
+            "The published setting ran as published in alpha, Th and range only, and otherwise with"
+            f" {departs} ({', '.join(group.search)})."
+        )
+    for row in table[table.better != ""].itertuples():
+        notes.append(f"In {row.search}, no proposed setting has a better objective than the {row.better} one.")
+    for row in table[table.running].itertuples():
+        notes.append(f"{row.search} is running; what it found may change.")
+    return notes
+
+
+_COUNTED = {"clean_n": "clean", "robust_n": "attacked"}
+
+
+def _span(counts: pd.Series, what: str) -> str:
+    if counts.empty:
+        return f"none {what}"
+    low, high = counts.min(), counts.max()
+    return f"{low} {what}" if low == high else f"{low} to {high} {what}"
+
+
+def shown_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return an alpha/Th table as people read it: accuracies in percent, with their intervals."""
+    seen = pd.DataFrame({"data": table.data, "search": table.search})
+    seen["published α"], seen["published Th"] = table.published_alpha.map(_number), table.published_th.map(_number)
+    seen["found α"], seen["found Th"] = table.found_alpha.map(_number), _thresholds(table)
+    seen["range"] = table.found_range.fillna(_ABSENT)
+    for kind in ("clean", "robust"):
+        for setting in SETTINGS:
+            seen[f"{kind} (%), {setting}"] = [
+                _ABSENT if pd.isna(row[0]) else f"{_percent(row[0])} {_interval(*row[1:3])}{_of_seeds(row[3])}"
+                for row in _cells(table, setting, kind)
+            ]
+    return seen
+
+
+def _thresholds(table: pd.DataFrame, digits: int = 3) -> list[str]:
+    return [
+        _number(th, digits) if pd.isna(th_2) else f"{_number(th, digits)}, {_number(th_2, digits)}"
+        for th, th_2 in zip(table.found_th, table.found_th_2, strict=True)
+    ]
+
+
+def _cells(table: pd.DataFrame, setting: str, kind: str) -> list[tuple]:
+    names = (f"{setting}_{kind}", f"{setting}_{kind}_low", f"{setting}_{kind}_high", f"{setting}_seeds")
+    return [*zip(*(table[name] for name in names), strict=True)]
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return _ABSENT if pd.isna(value) else f"{value:.{digits}g}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}" if 0 < value < 1 else f"{100 * value:.0f}"
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{_percent(low)}, {_percent(high)}]"
+
+
+def _of_seeds(seeds: int) -> str:
+    return f", {seeds} seeds" if seeds > 1 else ""
+
+
+def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
+    """Return an alpha/Th table as LaTeX: a `table*` of booktabs, with its notes as the caption.
+
+    The second line of a row holds the intervals. It is as wide as both columns of a page.
+    """
+    table = table.reset_index(drop=True)
+    several = table.data.duplicated(keep=False)
+    seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
+    caption = " ".join(
+        [
+            r"Published and found settings of the pixel-similarity regularizer, and accuracies in percent without it"
+            r" and with both; in brackets, 95\% intervals"
+            + ("" if (seeds < 2).all() else "; a raised number counts the seeds, where they are several")
+            + ".",
+            *(_escaped(note) for note in table_notes(table)),
+        ]
+    )
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table*}",
+        r"  \centering\small",
+        rf"  \caption{{{caption}}}",
+        rf"  \label{{{label}}}",
+        r"  \setlength{\tabcolsep}{2.2pt}",
+        r"  \begin{tabular}{lcccllcccccc}",
+        r"    \toprule",
+        r"    & \multicolumn{2}{c}{published} & \multicolumn{3}{c}{found}"
+        r" & \multicolumn{3}{c}{clean accuracy} & \multicolumn{3}{c}{robust accuracy} \\",
+        r"    \cmidrule(lr){2-3} \cmidrule(lr){4-6} \cmidrule(lr){7-9} \cmidrule(lr){10-12}",
+        r"    data -- regularization & $\alpha$ & Th & $\alpha$ & Th, Th$_2$ & range"
+        + r" & unreg. & publ. & found" * 2
+        + r" \\",
+        r"    \midrule",
+    ]
+    thresholds = _thresholds(table, 2)
+    for i, row in enumerate(table.itertuples()):
+        name = row.data.replace(" - ", " -- ")
+        settings = (_number(value, 2) for value in (row.published_alpha, row.published_th, row.found_alpha))
+        first = [_escaped(name), *settings, thresholds[i], _escaped(shown(row.found_range) or _ABSENT)]
+        second = [rf"{{\scriptsize {_escaped(row.search)}}}" if several[i] else "", *[""] * 5]
+        for kind in ("clean", "robust"):
+            for setting in SETTINGS:
+                accuracy, low, high, count = _cells(table.iloc[i : i + 1], setting, kind)[0]
+                raised = f"$^{{({count})}}$" if count > 1 else ""
+                first.append(_ABSENT if pd.isna(accuracy) else f"{_percent(accuracy)}{raised}")
+                second.append("" if pd.isna(accuracy) else rf"{{\scriptsize {_interval(low, high)}}}")
+        lines.append("    " + " & ".join(first).replace(_ABSENT, "--") + r" \\")
+        lines.append("    " + " & ".join(second) + r" \\[2pt]")
+    return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}", ""])
+
+
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def _escaped(text: str) -> str:
+    """A text as LaTeX writes it."""
+    return "".join(_SPECIAL.get(letter, rf"\{letter}" if letter in "&%$#_{}" else letter) for letter in text)
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV: numbers in full, accuracies as fractions."""
+    return table.to_csv(index=False)
+
+
+def save(table: pd.DataFrame, folder: str | Path, name: str) -> None:
+    """Write an alpha/Th table as NAME.csv and NAME.tex. No folder: nothing is written."""
+    if str(folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
+        Path(folder, f"{name}.tex").write_text(to_latex(table), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------
+# Trials, and what they cost
+# ---------------------------------------------------------------------------------------------
+
+
+def best_trials(trials: pd.DataFrame, rows: int = 10) -> pd.DataFrame:
+    """Return the best finished trials of each search and its given settings, as people read them, best first.
+
+    Args:
+        trials: of `brainreg.results.load_searches`.
+        rows: how many of each search; given settings come beside them.
+    """
+    parts = []
+    for search in trials.search.unique():
+        order = ranked(trials[trials.search == search])
+        parts.append(order[(order.index < rows) | (order.setting != PROPOSED)])
+    return _readable(pd.concat(parts, ignore_index=True) if parts else trials)
+
+
+def front_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return the trials of each search that no other one dominates in clean and robust accuracy, as people read them.
+
+    Args:
+        trials: of `brainreg.results.load_searches`.
+    """
+    from brainreg.study import front  # Optuna, which takes seconds that the other tables do without
+
+    parts = []
+    for search in trials.search.unique():
+        finished = ranked(trials[trials.search == search])
+        parts.append(finished.loc[np.array(front(finished.clean_accuracy, finished.robust_accuracy), dtype=bool)])
+    members = pd.concat(parts, ignore_index=True) if parts else trials
+    return _readable(members.sort_values(["search", "clean_accuracy"], ascending=[True, False], ignore_index=True))
+
+
+def _readable(best: pd.DataFrame) -> pd.DataFrame:
+    seen = best[["search", "trial", "setting"]].assign(setting=best.setting.replace(PROPOSED, "proposed"))
+    for name, symbol in SYMBOLS.items():
+        if best[name].notna().any():
+            seen[symbol] = best[name].map(shown)
+    for name in ("clean_accuracy", "robust_accuracy", "noise_accuracy", "objective"):
+        seen[f"{name.removesuffix('_accuracy')} (%)"] = (100 * best[name]).map("{:.1f}".format)
+    return seen.assign(time=best.seconds.map(_duration))
+
+
+def costs(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return how many trials of each search stand how, and what time of workers they took, as people read it."""
+    rows = []
+    for search in trials.search.unique():
+        for state in (FINISHED, STOPPED, FAILED, UNFINISHED):
+            one = trials[(trials.search == search) & (trials.state == state)]
+            if len(one):
+                rows.append(
+                    {
+                        "search": search,
+                        "state": state,
+                        "trials": len(one),
+                        "time of workers": _duration(one.seconds.sum()),
+                        "of it under attack": _duration(one.attack_seconds.sum()) if state == FINISHED else _ABSENT,
+                        "mean of a trial": _duration(one.seconds.mean()),
+                        "epochs trained": _epochs(one.epochs),
+                        "tried again": sum(map(len, one.retries)),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _epochs(lists: pd.Series) -> int | str:
+    """The epochs that trials trained; the first entry of each is the untrained network."""
+    return sum(len(epochs) - 1 for epochs in lists if epochs) if lists.map(len).any() else _ABSENT
+
+
+def _duration(seconds: float) -> str:
+    return _ABSENT if pd.isna(seconds) else duration(seconds)

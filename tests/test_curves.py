@@ -1,0 +1,72 @@
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from brainreg.curves import load_curves, measure_searches
+from brainreg.errors import InputError
+from brainreg.evaluation import COLUMNS, Evaluation
+from brainreg.results import load_results, ranked
+
+SEARCHES = ROOT / "tests" / "searches"
+EVALUATION = Evaluation(attacks=("gaussian", "fgsm"), num_epsilons=2, num_images=40)
+
+
+def measured(folder, **options):
+    return measure_searches(folder, EVALUATION, data_dir=ROOT / "data", **options)
+
+
+@pytest.fixture(scope="module")
+def curves(searched):
+    return measured(searched)
+
+
+def test_the_best_and_the_unregularized_network_are_measured(searched, curves):
+    finished = ranked(load_results(searched))
+    best, given = finished[finished.setting == ""].iloc[0], finished[finished.setting == "unregularized"].iloc[0]
+    assert curves.columns.tolist() == ["network", *COLUMNS]
+    assert curves.network.unique().tolist() == ["unregularized", f"best proposed (trial {best.trial})"]
+    for network, trial in zip(curves.network.unique(), (given, best), strict=True):
+        curve = curves[curves.network == network]
+        assert curve.attack.unique().tolist() == ["clean", "Gaussian", "FGSM Linf"]
+        clean = curve[curve.attack == "clean"].iloc[0]
+        assert (clean.accuracy, clean.n) == (pytest.approx(trial.clean_accuracy), trial.clean_n)  # the same images
+
+
+def test_on_test_images_where_that_is_asked_for(searched, curves):
+    other = measured(searched, split="test")
+    assert set(other[other.attack == "clean"].n) == {359} != set(curves[curves.attack == "clean"].n)
+
+
+def test_a_search_before_its_first_result_has_no_rows(searched, tmp_path):
+    (tmp_path / "search.json").symlink_to(searched / "search.json")
+    curves = measured(tmp_path)
+    assert curves.empty and curves.columns.tolist() == ["network", *COLUMNS]
+
+
+def test_a_search_of_another_version_is_one_line():
+    with pytest.raises(InputError, match="written in format 1"):
+        measured(SEARCHES / "format_1")
+
+
+def test_tables_that_were_written_before(tmp_path):
+    stored = SEARCHES / "robustness_regularized.csv"
+    curves = load_curves({"regularized": f"{stored}, {stored}", "none": "", "other": stored})
+    assert curves.network.value_counts().to_dict() == {"regularized": 54, "other": 27}
+    assert curves[curves.network == "other"].accuracy.tolist() == pd.read_csv(stored).accuracy.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "robustness.csv: no such table"),
+        ("", "robustness.csv: not a table of robustness"),
+        ("attack,eps\nclean,0\n", "robustness.csv: not a table of robustness; it has no column norm"),
+    ],
+)
+def test_what_is_no_table_is_one_line(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "robustness.csv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_curves({"a": str(tmp_path / "robustness.csv")})
+    with pytest.raises(InputError, match="name at least one"):
+        load_curves({"a": ""})

@@ -1,0 +1,249 @@
+"""Every figure against a stored picture; the trials are those of real searches, kept in tests/searches/ as tables.
+
+`digits_ranges` and `digits_double` are searches of those spaces at a reduced size, `mnist_seed0` and `mnist_seed1` of
+`mnist_mnist_ranges` with a short attack, and `format_1` is one that an earlier version of this project wrote.
+"""
+
+import io
+from functools import partial
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT
+from matplotlib.text import Text
+from PIL import Image
+
+from brainreg import plots
+from brainreg.curves import load_curves
+from brainreg.records import FINISHED, UNFINISHED
+from brainreg.results import load_searches
+from brainreg.tables import alpha_th_table
+
+IMAGES, SEARCHES = ROOT / "tests" / "images", ROOT / "tests" / "searches"
+
+DPI = 100
+
+# Of `difference`: a mark that is missing is a tenth and more.
+TOLERANCE = 0.05
+
+
+def trials_of(*names: str) -> pd.DataFrame:
+    return load_searches([SEARCHES / name for name in names]).trials
+
+
+@pytest.fixture(scope="module")
+def stopped() -> pd.DataFrame:
+    """24 trials of seven ranges, 18 of them stopped early."""
+    return trials_of("digits_ranges")
+
+
+@pytest.fixture(scope="module")
+def published() -> pd.DataFrame:
+    """14 trials of six ranges, with the published one."""
+    return trials_of("mnist_seed0")
+
+
+@pytest.fixture(scope="module")
+def double() -> pd.DataFrame:
+    """14 trials of one range."""
+    return trials_of("digits_double")
+
+
+@pytest.fixture(scope="module")
+def several() -> pd.DataFrame:
+    """Three searches, the last of them running."""
+    trials = trials_of("mnist_seed0", "digits_double", "digits_ranges")
+    return trials.assign(running=trials.search == "digits_ranges")
+
+
+@pytest.fixture(scope="module")
+def curves() -> pd.DataFrame:
+    """Noise, FGSM and PGD on two networks of one seed."""
+    return load_curves({name: SEARCHES / f"robustness_{name}.csv" for name in ("unregularized", "regularized")})
+
+
+@pytest.fixture(scope="module")
+def importances() -> pd.DataFrame:
+    return pd.read_csv(SEARCHES / "importances.csv")
+
+
+# What draws a picture, and the fixture that it draws.
+FIGURES = {
+    "progress": (plots.progress, "stopped"),
+    "progress_of_several": (plots.progress, "several"),
+    "landscape": (plots.landscape, "published"),
+    "landscape_with_stopped": (plots.landscape, "stopped"),
+    "landscape_by_range": (partial(plots.landscape, by="reg_range"), "published"),
+    "landscape_by_n": (partial(plots.landscape, by="reg_image_num"), "double"),
+    "landscape_of_several": (partial(plots.landscape, by="search"), "several"),
+    "slices": (plots.slices, "published"),
+    "pareto": (plots.pareto, "published"),
+    "pareto_of_several": (plots.pareto, "several"),
+    "hypervolume": (plots.hypervolume_over_time, "several"),
+    "robustness": (partial(plots.robustness_curves, images="validation"), "curves"),
+    "importance": (plots.importance, "importances"),
+    "comparison": (lambda trials: plots.comparison(alpha_th_table(trials)), "several"),
+}
+
+
+@pytest.fixture
+def draw(request):
+    """Draws a figure by its name."""
+
+    def draw(name):
+        function, frame = FIGURES[name]
+        return function(request.getfixturevalue(frame))
+
+    return draw
+
+
+def picture(figure) -> Image.Image:
+    return Image.open(io.BytesIO(plots.png(figure, DPI))).convert("RGB")
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """How much two pictures differ where they differ most: of squares of six pixels' side, whose mean colours are
+    compared, so that a letter that is drawn a little otherwise does not count; 1 where the sizes do.
+    """
+    if max(abs(one.width - other.width), abs(one.height - other.height)) > 3:
+        return 1.0
+    width, height = min(one.width, other.width), min(one.height, other.height)
+    means = [np.asarray(image.crop((0, 0, width, height)).reduce(6), dtype=float) / 255 for image in (one, other)]
+    return float(np.abs(means[0] - means[1]).max())
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_figure_is_the_stored_picture(name, draw, tmp_path):
+    drawn = picture(draw(name))
+    drawn.save(path := tmp_path / f"{name}.png", optimize=True)
+    stored = IMAGES / f"{name}.png"
+    assert stored.is_file(), f"nothing to compare with; where {path} is right, copy it to {stored}"
+    differs = difference(drawn, Image.open(stored))
+    assert differs < TOLERANCE, f"{differs:.2f}; where {path} is right, copy it to {stored}"
+
+
+def test_the_comparison_sees_what_a_reader_would(stopped, published):
+    whole = picture(plots.progress(stopped))
+    assert difference(whole, whole) == 0
+    assert difference(whole, picture(plots.progress(stopped[stopped.trial != 20]))) > TOLERANCE  # one cross
+    assert difference(whole, picture(plots.progress(stopped.assign(running=True)))) > TOLERANCE  # its name
+    moved = published.copy()
+    moved.loc[moved.trial == 7, "robust_accuracy"] -= 0.03
+    whole = picture(plots.pareto(published))
+    assert difference(whole, picture(plots.pareto(moved))) > TOLERANCE
+
+
+def texts_of(figure) -> list[Text]:
+    """What is written in a figure, without the labels of ticks outside of the axes."""
+    ticks = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        outside = [
+            tick for tick in axis.get_major_ticks() + axis.get_minor_ticks() if not low <= tick.get_loc() <= high
+        ]
+        ticks |= {label for tick in outside for label in (tick.label1, tick.label2)}
+    return [
+        text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip() and text not in ticks
+    ]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_it_is_as_wide_as_a_column_and_legible_and_its_axes_are_labelled(name, draw):
+    figure = draw(name)
+    figure.canvas.draw()
+    assert figure.get_figwidth() == plots.COLUMN
+    written = texts_of(figure)
+    assert min(text.get_fontsize() for text in written) >= 7
+    for text in written:
+        seen = text.get_window_extent()
+        assert min(seen.x0, seen.y0) >= -2, text.get_text()
+        assert seen.x1 <= figure.bbox.width + 2 and seen.y1 <= figure.bbox.height + 2, text.get_text()
+    said = " ".join(text.get_text() for text in written)
+    assert "%" in said or "fraction" in said
+    if name != "importance":  # whose shares have no images
+        assert "validation" in said
+
+
+def test_the_users_own_style_changes_nothing(stopped):
+    before = dict(matplotlib.rcParams)
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "xtick.labelsize": 20}):
+        styled = picture(plots.progress(stopped))
+    assert difference(styled, picture(plots.progress(stopped))) == 0
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_files_for_a_paper(stopped, tmp_path):
+    figure = plots.progress(stopped)
+    plots.save(figure, tmp_path / "figures", "progress")
+    assert (tmp_path / "figures" / "progress.pdf").read_bytes().startswith(b"%PDF")
+    assert Image.open(tmp_path / "figures" / "progress.png").width == round(300 * plots.COLUMN)
+    plots.save(figure, "", "progress")
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
+
+
+def only(trials: pd.DataFrame, state: str) -> pd.DataFrame:
+    """The same trials, before or after their time."""
+    unmeasured = {name: np.nan for name in ("objective", "clean_accuracy", "robust_accuracy")}
+    return trials.assign(state=state, **(unmeasured if state != FINISHED else {}))
+
+
+TRIAL_FIGURES = {
+    "progress": plots.progress,
+    "landscape": plots.landscape,
+    "landscape by range": lambda trials: plots.landscape(trials, by="reg_range"),
+    "slices": plots.slices,
+    "pareto": plots.pareto,
+    "hypervolume": plots.hypervolume_over_time,
+    "comparison": lambda trials: plots.comparison(alpha_th_table(trials)),
+}
+
+
+@pytest.mark.parametrize("name", TRIAL_FIGURES)
+@pytest.mark.parametrize("state", ["none", UNFINISHED])
+def test_where_nothing_has_finished_the_figure_says_so(name, state, published):
+    trials = published[:0] if state == "none" else only(published, state)
+    figure = TRIAL_FIGURES[name](trials)
+    assert picture(figure).width == round(DPI * plots.COLUMN)
+    assert "finished yet" in " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+@pytest.mark.parametrize("name", TRIAL_FIGURES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_search_that_has_just_begun_is_drawn(name, count, published):
+    """The published and the unregularized trial come first."""
+    picture(TRIAL_FIGURES[name](published.sort_values("trial")[:count]))
+
+
+@pytest.mark.parametrize("name", TRIAL_FIGURES)
+def test_a_search_of_another_version_is_drawn_as_far_as_it_is_known(name):
+    trials = trials_of("format_1")
+    figure = TRIAL_FIGURES[name](trials)
+    said = " ".join(text.get_text() for text in figure.findobj(Text))
+    assert ("when is not known" in said) == (name == "hypervolume")
+
+
+def test_a_column_that_the_trials_lack_is_told(published):
+    figure = plots.landscape(published.assign(reg_image_num=pd.NA), by="reg_image_num")
+    assert "N of the trials is not known" in " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_there_is_no_curve_of_one_strength_and_no_importance_of_few_trials(curves, importances):
+    for figure in (plots.robustness_curves(curves[curves.attack == "clean"]), plots.importance(importances[:0])):
+        picture(figure)
+        assert len(figure.axes) == 0
+
+
+def test_curves_of_several_seeds_have_intervals_over_seeds(curves):
+    """A second table of the same network is another seed's."""
+    other = curves.assign(accuracy=(curves.accuracy - 0.02).clip(0, 1))
+    figure = plots.robustness_curves(pd.concat([curves, other]))
+    (band, *_), (line, *_) = figure.axes[0].collections, figure.axes[0].lines
+    at_zero = band.get_paths()[0].vertices
+    middle = line.get_ydata()[0]
+    accuracies = curves[(curves.network == "regularized") & (curves.attack == "Gaussian")].accuracy
+    assert middle == pytest.approx(100 * (accuracies.iloc[0] - 0.01))
+    # Student's interval over two values that differ by 0.02: 12.706 * 0.01.
+    low = at_zero[np.isclose(at_zero[:, 0], 0)][:, 1].min()
+    assert low == pytest.approx(middle - 100 * 12.7062 * 0.01, abs=0.01)
