@@ -1,6 +1,6 @@
 """Figures of searches, for papers, notebooks and reports: a frame in, a matplotlib figure out.
 
-All are as wide as a paper's column, in colours that color-blind readers tell apart, and drawn without pyplot: nothing
+All are as wide as a paper's column, in colors that color-blind readers tell apart, and drawn without pyplot: nothing
 is left behind, and nothing of a user's own style changes them. A frame without what is to be drawn gives a figure that
 says so.
 """
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -37,10 +38,9 @@ from brainreg.tables import FOUND, PROPOSED, SETTINGS, over_seeds
 # Width of a paper's column, in inches.
 COLUMN = 3.3
 
-# Okabe and Ito's colours, without the yellow, which is too light for lines; and markers, so that no colour is needed.
-_BLUE, _RED, _GREEN, _SKY, _PINK, _ORANGE, _BLACK, _GRAY = (
-    *("#0072B2", "#D55E00", "#009E73", "#56B4E9", "#CC79A7", "#E69F00", "#000000", "#808080"),
-)
+# Okabe and Ito's colors, without the yellow, which is too light for lines; and markers, so that no color is needed.
+_BLUE, _RED, _GREEN, _SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
+_PINK, _ORANGE, _BLACK, _GRAY = "#CC79A7", "#E69F00", "#000000", "#808080"
 _COLORS = (_BLUE, _GREEN, _PINK, _SKY, _ORANGE, _RED, _BLACK)
 _MARKERS = ("o", "^", "v", "P", "X", "p", "s")
 _LINES = ("-", "--", "-.", ":")
@@ -164,7 +164,7 @@ def _marker(setting: str, **options: Any) -> Line2D:
 
 
 def _looks(names: Sequence[Any], lines: bool = False) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Give each name a colour and a marker, or a kind of line, of its own."""
+    """Give each name a color and a marker, or a kind of line, of its own."""
     for i, name in enumerate(names):
         kind = {"linestyle": _LINES[i % len(_LINES)]} if lines else {"marker": _MARKERS[i % len(_MARKERS)]}
         yield name, {"color": _COLORS[i % len(_COLORS)], **kind}
@@ -291,7 +291,7 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     rows = math.ceil(len(panels) / count)
     height = 2.7 if len(panels) == 1 else 0.55 + 1.3 * rows
     figure, grid = _new(height, rows, count, sharex=True, sharey=True)
-    colors = matplotlib.colors.Normalize(100 * finished.objective.min(), 100 * finished.objective.max())
+    colors = Normalize(100 * finished.objective.min(), 100 * finished.objective.max())
     published = {name: PUBLISHED_SETTINGS[name] for name in regularized.data.unique() if name in PUBLISHED_SETTINGS}
     alphas = np.concatenate([_floats(regularized.reg_alpha), [one["reg_alpha"] for one in published.values()]])
     low, high = np.log10(alphas.min()) - 0.1, np.log10(alphas.max()) + 0.1
@@ -330,9 +330,7 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     handles = [_marker(FOUND, label="best proposed", markeredgecolor=_BLACK)] if best is not None else []
     handles += [_marker(PUBLISHED, label="published")] if published else []
     if (regularized.state == STOPPED).any():
-        handles.append(
-            Line2D([], [], linestyle="none", marker="x", color="#505050", markersize=3, label="stopped early")
-        )
+        handles.append(Line2D([], [], label="stopped early", **_STOPPED))
     _legend_above(figure, handles)
     return figure
 
@@ -419,7 +417,7 @@ def _label_outer(grid: np.ndarray, count: int, x: str, y: str) -> None:
 
 @_styled
 def slices(trials: pd.DataFrame, names: Sequence[str] = ("reg_image_num", "reg_batch_size")) -> Figure:
-    """Draw the objective against one number each, such as N and k, with a mark and a colour for each range.
+    """Draw the objective against one number each, such as N and k, with a mark and a color for each range.
 
     Args:
         trials: of `brainreg.results.load_searches`.

@@ -104,7 +104,7 @@ def picture(figure) -> Image.Image:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """How much two pictures differ where they differ most: of squares of six pixels' side, whose mean colours are
+    """How much two pictures differ where they differ most: of squares of six pixels' side, whose mean colors are
     compared, so that a letter that is drawn a little otherwise does not count; 1 where the sizes do.
     """
     if max(abs(one.width - other.width), abs(one.height - other.height)) > 3:
