@@ -45,7 +45,7 @@ from brainreg.records import TrialRecord
 from brainreg.search import SearchOptions, StudySearch, plan_search
 from brainreg.spaces import load_space
 from brainreg.storage import Storage
-from brainreg.study import SearchStudy, Strategy, make_sampler, open_database
+from brainreg.study import SearchStudy, Strategy, make_sampler
 from brainreg.trial import TrialJob
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -112,7 +112,7 @@ def bare_rate(folder: Path, trials: int, sampler: str, seed: int, database: bool
                 metric="objective",
                 mode="max",
                 sampler=make_sampler(sampler, trials, seed),
-                storage=open_database(f"sqlite:///{folder}/study.db") if database else None,
+                storage=optuna.storages.RDBStorage(f"sqlite:///{folder}/study.db") if database else None,
             ),
             num_samples=trials,
             reuse_actors=True,

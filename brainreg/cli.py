@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import torch
 from pydantic import BaseModel
@@ -135,7 +135,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    choices = get_args(field.annotation)
+    kinds = get_args(field.annotation)
+    choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), kinds)  # of Literal[...] | None
     return choices if all(isinstance(choice, str) for choice in choices) else ()
 
 

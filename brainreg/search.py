@@ -172,7 +172,8 @@ def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None 
     own = Path(folder.root) if folder.is_local else None
     if own is not None and own.exists() and not (own.is_dir() and not any(own.iterdir())):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
-    return _plan(space, strategy or Strategy(), options, folder)
+    trials = options.num_samples or space.budget.num_samples
+    return _plan(space, (strategy or Strategy()).for_trials(trials), options, folder)
 
 
 def find_search(name: str, storage_path: str, flag: str) -> Storage:

@@ -65,6 +65,20 @@ def test_list_of_spaces(capsys):
     assert all(len(line.split()) > 5 for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("flags", "scheduler"),
+    [
+        (["--num-samples=19"], "none"),
+        (["--num-samples=20"], "asha"),
+        (["--num-samples=99", "--scheduler=none"], "none"),
+    ],
+)
+def test_short_searches_stop_no_trial_unless_asked_to(flags, scheduler, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tune_main.main([SPACE, "--dry-run", *flags]) == 0
+    assert f"sampler tpe, scheduler {scheduler}" in capsys.readouterr().out
+
+
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert tune_main.main([SPACE, "--dry-run", "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0
