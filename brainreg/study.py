@@ -79,20 +79,21 @@ def make_sampler(name: str, num_samples: int, seed: int, known: int = 0) -> Base
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            return optuna.samplers.TPESampler(  # which learns from the given settings, too
+            sampler = optuna.samplers.TPESampler(
                 n_startup_trials=startup,
                 multivariate=True,  # alpha and Th act together
                 group=True,  # Th_2 exists in the range double only
                 constant_liar=True,  # trials that run at the same time should differ
                 seed=seed,
             )
-        if name == "gp":
+        elif name == "gp":
             sampler = optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
         elif name == "nsga2":
             sampler = optuna.samplers.NSGAIISampler(population_size=max(4, min(50, num_samples // 5)), seed=seed)
         else:
             return optuna.samplers.RandomSampler(seed=seed)
-    return _OfProposals(sampler, most=_MOST_OF_GP if name == "gp" else None)
+    # TPE learns from the given settings, too.
+    return _OfProposals(sampler, most=_MOST_OF_GP if name == "gp" else None, given=name == "tpe")
 
 
 class _Proposals(optuna.Study):
@@ -102,13 +103,15 @@ class _Proposals(optuna.Study):
 
     Attributes:
         most: finished trials that are shown; None shows all.
+        given: whether those of given settings are shown after all.
     """
 
     most: int | None = None
+    given: bool = False
 
     def _get_trials(self, deepcopy: bool = True, states: Any = None, use_cache: bool = False) -> list[FrozenTrial]:
         trials = super()._get_trials(deepcopy, states, use_cache)
-        trials = [trial for trial in trials if trial.params or not trial.state.is_finished()]
+        trials = [trial for trial in trials if self.given or trial.params or not trial.state.is_finished()]
         return trials if self.most is None else _most_telling(trials, self.most)
 
 
@@ -124,14 +127,14 @@ def _most_telling(trials: list[FrozenTrial], most: int) -> list[FrozenTrial]:
 class _OfProposals(BaseSampler):
     """Lets a sampler see `_Proposals`, with `most` finished trials."""
 
-    def __init__(self, sampler: BaseSampler, most: int | None = None):
-        self._sampler, self._most = sampler, most
+    def __init__(self, sampler: BaseSampler, most: int | None = None, given: bool = False):
+        self._sampler, self._most, self._given = sampler, most, given
         self._view: _Proposals | None = None
 
     def _of(self, study: optuna.Study) -> _Proposals:
         if self._view is None:
             self._view = _Proposals(study.study_name, study._storage, sampler=study.sampler)
-            self._view.most = self._most
+            self._view.most, self._view.given = self._most, self._given
         self._view._thread_local.cached_all_trials = None
         return self._view
 

@@ -396,8 +396,6 @@ class TestDatabases:
         trial = study.begun()[4]
         (tmp_path / "study.db").write_bytes(b"x" * 100_000)
         for action in (
-            study.ask,
-            study.begun,
             lambda: study.report(trial, 2, 0.5),
             lambda: study.tell_finished(trial, measured(0.5, 0.5)),
             lambda: study.tell_stopped(trial),
