@@ -5,7 +5,9 @@ augmented as tensors, on whatever device it lies. ImageNet's training images, of
 hold, stay in their files (`ImageFiles`) until a batch is cut.
 """
 
+import functools
 import hashlib
+import importlib
 import logging
 import os
 import pickle
@@ -18,13 +20,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 from brainreg.errors import InputError, nearest
@@ -32,8 +32,22 @@ from brainreg.seeds import Stream, seeded_generator
 
 logger = logging.getLogger(__name__)
 
+
+class _LazyModule:
+    """A module that is imported when it is first used: torchvision takes over a second, and many searches need none."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
+torchvision, v2 = _LazyModule("torchvision"), _LazyModule("torchvision.transforms.v2")
+
 Split = Literal["train", "test"]
 Purpose = Literal["task", "regularization"]
+View = Callable[[Image.Image], Image.Image]
 Augmentation = Callable[[torch.Tensor | Sequence[torch.Tensor], torch.Generator], torch.Tensor]
 
 # ---------------------------------------------------------------------------------------------
@@ -108,11 +122,13 @@ def random_resized_crop_and_flip(
 # The data sets
 # ---------------------------------------------------------------------------------------------
 
-# What is made of an image where images come in many sizes: to classify it, and to regularize with it.
-_VIEWS: dict[Purpose, v2.Compose] = {
-    "task": v2.Compose([v2.Resize(224), v2.CenterCrop(224)]),
-    "regularization": v2.Compose([v2.CenterCrop((144, 256)), v2.Resize((36, 64))]),
-}
+
+@functools.cache
+def _view(purpose: Purpose) -> View:
+    """What is made of an image where images come in many sizes: to classify it, or to regularize with it."""
+    if purpose == "task":
+        return v2.Compose([v2.Resize(224), v2.CenterCrop(224)])
+    return v2.Compose([v2.CenterCrop((144, 256)), v2.Resize((36, 64))])
 
 
 @dataclass(frozen=True)
@@ -219,7 +235,7 @@ def load_dataset(
     """
     dataset = find_dataset(name)
     source, mode = _find_source(dataset, split, Path(data_dir), rgb)
-    view = _VIEWS[purpose] if dataset.varied_sizes else None
+    view = _view(purpose) if dataset.varied_sizes else None
     if isinstance(source, _Digits):
         return source.decode(mode, view)
     label = f"{_label(name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
@@ -272,7 +288,7 @@ class ImageFiles:
 
     def classified(self, index: torch.Tensor) -> torch.Tensor:
         """Return the images of an index (k,) as they are classified without augmentation: (k, c, 224, 224)."""
-        views = self._source.read(index.tolist(), self._mode, _VIEWS["task"])
+        views = self._source.read(index.tolist(), self._mode, _view("task"))
         return torch.stack([_channels_first(pixels) for pixels in views])
 
     @property
@@ -310,7 +326,7 @@ class _Digits:
     def __init__(self, split: Split):
         self.split = split
 
-    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
         from sklearn.datasets import load_digits
 
         digits = load_digits()
@@ -335,7 +351,7 @@ class _IdxFiles:
     def fingerprint(self) -> str:
         return _fingerprint([self.images, self.labels])
 
-    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
         with _damaged(self.images):
             images = torchvision.datasets.mnist.read_image_file(str(self.images))
         with _damaged(self.labels):
@@ -369,7 +385,7 @@ class _CifarFiles:
     def _incomplete(self, path: Path) -> InputError:
         return InputError(f"{path}: missing or damaged; remove {self.folder} to have it downloaded again")
 
-    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
         for path, checksum in self._files():
             if not torchvision.datasets.utils.check_integrity(str(path), checksum):
                 raise self._incomplete(path)
@@ -418,7 +434,7 @@ class _ImageFolder:
     def fingerprint(self, times: bool = True) -> str:
         return _fingerprint([Path(path) for path, _ in self.samples], times)
 
-    def read(self, indices: Sequence[int], mode: str, view: v2.Compose | None) -> Iterator[np.ndarray]:
+    def read(self, indices: Sequence[int], mode: str, view: View | None) -> Iterator[np.ndarray]:
         """Decode the images of these indices, in their order, each (h, w) or (h, w, c)."""
 
         def decode(i: int) -> np.ndarray:
@@ -431,7 +447,7 @@ class _ImageFolder:
             for start in range(0, len(indices), _DECODED_AHEAD):
                 yield from pool.map(decode, indices[start : start + _DECODED_AHEAD])
 
-    def decode(self, mode: str, view: v2.Compose | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
         looked_at = self.samples[:: max(1, len(self.samples) // 16)]
         if mode == "RGB" and all(_is_gray(path) for path, _ in looked_at):
             raise InputError(f"rgb=True: the images of {self.folder} are gray; leave rgb out")
@@ -559,9 +575,7 @@ _UMASK = os.umask(0o077)  # can only be read by setting it
 os.umask(_UMASK)
 
 
-def _cached(
-    path: Path, key: str, source: _Source, mode: str, view: v2.Compose | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _cached(path: Path, key: str, source: _Source, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `source` decodes, from the file at `path` where that is whole and was made for `key`."""
     stored = _read_cache(path, key)
     if stored is not None:

@@ -57,8 +57,8 @@ from brainreg.records import (
 )
 from brainreg.results import TABLE, load_results, ranked, settings_of, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
-from brainreg.storage import PATIENCE, Storage, within
-from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database
+from brainreg.storage import PATIENCE, Storage, StorageError, within
+from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
 from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
@@ -361,30 +361,42 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
     progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     progress.resume(plan.records)
-    write_manifest(folder, _manifest(plan))
-    with Driver(folder, plan.slots) as driver:
-        if options.address is not None:
-            check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
-        study = SearchStudy(space, plan.strategy, plan.num_samples, plan.seed, plan.name, plan.database, plan.records)
-        search = StudySearch(study, folder, plan.records)
-        driver.on_lost = partial(setattr, search, "broken")
-        if ended < plan.num_samples:
-            tuner = _tuner(plan, job, search, progress)
-            watch_own_node(partial(_end_at_once, plan, progress, console))
-            with progress, _stopped_by_sigterm():
-                tuner.fit()
-        results = load_results(folder)
-        write_tables(folder, results)
-        done = int((results.state != UNFINISHED).sum())
-        if search.broken:
-            raise InputError(
-                f"{search.broken}; {done} of {plan.num_samples} trials are done. When that is mended, go on:"
-                f" --resume={plan.name}"
-            )
-        if done < plan.num_samples:
-            say(f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={plan.name}")
-        _conclude(plan, results, console, interrupted=done < plan.num_samples)
+    done = ended
+    try:
+        write_manifest(folder, _manifest(plan))
+        with Driver(folder, plan.slots) as driver:
+            if options.address is not None:
+                check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
+            study = _study(plan, say)
+            search = StudySearch(study, folder, plan.records)
+            driver.on_lost = partial(setattr, search, "broken")
+            if ended < plan.num_samples:
+                tuner = _tuner(plan, job, search, progress)
+                watch_own_node(partial(_end_at_once, plan, progress, console))
+                with progress, _stopped_by_sigterm():
+                    tuner.fit()
+            results = load_results(folder)
+            done = int((results.state != UNFINISHED).sum())
+            if search.broken:
+                raise StorageError(search.broken)
+            write_tables(folder, results)
+            if done < plan.num_samples:
+                say(f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={plan.name}")
+            _conclude(plan, results, console, interrupted=done < plan.num_samples)
+    except StorageError as error:
+        raise InputError(
+            f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on: --resume={plan.name}"
+        ) from error
     return results
+
+
+def _study(plan: SearchPlan, say: Callable[[str], None]) -> SearchStudy:
+    own = plan.options.study is None
+    if own and (aside := set_aside_if_damaged(plan.database)):
+        say(f"the study's database is damaged; it is made again from the trials' records, and kept as {aside}")
+    return SearchStudy(
+        plan.space, plan.strategy, plan.num_samples, plan.seed, plan.name, plan.database, plan.records, own=own
+    )
 
 
 def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: SearchProgress) -> tune.Tuner:

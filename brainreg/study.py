@@ -2,8 +2,10 @@
 
 import contextlib
 import re
+import sqlite3
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -180,6 +182,7 @@ class SearchStudy:
         name: of the study.
         url: of its database, as SQLAlchemy writes it; None keeps it in memory.
         records: what is known of the search's trials; a study that lacks them is made again from them.
+        own: whether the database is this search's alone, so that what a power cut takes of it can be made again.
 
     Raises:
         InputError: the database does not answer, or its study is another one.
@@ -194,12 +197,13 @@ class SearchStudy:
         name: str,
         url: str | None = None,
         records: Sequence[TrialRecord] = (),
+        own: bool = False,
     ):
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are long, and told here in one line
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.space, self.strategy = space, strategy
         self.goals = GOALS[strategy.objective]
-        storage = None if url is None else open_database(url)
+        storage = None if url is None else open_database(url, durable=not own)
         with _kept():
             self.study = optuna.create_study(
                 storage=storage,
@@ -334,8 +338,13 @@ _NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
-def open_database(url: str) -> optuna.storages.RDBStorage:
+def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
     """Open the database of a study.
+
+    Args:
+        url: as SQLAlchemy writes it.
+        durable: whether SQLite waits for the disk at each commit, some 0.01 s, of which a trial has a dozen. Without,
+            nothing is lost when processes are killed, but a power cut may damage the file.
 
     Raises:
         InputError: the address is none, or nothing answers there.
@@ -349,7 +358,7 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
     if "password" in parsed.query:
         shown = parsed.difference_update_query(["password"]).render_as_string(hide_password=True)
         raise InputError(f"--study={shown}: a password stands before the host, USER:PASSWORD@HOST")
-    options: dict[str, Any] = {"pool_events": [(_write_ahead, "connect")]}
+    options: dict[str, Any] = {} if durable else {"pool_events": [(_do_not_wait, "connect")]}
     if parsed.get_backend_name() != "sqlite":
         # The server may be started anew between two questions.
         options = {"connect_args": {"connect_timeout": int(PATIENCE) // 2}, "pool_pre_ping": True}
@@ -368,10 +377,34 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
         raise InputError(f"--study={shown}: no database answers there ({_first_line(error)})") from error
 
 
-def _write_ahead(connection: Any, _: Any) -> None:
-    """Let a commit to SQLite not wait for the disk: what a power cut takes comes again from the trials' records."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+def _do_not_wait(connection: Any, _: Any) -> None:
+    connection.execute("PRAGMA synchronous=OFF")  # write-ahead logging is as fast, but not to be had on NFS
+
+
+def set_aside_if_damaged(url: str) -> str | None:
+    """Rename the file of a SQLite database that cannot be read, and return its new path; None where it is whole.
+
+    Raises:
+        StorageError: it cannot be renamed.
+    """
+    path = Path(sqlalchemy.make_url(url).database)
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            if connection.execute("PRAGMA integrity_check").fetchone() == ("ok",):
+                return None
+    except sqlite3.OperationalError:  # no access, or locked: another matter, that who opens it will name
+        return None
+    except sqlite3.DatabaseError:
+        pass
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        path.replace(aside)
+        path.with_name(f"{path.name}-journal").unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: damaged, and cannot be set aside ({error.strerror})") from error
+    return str(aside)
 
 
 _ADDRESS = "must be an address such as postgresql+psycopg://USER@HOST/DATABASE"

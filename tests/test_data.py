@@ -125,7 +125,7 @@ class TestLoading:
     def test_flipping_before_and_after_the_resize_is_the_same(self):
         """The method flips a regularization image before it is resized; here it is stored resized and then flipped."""
         pixels = np.random.default_rng(1).integers(0, 256, (144, 256), np.uint8)
-        resize = data._VIEWS["regularization"]
+        resize = data._view("regularization")
         before = np.asarray(resize(Image.fromarray(pixels[:, ::-1])))
         after = np.asarray(resize(Image.fromarray(pixels)))[:, ::-1]
         assert np.array_equal(before, after)

@@ -1,5 +1,6 @@
 """The study: what Optuna is told and what it proposes, in a database of a file and in a real PostgreSQL."""
 
+import contextlib
 import doctest
 import sqlite3
 import warnings
@@ -7,7 +8,6 @@ from dataclasses import replace
 
 import optuna
 import pytest
-import sqlalchemy
 from services import PASSWORD, postgresql_server, unanswered
 
 import brainreg.study
@@ -15,7 +15,16 @@ from brainreg.errors import InputError
 from brainreg.records import FAILED, STOPPED, TrialRecord
 from brainreg.spaces import Space
 from brainreg.storage import StorageError
-from brainreg.study import GOALS, SearchStudy, Strategy, front, hypervolume, make_sampler, open_database
+from brainreg.study import (
+    GOALS,
+    SearchStudy,
+    Strategy,
+    front,
+    hypervolume,
+    make_sampler,
+    open_database,
+    set_aside_if_damaged,
+)
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
 SEARCHED = {"reg_alpha", "reg_thresh", "reg_thresh_2/reg_thresh", "reg_batch_size"}
@@ -39,19 +48,6 @@ SPACE = Space(
 def server():
     with postgresql_server() as running:
         yield running
-
-
-@pytest.fixture(autouse=True)
-def no_disk():
-    """SQLite need not wait for the disk here."""
-
-    def hasten(connection, record):
-        if isinstance(connection, sqlite3.Connection):
-            connection.execute("PRAGMA synchronous=OFF")
-
-    sqlalchemy.event.listen(sqlalchemy.Engine, "connect", hasten)
-    yield
-    sqlalchemy.event.remove(sqlalchemy.Engine, "connect", hasten)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
@@ -79,7 +75,7 @@ def strategy(request, sampler) -> Strategy:
 
 
 def opened(strategy: Strategy, name: str, url: str | None = None, records=(), space=SPACE, seed=0) -> SearchStudy:
-    return SearchStudy(space, strategy, 9, seed, name, url, records)
+    return SearchStudy(space, strategy, 9, seed, name, url, records, own=True)
 
 
 def measured(clean: float, robust: float) -> dict:
@@ -340,6 +336,18 @@ class TestProposals:
                 study.tell_finished(running.pop(0), measured(0.8, setting.get("reg_thresh", 0)))
         assert len(set(ranges)) > 2
 
+    @pytest.mark.parametrize("objective", ["combined", "pareto"])
+    def test_a_gaussian_process_sees_the_best_and_the_newest_trials(self, objective, name, monkeypatch):
+        monkeypatch.setattr(brainreg.study, "_MOST_OF_GP", 6)
+        study = opened(Strategy(objective=objective, sampler="gp"), name)
+        self.propose(study, 15)
+        running = study.ask().number
+        finished = study.study.get_trials()[1:-1]  # without the unregularized setting
+        best = sorted(finished, key=lambda trial: trial.values[-1])[-3:]
+        newest = [trial for trial in finished if trial not in best][-3:]
+        shown = study.study.sampler._of(study.study)._get_trials()
+        assert [trial.number for trial in shown] == [*sorted(trial.number for trial in best + newest), running]
+
     def test_a_short_search_is_not_random_alone(self):
         for num_samples, startup in ((1, 1), (9, 3), (100, 10)):
             assert make_sampler("tpe", num_samples, 0)._sampler._n_startup_trials == startup
@@ -390,19 +398,38 @@ class TestDatabases:
         assert message.startswith(f"--study=postgresql+psycopg://user:***@{address}/db: no database answers there (")
         assert reason in message
 
-    @pytest.mark.skip(reason="SQLite may answer from its cache")
+    @pytest.mark.parametrize(("own", "synchronous"), [(True, 0), (False, 2)])
+    def test_sqlite_waits_for_the_disk_where_others_share_it(self, name, tmp_path, own, synchronous):
+        study = SearchStudy(SPACE, Strategy(), 9, 0, name, f"sqlite:///{tmp_path}/study.db", own=own)
+        with study.study._storage._backend.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"  # write-ahead fails on NFS
+
+    def test_a_damaged_file_is_set_aside(self, name, tmp_path):
+        url, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "study.db"
+        assert set_aside_if_damaged(url) is None
+        told(opened(Strategy(), name, url))
+        assert set_aside_if_damaged(url) is None
+        content = path.read_bytes()
+        path.write_bytes(content[:3000] + b"x" * 40_000 + content[43_000:])
+        assert set_aside_if_damaged(url) == f"{path}.damaged"
+        assert not path.exists() and (tmp_path / "study.db.damaged").stat().st_size == len(content)
+        path.write_text("this is no database at all" * 99)
+        assert set_aside_if_damaged(url) == f"{path}.damaged" and not path.exists()
+
     def test_a_database_that_fails_is_one_line(self, name, tmp_path):
         study = opened(Strategy(), name, f"sqlite:///{tmp_path}/study.db")
         told(study)
         trial = study.begun()[4]
-        (tmp_path / "study.db").write_bytes(b"x" * 100_000)
+        with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as connection:
+            connection.execute("DROP TABLE trials")
         for action in (
             lambda: study.report(trial, 2, 0.5),
             lambda: study.tell_finished(trial, measured(0.5, 0.5)),
             lambda: study.tell_stopped(trial),
             lambda: study.tell_failed(trial, ERROR),
         ):
-            with pytest.raises(StorageError, match=r"^the study's database: (file is not a database|.* is malformed)$"):
+            with pytest.raises(StorageError, match=r"^the study's database: no such table: trials$"):
                 action()
 
     @pytest.mark.slow

@@ -82,7 +82,10 @@ class TestResumed:
     def test_a_search_that_is_done_has_nothing_to_resume(self, resumed):
         folder, _, results = resumed
         began = time.monotonic()
+        (folder / "study.db").write_bytes(b"what a power cut leaves" * 1000)
         again = resume(folder)
+        check_whole(folder, again, ["finished", "stopped", "failed", "finished", "finished", "finished"])
+        assert (folder / "study.db.damaged").exists()
         assert again.objective.tolist()[3:] == results.objective.tolist()[3:] and len(again) == 6
         assert time.monotonic() - began < 60
 
