@@ -5,8 +5,9 @@ python benchmarks/service_cost.py --save=benchmarks/results/service_cost.csv
 Three measurements; each part can be left out by naming others with --parts.
 
 * rate: trials a second between the first trial's end and the last one's, of bare Ray Tune with its own `OptunaSearch`
-  (study in memory, and in SQLite) and of this project's search (study in SQLite, a record of each trial on the disk,
-  written by the driver and by the worker), in turns, in one process. The same sampler, workers and `reuse_actors`.
+  (study in memory; in SQLite; in SQLite that does not wait for the disk) and of this project's search (study in SQLite
+  that does not wait, a record of each trial on the disk, written by the driver and by the worker), in turns, in one
+  process. The same sampler, workers and `reuse_actors`.
 * proposal: seconds of the next proposal where so many trials have finished, in SQLite, for each sampler.
 * start: seconds from a process's begin to the first line of its first trial, of `tune_main.py` and of the shortest
   program that does the same with Ray Tune; and where they go.
@@ -45,7 +46,7 @@ from brainreg.records import TrialRecord
 from brainreg.search import SearchOptions, StudySearch, plan_search
 from brainreg.spaces import load_space
 from brainreg.storage import Storage
-from brainreg.study import SearchStudy, Strategy, make_sampler
+from brainreg.study import SearchStudy, Strategy, make_sampler, open_database
 from brainreg.trial import TrialJob
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,9 +102,10 @@ class _Ends(tune.Callback):
         return (len(self.times) - 1) / (self.times[-1] - self.times[0])
 
 
-def bare_rate(folder: Path, trials: int, sampler: str, seed: int, database: bool) -> float:
-    """Ray Tune with its own OptunaSearch; loggers as this project has them."""
+def bare_rate(folder: Path, trials: int, sampler: str, seed: int, durable: bool | None) -> float:
+    """Ray Tune with its own OptunaSearch; loggers as this project has them. `durable` None: the study in memory."""
     ends, space = _Ends(), load_space(SPACE)
+    storage = None if durable is None else open_database(f"sqlite:///{folder}/study.db", durable)
     tuner = tune.Tuner(
         tune.with_resources(bare_trial, {"cpu": 1, "gpu": 0}),
         tune_config=tune.TuneConfig(
@@ -112,7 +114,7 @@ def bare_rate(folder: Path, trials: int, sampler: str, seed: int, database: bool
                 metric="objective",
                 mode="max",
                 sampler=make_sampler(sampler, trials, seed),
-                storage=optuna.storages.RDBStorage(f"sqlite:///{folder}/study.db") if database else None,
+                storage=storage,
             ),
             num_samples=trials,
             reuse_actors=True,
@@ -130,7 +132,7 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     ends, space, strategy = _Ends(), load_space(SPACE), Strategy(sampler=sampler)
     options = SearchOptions(name="own", storage_path=str(folder), num_samples=trials, data_dir=str(ROOT / "data"))
     plan = plan_search(space, options, strategy)
-    study = SearchStudy(space, strategy, trials, seed, plan.name, plan.database)
+    study = SearchStudy(space, strategy, trials, seed, plan.name, plan.database, own=True)
     search = StudySearch(study, plan.folder, ())
     progress = SearchProgress(trials, plan.slots, space.search, Console(file=io.StringIO(), width=120))
     job = TrialJob(space.objective, plan.folder.uri, options.data_dir, seed, 1, "cpu", proxy=True)
@@ -147,8 +149,9 @@ def measure_rates(flags: argparse.Namespace) -> list[dict[str, Any]]:
     brainreg.search.run_trial = own_trial
     start_ray(None, "127.0.0.1")
     ways = {
-        "bare, study in memory": partial(bare_rate, database=False),
-        "bare, study in SQLite": partial(bare_rate, database=True),
+        "bare, study in memory": partial(bare_rate, durable=None),
+        "bare, study in SQLite": partial(bare_rate, durable=True),
+        "bare, study in SQLite, not synced": partial(bare_rate, durable=False),
         "brainreg": own_rate,
     }
     rows = []
@@ -198,7 +201,9 @@ def measure_proposals(flags: argparse.Namespace) -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder, _quiet():
             strategy = Strategy(objective=objective, sampler=sampler)
             database = f"sqlite:///{folder}/study.db"
-            study = SearchStudy(load_space(SPACE), strategy, flags.finished + 100, 0, "long", database, records)
+            study = SearchStudy(
+                load_space(SPACE), strategy, flags.finished + 100, 0, "long", database, records, own=True
+            )
             search = StudySearch(study, Storage(folder), records)
             search._again.clear()  # what a resumed search would hand out first
             seconds = []

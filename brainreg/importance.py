@@ -88,9 +88,6 @@ def _proposed(search: Storage) -> optuna.Study:
     study = optuna.create_study(direction="maximize")
     for trial in told.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         if trial.params:
-            study.add_trial(
-                create_trial(
-                    value=trial.user_attrs["objective"], params=trial.params, distributions=trial.distributions
-                )
-            )
+            objective = trial.user_attrs["objective"] if len(trial.values) > 1 else trial.values[0]
+            study.add_trial(create_trial(value=objective, params=trial.params, distributions=trial.distributions))
     return study

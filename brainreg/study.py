@@ -133,11 +133,12 @@ class _OfProposals(BaseSampler):
         self._sampler, self._most, self._given = sampler, most, given
         self._view: _Proposals | None = None
 
-    def _of(self, study: optuna.Study) -> _Proposals:
+    def _of(self, study: optuna.Study, anew: bool = False) -> _Proposals:
         if self._view is None:
             self._view = _Proposals(study.study_name, study._storage, sampler=study.sampler)
             self._view.most, self._view.given = self._most, self._given
-        self._view._thread_local.cached_all_trials = None
+        if anew:  # as Optuna itself: the trials are read once for all parameters of a proposal
+            self._view._thread_local.cached_all_trials = None
         return self._view
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
@@ -150,12 +151,12 @@ class _OfProposals(BaseSampler):
         return self._sampler.sample_independent(self._of(study), trial, name, distribution)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(self._of(study), trial)
+        self._sampler.before_trial(self._of(study, anew=True), trial)
 
     def after_trial(
         self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
-        self._sampler.after_trial(self._of(study), trial, state, values)
+        self._sampler.after_trial(self._of(study, anew=True), trial, state, values)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
@@ -203,6 +204,7 @@ class SearchStudy:
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self.space, self.strategy = space, strategy
         self.goals = GOALS[strategy.objective]
+        self._attributes = [name for name in _ATTRIBUTES if name not in self.goals]
         storage = None if url is None else open_database(url, durable=not own)
         with _kept():
             self.study = optuna.create_study(
@@ -235,7 +237,7 @@ class SearchStudy:
                 self.study.enqueue_trial({})
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
-        attributes = {name: record.measured[name] for name in _ATTRIBUTES if name in record.measured}
+        attributes = {name: record.measured[name] for name in self._attributes if name in record.measured}
         attributes |= {"setting": record.setting} if record.setting else {}
         attributes |= {"error": record.error} if record.error else {}
         proxies = {one["epoch"]: one["proxy_objective"] for one in record.epochs if "proxy_objective" in one}
@@ -299,7 +301,7 @@ class SearchStudy:
         """Tell Optuna what was measured."""
         with _kept():
             if not self._is_over(trial):
-                for name in _ATTRIBUTES:
+                for name in self._attributes:
                     trial.set_user_attr(name, measured[name])
                 self.study.tell(trial, [measured[goal] for goal in self.goals])
 
