@@ -25,7 +25,7 @@ from brainreg.storage import PATIENCE, StorageError, within
 _RANDOM_TRIALS = 10
 
 # A Gaussian process sees so many finished trials at most: its next proposal takes longer the more it sees.
-_MOST_OF_GP = 200
+_MOST_OF_GP = 100
 
 # What the two goals are, in the order of the study's values.
 GOALS = {"combined": ("objective",), "pareto": ("clean_accuracy", "robust_accuracy")}
