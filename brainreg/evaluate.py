@@ -20,13 +20,13 @@ from tqdm import tqdm
 
 from brainreg.attacks import CORRUPTIONS, Context, attack_names
 from brainreg.attacks.corruptions import PUBLISHED, load_published
-from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads
+from brainreg.cli import DATA_DIR, Parser, check_writable, from_flags, make_folder, run, use_threads
 from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError, checked_value, nearest
 from brainreg.evaluation import Evaluation, Robustness, attacked_images, evaluate, planned
+from brainreg.evaluation_report import write_report
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.progress import duration
-from brainreg.report import write_report
 from brainreg.training import default_device, load_classifier, load_training_data, naming, to_float, train
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("seed", help="of the attacks and of the choice of images (default: the one it was trained with)")
     parser.add_flags(Evaluation, "what is measured", skip=("attack",))
     parser.add_flag("surrogate", help="checkpoint whose gradient transfer-fgsm transfers (default: one is trained)")
-    parser.add_flag("data_dir", default="data", help="folder of the data sets (default: data)")
+    parser.add_flag("data_dir", default=DATA_DIR, help=f"folder of the data sets (default: {DATA_DIR})")
     parser.add_flag("save_dir", help="folder of table and report (default: evaluation-SPLIT beside the checkpoint)")
     parser.add_flag("threads", help="CPU threads (default: PyTorch's)")
     flags = parser.parse_args(arguments)

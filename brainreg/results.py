@@ -33,6 +33,9 @@ from brainreg.storage import Storage, StorageError
 
 TABLE, EPOCHS_TABLE = "results.csv", "epochs.csv"
 
+# How the best and the unregularized setting stood the last, strongest attack.
+FINAL_TABLE = "final_attack.csv"
+
 # What the best settings reach on test images, over seeds; written beside the trials by whoever measures that.
 CONFIRMATION = "confirmation.csv"
 

@@ -1,6 +1,5 @@
 """The report of an evaluation: one HTML file that any browser shows, without scripts and without a network."""
 
-import base64
 import io
 import math
 import re
@@ -14,8 +13,9 @@ import pandas as pd
 from PIL import Image
 
 from brainreg.attacks.parts import KEPT_EXAMPLES
-from brainreg.cli import write_text
 from brainreg.evaluation import Example
+from brainreg.page import ABSENT, facts_table, html_table, page, picture, scrolling, warning_box
+from brainreg.storage import Storage
 
 # The title of a corruption ends with where its images come from.
 CORRUPTIONS = ("(CIFAR-10-C)", "(CIFAR-100-C)", "(generated)")
@@ -23,7 +23,6 @@ CORRUPTIONS = ("(CIFAR-10-C)", "(CIFAR-100-C)", "(generated)")
 Row = dict[str, Any]
 
 _NORMS = {"Linf", "L2", "L1"}
-_ABSENT = "\u2013"
 
 # Of a curve, in units of its view box: width and height, and what lies left, right, above and below the axes.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 236, 46, 24, 10, 44
@@ -32,62 +31,21 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 236, 46, 24, 10, 44
 _IMAGE_WIDTH = 112
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de; --line: #0b57a4;
-  --heat: 38 120 200; --caution: #fff3d1; --edge: #b45f06; --calm: #f3f5f7; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e8eaed; --soft: #aab2bb;
-  --rule: #3a424b; --line: #74b5ff; --heat: 52 118 190; --caution: #3b2c08; --edge: #e3a13a; --calm: #1d2228; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
-h1, figcaption, .warnings, .facts td { overflow-wrap: anywhere; }
-h2, summary { font-size: 1.15rem; font-weight: 600; margin: 2.25rem 0 .5rem; }
-summary { cursor: pointer; }
-p { margin: .5rem 0; }
-.note, .facts th, thead th { color: var(--soft); }
-.note { font-size: .875rem; }
-.warnings { border-left: .35rem solid var(--edge); background: var(--caution); padding: .75rem 1rem; }
-.warnings h2 { margin: 0; }
-.warnings ul { margin: .35rem 0 0; padding-left: 1.2rem; }
-.calm { border-left: .35rem solid var(--rule); background: var(--calm); padding: .5rem 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem 1.25rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
-th:last-child, td:last-child { padding-right: 0; }
-thead th { vertical-align: bottom; }
-tbody th { font-weight: 400; min-width: 6rem; }
-.number { text-align: right; white-space: nowrap; }
-.facts th { white-space: nowrap; min-width: 0; }
 .heat td { background: rgb(var(--heat) / calc(.72 * var(--accuracy, 0))); border: 2px solid var(--paper); }
 .heat td, .heat th + th, .heat tr + tr th[scope=col] { text-align: center; padding: .2rem .5rem; }
 .heat th { border: 0; vertical-align: middle; }
 .heat .interval { display: block; font-size: .75rem; line-height: 1.2; white-space: nowrap; }
-.panels, .examples { display: grid; gap: 1.5rem; align-items: end; }
-.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.examples { display: grid; gap: 1.5rem; align-items: end; }
 .examples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: .9rem; margin-bottom: .25rem; }
-svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--soft); font-size: 12px; }
-.key { display: inline-block; margin-right: 1.5rem; }
-.key svg { display: inline; width: 2rem; height: .9rem; vertical-align: -.1rem; margin-right: .25rem; }
-.axis { stroke: var(--soft); fill: none; }
-.grid { stroke: var(--rule); }
 .band { fill: var(--line); fill-opacity: .2; }
 .line { stroke: var(--line); stroke-width: 2; fill: none; }
 .point { fill: var(--line); }
 .clean { stroke: var(--ink); stroke-dasharray: 6 4; }
 .images { display: grid; grid-template-columns: repeat(3, minmax(0, var(--width))); gap: .5rem; font-size: .85rem;
   line-height: 1.3; overflow-wrap: anywhere; }
-img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
-@media (max-width: 36rem) { body { padding: 1rem .75rem; } table { font-size: .8rem; }
-  th, td { padding-right: .35rem; } .number { white-space: normal; } .facts th { padding-right: .75rem; }
-  .interval, .heat .interval { display: none; }
+img { image-rendering: pixelated; }
+@media (max-width: 36rem) { .interval, .heat .interval { display: none; }
   .heat td, .heat tr + tr th[scope=col] { padding: .2rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8pt; }
-  .scroll { overflow: visible; } tr, figure { break-inside: avoid; } h2, .note, summary { break-after: avoid; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
 """
 
 
@@ -114,6 +72,7 @@ def write_report(
 
     Raises:
         ValueError: two rows of one attack and strength; an example that is no pair of images of 1 or 3 channels.
+        StorageError: the file cannot be written.
     """
     attacks: dict[str, list[Row]] = {attack: [] for attack in map(str, table["attack"])}
     for row in table.sort_values("eps", kind="stable").to_dict("records"):
@@ -134,42 +93,17 @@ def write_report(
     ]
     content = "\n".join(part for part in parts if part)
     path = Path(path)
-    try:
-        write_text(path, _page(title, content))
-    except BaseException:
-        path.with_name(f"{path.name}.part").unlink(missing_ok=True)  # what `write_text` leaves
-        raise
-
-
-def _page(title: str, content: str) -> str:
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-{content}
-</main>
-</body>
-</html>
-"""
+    Storage(path.parent).write(path.name, page(title, content, _STYLE))
 
 
 def _warnings(warnings: Sequence[str]) -> str:
     if not warnings:
         return '<p class="calm">None of the checks raised a warning.</p>'
-    items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
-    return f'<section class="warnings"><h2>Warnings ({len(warnings)})</h2><ul>{items}</ul></section>'
+    return warning_box(f"Warnings ({len(warnings)})", warnings)
 
 
 def _facts(facts: dict[str, str]) -> str:
-    rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in facts.items())
-    return f'<h2>What was measured</h2><table class="facts"><tbody>{rows}</tbody></table>' if facts else ""
+    return f"<h2>What was measured</h2>{facts_table(facts)}" if facts else ""
 
 
 # The columns of a table: what is said of a row, by the column's name.
@@ -196,21 +130,8 @@ def _all(table: pd.DataFrame) -> str:
 
 
 def _table(label: str, said: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
-    head = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in said)
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(row["attack"]))}</th>'
-        + "".join(f'<td class="number">{escape(say(row))}</td>' for say in said.values())
-        + "</tr>"
-        for row in rows
-    )
-    return _scroll(
-        label, f'<table><thead><tr><th scope="col">attack</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-    )
-
-
-def _scroll(label: str, content: str) -> str:
-    """Return what may be wider than a screen, so that it alone scrolls, by keyboard too."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
+    cells = [[str(row["attack"]), *(say(row) for say in said.values())] for row in rows]
+    return html_table(label, ["attack", *said], cells)
 
 
 def _curves(attacks: dict[str, list[Row]]) -> str:
@@ -295,7 +216,7 @@ def _heat(origin: str, attacks: dict[str, list[Row]]) -> str:
     )
     over = f'<th rowspan="2" scope="col">kind</th><th colspan="{len(severities)}" scope="colgroup">severity</th>'
     head = f"<tr>{over}</tr><tr>{head}</tr>"
-    body = _scroll(f"Corruptions {origin}", f'<table class="heat"><thead>{head}</thead><tbody>{body}</tbody></table>')
+    body = scrolling(f"Corruptions {origin}", f'<table class="heat"><thead>{head}</thead><tbody>{body}</tbody></table>')
     note = 'Accuracy<span class="interval"> [95% interval]</span>; the stronger the color, the higher.'
     # At severity 0 are the clean images.
     known = [row for rows in kinds.values() for row in rows.values() if row["eps"] > 0 and _known(row)]
@@ -309,7 +230,7 @@ def _heat(origin: str, attacks: dict[str, list[Row]]) -> str:
 
 def _heat_cell(row: Row | None) -> str:
     if row is None or not _known(row):
-        return f"<td>{_ABSENT}</td>"
+        return f"<td>{ABSENT}</td>"
     accuracy, interval = _accuracy(row).split(" ", 1)
     return f'<td style="--accuracy: {row["accuracy"]:.3f}">{accuracy}<span class="interval"> {interval}</span></td>'
 
@@ -359,9 +280,7 @@ def _picture(image: np.ndarray, scale: int, text: str) -> str:
     height, width, channels = pixels.shape
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    size = f'width="{scale * width}" height="{scale * height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{escape(text)}">'
+    return picture(file.getvalue(), (scale * width, scale * height), text)
 
 
 def _origin(attack: str) -> str | None:
@@ -390,13 +309,13 @@ def _strength(eps: float, in_pixels: bool) -> str:
 def _accuracy(row: Row) -> str:
     """Return say `83.2% [80.8, 85.3]`, where a line never breaks within the brackets."""
     if not _known(row):
-        return _ABSENT
+        return ABSENT
     return f"{row['accuracy']:.1%} [{100 * row['low']:.1f},\u00a0{100 * row['high']:.1f}]"
 
 
 def _plain(value: Any) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
-        return _ABSENT
+        return ABSENT
     if not isinstance(value, float):
         return str(value)
     return f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.4g}"
