@@ -31,7 +31,7 @@ from brainreg.training import default_device, load_classifier, load_training_dat
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
 _PARTS, _SURROGATE = "parts", "surrogate.pt"
-_SPLITS = ("test", "validation")
+SPLITS = ("test", "validation")
 _LOG_SECONDS = 20
 
 
@@ -49,15 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.checkpoint is None:
         raise InputError("--checkpoint: missing; name a checkpoint.pt that train.py or a search wrote")
-    if flags.split not in _SPLITS:
-        raise InputError(f"--split={flags.split}: no such split; {nearest(flags.split, _SPLITS)}")
+    if flags.split not in SPLITS:
+        raise InputError(f"--split={flags.split}: no such split; {nearest(flags.split, SPLITS)}")
     evaluation = from_flags(Evaluation, flags)
     use_threads(flags.threads)
     classifier, settings = _load("checkpoint", flags.checkpoint)
     seed = settings.seed if flags.seed is None else checked_value(Hyperparameters, "seed", flags.seed, "--seed")
     images, labels = load_split(settings, flags.split, flags.data_dir)
     subject = Subject(classifier, settings, images, labels, flags.split, seed)
-    folder = Path(flags.save_dir or Path(flags.checkpoint).parent / f"evaluation-{flags.split}")
+    folder = Path(flags.save_dir or Path(flags.checkpoint).parent / evaluation_folder(flags.split))
     check_writable("--save_dir", folder)
     subject.check(evaluation)
     robustness = measure(
@@ -65,6 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     show(robustness, folder)
     return 0
+
+
+def evaluation_folder(split: str) -> str:
+    """Return the name of the folder, beside a checkpoint, that holds what was measured of it."""
+    return f"evaluation-{split}"
 
 
 def load_split(settings: Hyperparameters, split: str, data_dir: str | Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,8 +33,8 @@ from brainreg.storage import Storage, StorageError
 
 TABLE, EPOCHS_TABLE = "results.csv", "epochs.csv"
 
-# How the best and the unregularized setting stood the last, strongest attack.
-FINAL_TABLE = "final_attack.csv"
+# The folder of the best trial's network, and how that and the unregularized one stood the last, strongest attack.
+BEST, FINAL_TABLE = "best", "final_attack.csv"
 
 # What the best settings reach on test images, over seeds; written beside the trials by whoever measures that.
 CONFIRMATION = "confirmation.csv"

@@ -54,7 +54,7 @@ from brainreg.records import (
     trial_name,
     write_manifest,
 )
-from brainreg.results import FINAL_TABLE, TABLE, load_results, ranked, settings_of, write_tables
+from brainreg.results import BEST, FINAL_TABLE, TABLE, load_results, ranked, settings_of, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
 from brainreg.storage import PATIENCE, Storage, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database
@@ -62,7 +62,6 @@ from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
 
-BEST = "best"
 _RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
 _DATABASE = "study.db"
 

@@ -15,8 +15,8 @@ from brainreg.cli import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records import read_manifest
-from brainreg.results import ranked, settings_of
-from brainreg.search import BEST, SearchOptions, plan_search, run_search
+from brainreg.results import BEST, ranked, settings_of
+from brainreg.search import SearchOptions, plan_search, run_search
 from brainreg.spaces import Space
 from brainreg.storage import Storage
 from brainreg.study import Strategy
