@@ -14,6 +14,7 @@ from functools import cached_property
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import brainreg
@@ -25,7 +26,7 @@ from brainreg.progress import duration
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, FormatError, read_manifest
 from brainreg.results import FINAL_TABLE, RUNNING, Searches, load_searches, settings_of, split_folders
 from brainreg.spaces import PUBLISHED, UNREGULARIZED
-from brainreg.storage import Storage
+from brainreg.storage import Storage, StorageError
 
 try:
     import matplotlib
@@ -45,6 +46,9 @@ _DPI, _SHOWN_DPI = 220, 128
 
 # Where so many trials finished, fewer trees tell what is important: all of them would take longer than all the rest.
 _MANY, _FEWER_TREES = 300, 16
+
+# Columns of the table of the final attack that are shown.
+_FINAL = ("trial", "setting", "attack", "eps", "n", "accuracy", "low", "high", "fresh")
 
 # How states look in the plots, and what those at the foot are called there.
 _STATES = {FINISHED: "dot", STOPPED: "cross", FAILED: "bolt", UNFINISHED: "ring"}
@@ -117,15 +121,16 @@ button { font: inherit; font-size: .85rem; color: var(--ink); background: var(--
 #card.pinned { pointer-events: auto; }
 #card[hidden] { display: none; }
 #card h3 { margin: 0 2rem .35rem 0; }
-#card dl { display: grid; grid-template-columns: max-content 1fr; gap: .05rem .8rem; margin: 0; }
+#card dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .05rem .8rem; margin: 0; }
 #card dt { color: var(--soft); } #card dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-#card dd.why { max-width: none; min-width: 0; }
+#card dd.why { max-width: none; min-width: 0; grid-column: 2 / -1; }
 #card .command { margin-top: .4rem; border-top: 1px solid var(--rule); padding-top: .4rem; }
 #card .command[hidden] { display: none; }
 #card code { display: block; margin: .2rem 0; }
 #card .close { position: absolute; right: .5rem; top: .5rem; }
 #card .close, #card .copy, #card.pinned .hint { display: none; }
 #card.pinned .close, #card.pinned .copy { display: inline-block; }
+#card .note { margin: .2rem 0 0; font-size: .8rem; }
 #card .hint { color: var(--soft); margin: .3rem 0 0; }
 .aside { position: fixed; left: -100vw; }
 @media (max-width: 36rem) { #card { left: .5rem; right: .5rem; bottom: .5rem; top: auto; width: auto;
@@ -134,7 +139,7 @@ button { font: inherit; font-size: .85rem; color: var(--ink); background: var(--
 """
 
 _CARD = """<aside id="card" aria-label="One trial" hidden><button type="button" class="close">Close</button>
-<h3></h3><dl></dl>
+<h3></h3><dl></dl><p class="note">Accuracies and objective are on validation images.</p>
 <div class="command">trains and evaluates it again, on the test images: <button type="button" class="copy">Copy</button>
 <code></code></div><p class="hint">Click, tap or Enter keeps this open.</p></aside>"""
 
@@ -156,7 +161,10 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as error:
         raise InputError(f"EXPERIMENT={error}") from error
     target, name = _target(flags.save, folders)
-    html = report(folders)
+    try:
+        html = report(folders)
+    except InputError as error:
+        raise InputError(f"EXPERIMENT: {error}") from error
     try:
         target.write(name, html)
     except InputError as error:
@@ -267,12 +275,12 @@ class _Report:
         else:
             shown = facts_table({name: _text(value) for name, value in facts.iloc[0].items()})
         costs = tables.costs(self.trials)
-        cost = _frame("States and cost", costs if self.several else costs.drop(columns="search", errors="ignore"))
-        return (
-            f"{leads}{shown}<h3>States and cost</h3>"
-            + _note("Times are those that workers spent, added up.")
-            + (cost if len(costs) else _note("No trial has begun."))
-        )
+        if costs.empty:
+            return f"{leads}{shown}"
+        if not self.several:
+            costs = costs.drop(columns="search")
+        note = _note("Times are those that workers spent, added up.")
+        return f"{leads}{shown}<h3>States and cost</h3>{note}{_frame('States and cost', costs)}"
 
     def _lead(self, name: str) -> str:
         """What a search found, in a sentence."""
@@ -311,7 +319,7 @@ class _Report:
             " trial that was stopped early, failed, or still runs has none."
         )
         body += '<p class="note js-only" id="count" aria-live="polite"></p>'
-        body += self._all_trials() + "<h3>The best trials</h3>"
+        body += self._all_trials() + "<h3>The best trials, on validation images</h3>"
         best = tables.best_trials(self.trials)
         return body + _frame("The best trials", best if self.several else best.drop(columns="search"))
 
@@ -446,7 +454,7 @@ class _Report:
         lines = []
         for i, name in enumerate(self.folders):
             one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)]
-            members = one[front(one.clean_accuracy.astype(float), one.robust_accuracy.astype(float))]
+            members = one.loc[np.array(front(one.clean_accuracy, one.robust_accuracy), dtype=bool)]
             order = members.sort_values(["clean_accuracy", "robust_accuracy"], ascending=[True, False])
             steps: list[tuple[float, float]] = []
             for clean, robust in zip(100 * order.clean_accuracy, 100 * order.robust_accuracy, strict=True):
@@ -514,6 +522,8 @@ class _Report:
     # -----------------------------------------------------------------------------------------
 
     def _alpha_th(self) -> str:
+        if self.alpha_th.empty:
+            return _note("No trial has begun.")
         shown = tables.shown_table(self.alpha_th).set_index("search").rename(columns={"data": "data sets"})
         body = _frame("The alpha/Th table", shown.T.reset_index(names=""), texts=[*shown.index])
         body += _list(tables.table_notes(self.alpha_th))
@@ -598,8 +608,13 @@ class _Report:
         return _note(note) + _figures(figures) + "<h3>The trials of the front</h3>" + shown
 
     def _robustness(self) -> str:
-        curves = measured_before([*self.folders.values()], self.trials)
         body = "<h3>The final attack</h3>" + self._final_attack() + "<h3>Curves</h3>"
+        try:
+            curves = measured_before([*self.folders.values()], self.trials)
+        except StorageError:
+            raise
+        except InputError as error:
+            return body + _note(f"They cannot be shown: {error}.")
         for images, part in curves.groupby("images", sort=False):
             alt = f"Accuracy on {images} images by strength of each attack, a line for each network"
             caption = f"On {images} images, with 95% intervals"
@@ -616,13 +631,18 @@ class _Report:
         return body
 
     def _final_attack(self) -> str:
-        parts = []
+        parts, damaged = [], ""
         for name, folder in self.folders.items():
             content = folder.read(FINAL_TABLE)
-            if content is not None:
-                parts.append(pd.read_csv(io.BytesIO(content), keep_default_na=False).assign(search=name))
+            if content is None:
+                continue
+            try:
+                table = pd.read_csv(io.BytesIO(content), dtype={"setting": str}).fillna({"setting": ""})
+                parts.append(table[[*_FINAL]].assign(search=name))
+            except (ValueError, KeyError):
+                damaged += _note(f"{folder.path(FINAL_TABLE)}: damaged; not a table of the final attack.")
         if not parts:
-            return _note("None was run.")
+            return damaged or _note("None was run.")
         attacks = pd.concat(parts, ignore_index=True)
         seen = attacks[["search", "trial"]].assign(
             setting=attacks.setting.replace("", "the best"),
@@ -636,7 +656,7 @@ class _Report:
         )
         note = "On validation images, with Wilson’s 95% interval over images."
         shown = seen if self.several else seen.drop(columns="search")
-        return _note(note) + _frame("The final attack", shown, texts=["setting", "attack", "the search"])
+        return damaged + _note(note) + _frame("The final attack", shown, texts=["setting", "attack", "the search"])
 
     def _importance(self) -> str:
         from brainreg.importance import EVALUATORS, TREES, importances
@@ -649,9 +669,9 @@ class _Report:
             f"Shares of the importance for the validation objective by Optuna’s evaluators ({', '.join(EVALUATORS)}),"
             f" of all finished trials with parameters; random forests of {trees} trees{fewer}, seed 0. fANOVA and the"
             " mean decrease in impurity ask what explains the objective over all of them; PED-ANOVA asks what tells the"
-            " best tenth from all. They answer different questions and may disagree; with fewer than some ten trials for"
-            " each hyperparameter, the order is little more than noise. Trials that were stopped early are left out,"
-            " which makes the rest look alike."
+            " best tenth from all. They answer different questions and may disagree; with fewer than some ten trials"
+            " for each hyperparameter, the order is little more than noise. Trials that were stopped early are left"
+            " out, which makes the rest look alike."
         )
         if shares.empty:
             return _note(note) + _note("Too few trials with parameters have finished.")

@@ -277,10 +277,13 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
     for name, search in split_folders(folders).items():
         one, facts = _load_search(search)
         facts = {"search": name, **facts}
+        if (content := search.read(CONFIRMATION)) is not None:
+            try:
+                confirmations.append(_marked(pd.read_csv(io.BytesIO(content)), search=name))
+            except ValueError as error:
+                facts["notes"].append(f"{CONFIRMATION}: damaged ({' '.join(str(error).split())})")
         trials.append(_marked(one, search=name, space=facts["space"], running=facts["running"], data=facts["data"]))
         overviews.append(facts)
-        if (content := search.read(CONFIRMATION)) is not None:
-            confirmations.append(_marked(pd.read_csv(io.BytesIO(content)), search=name))
     return Searches(
         trials=_joined(trials),
         overview=pd.DataFrame(overviews).drop(columns="running"),
@@ -371,7 +374,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
     if trials is None or trials.empty:
         trials = _load_what_the_table_says(search, notes)
     driver = _driver(search, notes)
-    space = manifest.get("space") or {}
+    space = manifest["space"] if isinstance(manifest.get("space"), dict) else {}
     total = manifest.get("num_samples")
     counts = trials.state.value_counts()
     ended = len(trials) + len(left_out) - counts.get(UNFINISHED, 0)
