@@ -78,7 +78,7 @@ def test_a_mark_for_each_trial_where_it_lies(small, searched):
     keys = {f"0-{trial}" for trial in results.trial}
     for caption, among in (
         ("Objective of each trial", results),
-        ("Alpha and Th", results[results.reg_alpha > 0]),
+        ("Alpha and Th of", results[results.reg_alpha > 0]),
         ("Clean and robust accuracy; line", results),
     ):
         seen = marks(small, caption)
