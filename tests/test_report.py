@@ -353,7 +353,10 @@ class TestBrowser:
         assert not card.is_visible()
         for caption in ("Objective of each trial", "Clean and robust accuracy; line"):
             plot = page.locator("figure", has_text=caption)
+            plot.scroll_into_view_if_needed()
+            page.wait_for_timeout(300)  # scrolling hides the card
             plot.locator(f'use[data-t="0-{best.trial}"]').hover(force=True)
+            assert card.is_visible()
             text = card.inner_text()
             assert f"Trial {best.trial}: finished" in text
             assert f"{best.reg_alpha:.3g}" in text and f"{100 * best.objective:.1f}" in text
@@ -392,7 +395,7 @@ class TestBrowser:
     def test_the_table_is_sorted_and_filtered(self, page, searched):
         order = [str(trial) for trial in ranked(load_results(searched)).trial]
         cells = "[...document.querySelectorAll('#trials tbody th')].map((cell) => cell.textContent)"
-        page.get_by_role("button", name="objective (%)").click()
+        page.get_by_role("button", name="objective (%)", exact=True).click()
         assert page.evaluate(cells)[0] == order[0] and page.evaluate(cells)[-1] == order[-1]
         page.get_by_role("button", name="trial", exact=True).click()
         assert page.evaluate(cells) == [str(i) for i in range(8)]
