@@ -8,7 +8,7 @@ from html import escape
 from matplotlib.ticker import MaxNLocator
 
 # Of a plot, in units of its view box: width and height, and what lies left, right, above and below the axes.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 290, 62, 14, 10, 42
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 380, 290, 70, 14, 10, 42
 _ROW = 16  # height of a row at the foot
 
 # What marks are, around (0, 0); a page holds them once.
