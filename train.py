@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import brainreg
 from brainreg.attacks import Context
-from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads, write_text
+from brainreg.cli import DATA_DIR, Parser, check_writable, from_flags, make_folder, run, use_threads, write_text
 from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluate import TABLE, Subject, forget, measure, show
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("published", help='row of the published table, say "CIFAR-10 - ImageNet"; other flags change it')
     parser.add_flags(Hyperparameters, "hyperparameters")
     parser.add_flags(Evaluation, "evaluation on the test images")
-    parser.add_flag("data_dir", default="data", help="folder of the data sets (default: data)")
+    parser.add_flag("data_dir", default=DATA_DIR, help=f"folder of the data sets (default: {DATA_DIR})")
     parser.add_flag("save_dir", default="runs", help="folder of the runs' folders (default: runs)")
     parser.add_flag("threads", help="CPU threads; the same number repeats a run exactly (default: PyTorch's)")
     parser.add_flag("ignore_existing", action="store_true", help="repeat a run that is already in save_dir")

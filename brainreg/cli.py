@@ -1,6 +1,7 @@
 """Command lines: flags derived from pydantic models, and errors of one line."""
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -14,6 +15,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from brainreg.errors import InputError, Model, checked_value, nearest, validated
+
+# Where data sets are looked for, unless `--data_dir` says otherwise.
+DATA_DIR = "data"
 
 _MOST_THREADS = 1024
 
@@ -97,6 +101,34 @@ def to_flags(model: BaseModel) -> str:
     values = model.model_dump()
     changed = [name for name, field in type(model).model_fields.items() if values[name] != field.default]
     return " ".join(f"--{name}={shlex.quote(str(values[name]))}" for name in changed)
+
+
+def train_command(settings: BaseModel, threads: int | None, data_dir: str = DATA_DIR) -> str:
+    """Return the command that trains a setting again, exactly so on a CPU, and evaluates it on the test images.
+
+    Args:
+        settings: the hyperparameters.
+        threads: of the CPU that it was trained on; None on a GPU.
+        data_dir: folder of the data sets.
+    """
+    parts = [f"{shlex.quote(python_name())} train.py", to_flags(settings)]
+    if threads is not None:
+        parts.append(f"--threads={threads}")
+    if data_dir != DATA_DIR:
+        parts.append(f"--data_dir={shlex.quote(data_dir)}")
+    return " ".join(parts)
+
+
+def python_name() -> str:
+    """Return what this Python is called on the command line: by its path, where that lies below the working folder."""
+    with contextlib.suppress(ValueError):
+        return str(Path(sys.executable).relative_to(Path.cwd()))
+    return "python"
+
+
+def tool_name(name: str) -> str:
+    """Return what a command of this Python's environment is called on the command line."""
+    return str(Path(python_name()).with_name(name))
 
 
 def use_threads(threads: str | None) -> None:

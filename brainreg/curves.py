@@ -8,11 +8,11 @@ import pandas as pd
 
 from brainreg.data import find_dataset
 from brainreg.errors import InputError
-from brainreg.evaluate import load_split
+from brainreg.evaluate import SPLITS, TABLE, evaluation_folder, load_split
 from brainreg.evaluation import COLUMNS, Evaluation, evaluate
-from brainreg.records import CHECKPOINT, TrialFiles
-from brainreg.results import load_results, ranked, split_folders
-from brainreg.spaces import UNREGULARIZED
+from brainreg.records import CHECKPOINT, TrialFiles, trial_name
+from brainreg.results import BEST, load_results, ranked, split_folders
+from brainreg.spaces import PUBLISHED, UNREGULARIZED
 from brainreg.storage import Storage
 from brainreg.tables import PROPOSED
 from brainreg.training import default_device, load_classifier, to_float
@@ -69,6 +69,42 @@ def measure_searches(
             network = setting or f"best proposed (trial {trial})"
             tables.append(measured.table.assign(network=network if len(searches) == 1 else f"{name}: {network}"))
     return pd.concat(tables[1:] or tables, ignore_index=True)[["network", *COLUMNS]]
+
+
+def measured_before(
+    folders: str | Path | Storage | Sequence[str | Path | Storage], trials: pd.DataFrame
+) -> pd.DataFrame:
+    """Return what `python -m brainreg.evaluate` measured already of the networks of searches, and wrote beside them.
+
+    Of each search, the network in `best/`, the proposed trial with the best objective, and the given settings.
+
+    Args:
+        folders: of the searches, as `brainreg.results.load_searches` takes them.
+        trials: of `load_searches`.
+
+    Returns:
+        As `measure_searches`, and `images`: validation or test. No rows where nothing was measured.
+
+    Raises:
+        InputError: a table that cannot be read.
+    """
+    searches = split_folders(folders)
+    tables = [pd.DataFrame(columns=["network", *COLUMNS, "images"])]
+    for name, search in searches.items():
+        of_search = f"{name}: " if len(searches) > 1 else ""
+        networks = {BEST: BEST}
+        finished = ranked(trials[trials.search == name])
+        for setting in (UNREGULARIZED, PUBLISHED, PROPOSED):
+            for trial in finished[finished.setting == setting].trial.iloc[:1]:
+                networks[trial_name(trial)] = setting or f"best proposed (trial {trial})"
+        for folder, network in networks.items():
+            for split in SPLITS:
+                file = f"{folder}/{evaluation_folder(split)}/{TABLE}"
+                if search.exists(file):
+                    with tempfile.TemporaryDirectory() as temporary:
+                        curve = load_curves({of_search + network: search.fetch(file, temporary)})
+                    tables.append(curve.assign(images=split))
+    return pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def load_curves(paths: Mapping[str, str | Path | Sequence[str | Path]]) -> pd.DataFrame:

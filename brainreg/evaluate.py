@@ -20,18 +20,18 @@ from tqdm import tqdm
 
 from brainreg.attacks import CORRUPTIONS, Context, attack_names
 from brainreg.attacks.corruptions import PUBLISHED, load_published
-from brainreg.cli import Parser, check_writable, from_flags, make_folder, run, use_threads
+from brainreg.cli import DATA_DIR, Parser, check_writable, from_flags, make_folder, run, use_threads
 from brainreg.data import find_dataset, load_dataset
 from brainreg.errors import InputError, checked_value, nearest
 from brainreg.evaluation import Evaluation, Robustness, attacked_images, evaluate, planned
+from brainreg.evaluation_report import write_report
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.progress import duration
-from brainreg.report import write_report
 from brainreg.training import default_device, load_classifier, load_training_data, naming, to_float, train
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
 _PARTS, _SURROGATE = "parts", "surrogate.pt"
-_SPLITS = ("test", "validation")
+SPLITS = ("test", "validation")
 _LOG_SECONDS = 20
 
 
@@ -43,21 +43,21 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("seed", help="of the attacks and of the choice of images (default: the one it was trained with)")
     parser.add_flags(Evaluation, "what is measured", skip=("attack",))
     parser.add_flag("surrogate", help="checkpoint whose gradient transfer-fgsm transfers (default: one is trained)")
-    parser.add_flag("data_dir", default="data", help="folder of the data sets (default: data)")
+    parser.add_flag("data_dir", default=DATA_DIR, help=f"folder of the data sets (default: {DATA_DIR})")
     parser.add_flag("save_dir", help="folder of table and report (default: evaluation-SPLIT beside the checkpoint)")
     parser.add_flag("threads", help="CPU threads (default: PyTorch's)")
     flags = parser.parse_args(arguments)
     if flags.checkpoint is None:
         raise InputError("--checkpoint: missing; name a checkpoint.pt that train.py or a search wrote")
-    if flags.split not in _SPLITS:
-        raise InputError(f"--split={flags.split}: no such split; {nearest(flags.split, _SPLITS)}")
+    if flags.split not in SPLITS:
+        raise InputError(f"--split={flags.split}: no such split; {nearest(flags.split, SPLITS)}")
     evaluation = from_flags(Evaluation, flags)
     use_threads(flags.threads)
     classifier, settings = _load("checkpoint", flags.checkpoint)
     seed = settings.seed if flags.seed is None else checked_value(Hyperparameters, "seed", flags.seed, "--seed")
     images, labels = load_split(settings, flags.split, flags.data_dir)
     subject = Subject(classifier, settings, images, labels, flags.split, seed)
-    folder = Path(flags.save_dir or Path(flags.checkpoint).parent / f"evaluation-{flags.split}")
+    folder = Path(flags.save_dir or Path(flags.checkpoint).parent / evaluation_folder(flags.split))
     check_writable("--save_dir", folder)
     subject.check(evaluation)
     robustness = measure(
@@ -65,6 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     )
     show(robustness, folder)
     return 0
+
+
+def evaluation_folder(split: str) -> str:
+    """Return the name of the folder, beside a checkpoint, that holds what was measured of it."""
+    return f"evaluation-{split}"
 
 
 def load_split(settings: Hyperparameters, split: str, data_dir: str | Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -186,11 +186,15 @@ def read_manifest(search: Storage) -> dict[str, Any]:
         manifest = json.loads(content)
     except ValueError as error:
         raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
+    if not isinstance(manifest, dict):
+        raise InputError(f"{search.path(MANIFEST)}: damaged (it is no mapping)")
     if manifest.get("format") != FORMAT:
         raise FormatError(
             f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
             manifest,
         )
+    if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
+        raise InputError(f"{search.path(MANIFEST)}: damaged (it does not say what is searched)")
     return manifest
 
 

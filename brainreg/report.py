@@ -1,402 +1,758 @@
-"""The report of an evaluation: one HTML file that any browser shows, without scripts and without a network."""
+"""Show a search, or compare several, as one HTML page that any browser opens, without a network.
 
-import base64
+python -m brainreg.report results/NAME
+python -m brainreg.report results/A results/B --save=comparison.html
+
+The search may be running or lie at s3://BUCKET/PATH. Nothing is measured: networks are neither trained nor attacked.
+"""
+
 import io
-import math
-import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
-from brainreg.attacks.parts import KEPT_EXAMPLES
-from brainreg.cli import write_text
-from brainreg.evaluation import Example
+import brainreg
+from brainreg.cli import DATA_DIR, Parser, check_writable, run, train_command
+from brainreg.curves import measured_before
+from brainreg.errors import InputError
+from brainreg.page import ABSENT, facts_table, html_table, page, picture, scrolling, warning_box
+from brainreg.progress import duration
+from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, FormatError, read_manifest
+from brainreg.results import FINAL_TABLE, RUNNING, Searches, load_searches, settings_of, split_folders
+from brainreg.spaces import PUBLISHED, UNREGULARIZED
+from brainreg.storage import Storage, StorageError
 
-# The title of a corruption ends with where its images come from.
-CORRUPTIONS = ("(CIFAR-10-C)", "(CIFAR-100-C)", "(generated)")
+try:
+    import matplotlib
+    from matplotlib.colors import to_hex
 
-Row = dict[str, Any]
+    from brainreg import plots, tables
+    from brainreg.scatter import Axis, Mark, definitions, key, plot
+except ModuleNotFoundError as error:
+    if error.name != "matplotlib":
+        raise
+    matplotlib = None
 
-_NORMS = {"Linf", "L2", "L1"}
-_ABSENT = "\u2013"
+REPORT = "report.html"
 
-# Of a curve, in units of its view box: width and height, and what lies left, right, above and below the axes.
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 236, 46, 24, 10, 44
+# Dots an inch of a figure, and how wide it is shown, in CSS pixels an inch.
+_DPI, _SHOWN_DPI = 220, 128
 
-# Images are enlarged by a whole factor, to so many CSS pixels at the most.
-_IMAGE_WIDTH = 112
+# Where so many trials finished, fewer trees tell what is important: all of them would take longer than all the rest.
+_MANY, _FEWER_TREES = 300, 16
+
+# Columns of the table of the final attack that are shown.
+_FINAL = ("trial", "setting", "attack", "eps", "n", "accuracy", "low", "high", "fresh")
+
+# How states look in the plots, and what those at the foot are called there.
+_STATES = {FINISHED: "dot", STOPPED: "cross", FAILED: "bolt", UNFINISHED: "ring"}
+_SEARCH_SHAPES = ("dot", "up", "down", "plus", "hexagon")
+_GIVEN_SHAPES = {UNREGULARIZED: "square", PUBLISHED: "diamond"}
+_COLORS = 6  # of searches, in the style
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1b1f24; --soft: #57606a; --rule: #d0d7de; --line: #0b57a4;
-  --heat: 38 120 200; --caution: #fff3d1; --edge: #b45f06; --calm: #f3f5f7; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e8eaed; --soft: #aab2bb;
-  --rule: #3a424b; --line: #74b5ff; --heat: 52 118 190; --caution: #3b2c08; --edge: #e3a13a; --calm: #1d2228; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 1rem; }
-h1, figcaption, .warnings, .facts td { overflow-wrap: anywhere; }
-h2, summary { font-size: 1.15rem; font-weight: 600; margin: 2.25rem 0 .5rem; }
-summary { cursor: pointer; }
-p { margin: .5rem 0; }
-.note, .facts th, thead th { color: var(--soft); }
-.note { font-size: .875rem; }
-.warnings { border-left: .35rem solid var(--edge); background: var(--caution); padding: .75rem 1rem; }
-.warnings h2 { margin: 0; }
-.warnings ul { margin: .35rem 0 0; padding-left: 1.2rem; }
-.calm { border-left: .35rem solid var(--rule); background: var(--calm); padding: .5rem 1rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem 1.25rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; }
-th:last-child, td:last-child { padding-right: 0; }
-thead th { vertical-align: bottom; }
-tbody th { font-weight: 400; min-width: 6rem; }
-.number { text-align: right; white-space: nowrap; }
-.facts th { white-space: nowrap; min-width: 0; }
-.heat td { background: rgb(var(--heat) / calc(.72 * var(--accuracy, 0))); border: 2px solid var(--paper); }
-.heat td, .heat th + th, .heat tr + tr th[scope=col] { text-align: center; padding: .2rem .5rem; }
-.heat th { border: 0; vertical-align: middle; }
-.heat .interval { display: block; font-size: .75rem; line-height: 1.2; white-space: nowrap; }
-.panels, .examples { display: grid; gap: 1.5rem; align-items: end; }
-.panels { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
-.examples { grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
-figure { margin: 0; min-width: 0; }
-figcaption { font-size: .9rem; margin-bottom: .25rem; }
-svg { display: block; width: 100%; height: auto; }
-svg text { fill: var(--soft); font-size: 12px; }
-.key { display: inline-block; margin-right: 1.5rem; }
-.key svg { display: inline; width: 2rem; height: .9rem; vertical-align: -.1rem; margin-right: .25rem; }
-.axis { stroke: var(--soft); fill: none; }
-.grid { stroke: var(--rule); }
-.band { fill: var(--line); fill-opacity: .2; }
-.line { stroke: var(--line); stroke-width: 2; fill: none; }
-.point { fill: var(--line); }
-.clean { stroke: var(--ink); stroke-dasharray: 6 4; }
-.images { display: grid; grid-template-columns: repeat(3, minmax(0, var(--width))); gap: .5rem; font-size: .85rem;
-  line-height: 1.3; overflow-wrap: anywhere; }
-img { display: block; max-width: 100%; height: auto; image-rendering: pixelated; }
-@media (max-width: 36rem) { body { padding: 1rem .75rem; } table { font-size: .8rem; }
-  th, td { padding-right: .35rem; } .number { white-space: normal; } .facts th { padding-right: .75rem; }
-  .interval, .heat .interval { display: none; }
-  .heat td, .heat tr + tr th[scope=col] { padding: .2rem; } }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } table { font-size: 8pt; }
-  .scroll { overflow: visible; } tr, figure { break-inside: avoid; } h2, .note, summary { break-after: avoid; }
-  * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  details::details-content { content-visibility: visible; block-size: auto; } }
+:root { --c0: #0b62a8; --c1: #00805c; --c2: #b0467f; --c3: #2a8fd0; --c4: #a86b00; --c5: #6a51a3; --fail: #c22f00;
+  --best: #e69f00; --dim: #77808a; --card: #fff; }
+@media screen and (prefers-color-scheme: dark) { :root { --c0: #6db4f2; --c1: #3fcf9f; --c2: #f08fc0; --c3: #9fd4ff;
+  --c4: #f0b64a; --c5: #bba6f0; --fail: #ff8a5c; --best: #ffc04d; --dim: #939da8; --card: #20262d; } }
+h1 .state { font-size: 1rem; font-weight: 600; color: var(--edge); white-space: nowrap; }
+h2 { scroll-margin-top: 1rem; border-top: 1px solid var(--rule); padding-top: 1.25rem; }
+.warnings h2 { border: 0; padding: 0; }
+h3 { font-size: 1rem; margin: 1.5rem 0 .35rem; }
+nav { margin: 0 0 1rem; display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
+a { color: var(--line); }
+summary { font-size: 1rem; margin: .75rem 0 .35rem; }
+td summary { font-size: .85rem; font-weight: 400; margin: 0; white-space: nowrap; color: var(--line); }
+pre { overflow-x: auto; background: var(--calm); padding: .75rem; font-size: .8rem; margin: .35rem 0; }
+code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .8rem;
+  overflow-wrap: anywhere; }
+.lead { font-size: 1.05rem; }
+.plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); align-items: start; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.25rem; align-items: flex-start; }
+.figures figure { flex: 0 1 auto; }
+.figures img { background: #fff; border-radius: .25rem; padding: .25rem; }
+@media screen and (prefers-color-scheme: dark) { .figures img { filter: brightness(.88); } }
+.plot { touch-action: manipulation; }
+.plot use { stroke: var(--paper); stroke-width: .7; fill-opacity: .85; }
+.key use { stroke: none; }
+.key svg { width: 1.45rem; height: 1rem; margin-right: .2rem; vertical-align: -.2rem; }
+.c0 { fill: var(--c0); } .c1 { fill: var(--c1); } .c2 { fill: var(--c2); } .c3 { fill: var(--c3); }
+.c4 { fill: var(--c4); } .c5 { fill: var(--c5); }
+polyline { fill: none; stroke-width: 1.6; }
+polyline.c0 { fill: none; stroke: var(--c0); } polyline.c1 { fill: none; stroke: var(--c1); }
+polyline.c2 { fill: none; stroke: var(--c2); } polyline.c3 { fill: none; stroke: var(--c3); }
+polyline.c4 { fill: none; stroke: var(--c4); } polyline.c5 { fill: none; stroke: var(--c5); }
+.plot .heat, .key .heat { stroke: var(--dim); stroke-width: .6; fill-opacity: 1; }
+.plot .s-stopped, .key .s-stopped { fill: none; stroke: var(--dim); stroke-width: 1.1; }
+.plot .s-failed, .key .s-failed { fill: none; stroke: var(--fail); stroke-width: 1.5; }
+.plot .s-unfinished, .key .s-unfinished { fill: none; stroke: var(--ink); stroke-width: 1.3; }
+.g-unregularized { fill: var(--ink); } .g-published { fill: var(--fail); } .g-best { fill: var(--best); }
+.plot .g-best { stroke: var(--ink); stroke-width: .8; fill-opacity: 1; }
+.js .plot { cursor: crosshair; }
+.plot use.on, .plot use:focus { stroke: var(--ink); stroke-width: 2.5; fill-opacity: 1; outline: none; }
+.plot use:focus-visible { outline: 2px solid var(--edge); }
+.shapes { position: absolute; }
+.js-only { display: none; } .js .js-only { display: block; }
+fieldset { border: 0; padding: 0; margin: .75rem 0; font-size: .9rem; }
+legend { float: left; margin-right: 1rem; padding: 0; color: var(--soft); }
+fieldset label { display: inline-block; margin-right: 1.1rem; white-space: nowrap; padding: .15rem 0; }
+button { font: inherit; font-size: .85rem; color: var(--ink); background: var(--calm); border: 1px solid var(--dim);
+  border-radius: .25rem; padding: .1rem .5rem; cursor: pointer; }
+#trials thead button { background: none; border: 0; padding: 0; color: inherit; font-size: inherit; text-align: inherit;
+  text-decoration: underline dotted; text-underline-offset: .2em; }
+#trials th[aria-sort=ascending] button::after { content: " \\2191"; }
+#trials th[aria-sort=descending] button::after { content: " \\2193"; }
+#trials thead th { position: sticky; top: 0; background: var(--paper); z-index: 1; white-space: nowrap; }
+#trials tbody th { min-width: 0; font-weight: 600; }
+#trials tbody tr:hover { background: var(--calm); }
+#trials td:last-child { min-width: 8rem; max-width: 26rem; }
+#trials th, #trials td { padding-right: .9rem; }
+.tall { max-height: 34rem; overflow: auto; }
+.why { color: var(--fail); min-width: 10rem; max-width: 22rem; overflow-wrap: anywhere; }
+#card { position: fixed; z-index: 5; width: min(24rem, calc(100vw - 1rem)); max-height: calc(100vh - 1rem);
+  overflow: auto; background: var(--card); border: 1px solid var(--dim); border-radius: .4rem; padding: .6rem .8rem;
+  box-shadow: 0 .25rem 1rem rgb(0 0 0 / .3); font-size: .875rem; pointer-events: none; }
+#card.pinned { pointer-events: auto; }
+#card[hidden] { display: none; }
+#card h3 { margin: 0 2rem .35rem 0; }
+#card dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: .05rem .8rem; margin: 0; }
+#card dt { color: var(--soft); } #card dd { margin: 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+#card dd.why { max-width: none; min-width: 0; grid-column: 2 / -1; }
+#card .command { margin-top: .4rem; border-top: 1px solid var(--rule); padding-top: .4rem; }
+#card .command[hidden] { display: none; }
+#card code { display: block; margin: .2rem 0; }
+#card .close { position: absolute; right: .5rem; top: .5rem; }
+#card .close, #card .copy, #card.pinned .hint { display: none; }
+#card.pinned .close, #card.pinned .copy { display: inline-block; }
+#card .note { margin: .2rem 0 0; font-size: .8rem; }
+#card .hint { color: var(--soft); margin: .3rem 0 0; }
+.aside { position: fixed; left: -100vw; }
+@media (max-width: 36rem) { #card { left: .5rem; right: .5rem; bottom: .5rem; top: auto; width: auto;
+  max-height: 60vh; } .figures img { width: 100%; } #trials th, #trials td { padding-right: .6rem; } }
+@media print { .tall { max-height: none; } #card, .js .js-only { display: none; } }
 """
 
+_CARD = """<aside id="card" aria-label="One trial" hidden><button type="button" class="close">Close</button>
+<h3></h3><dl></dl><p class="note">Accuracies and objective are on validation images.</p>
+<div class="command">trains and evaluates it again, on the test images: <button type="button" class="copy">Copy</button>
+<code></code></div><p class="hint">Click, tap or Enter keeps this open.</p></aside>"""
 
-def write_report(
-    path: str | Path,
-    table: pd.DataFrame,
-    *,
-    title: str,
-    facts: dict[str, str],
-    warnings: list[str],
-    examples: list[Example],
-) -> None:
-    """Write a robustness table, and what belongs to it, as one HTML file; whole or not at all.
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="folder of a search, or s3://BUCKET/PATH")
+    parser.add_flag(
+        "save", help=f"the page's file (default: {REPORT} in the folder of the search; of several, ./{REPORT})"
+    )
+    flags = parser.parse_args(arguments)
+    if matplotlib is None:
+        raise InputError("matplotlib: missing; python -m pip install 'brainreg[analysis]'")
+    if not flags.experiments:
+        raise InputError("EXPERIMENT: missing; name the folder of a search, such as results/NAME, or several")
+    try:
+        folders = [*split_folders(flags.experiments).values()]
+    except InputError as error:
+        raise InputError(f"EXPERIMENT={error}") from error
+    target, name = _target(flags.save, folders)
+    try:
+        html = report(folders)
+    except InputError as error:
+        raise InputError(f"EXPERIMENT: {error}") from error
+    try:
+        target.write(name, html)
+    except InputError as error:
+        raise InputError(f"--save: {error}; choose another file") from error
+    size = len(html.encode())
+    print(f"report: {target.path(name)} ({size / 1e6:.2f} MB)")
+    where = Path(target.path(name)).as_uri() if target.is_local else "fetch it, and open it"
+    print(f"open:   {where} (in any browser; it needs no network)")
+    return 0
+
+
+def _target(save: str | None, folders: Sequence[Storage]) -> tuple[Storage, str]:
+    """The folder and the name of the page's file."""
+    if save is None:
+        return (folders[0] if len(folders) == 1 else Storage(".")), REPORT
+    base, question, query = save.partition("?")
+    path, _, name = base.rpartition("/")
+    remote = "://" in save
+    if not name or (not remote and Path(save).is_dir()):
+        raise InputError(f"--save={save}: is a folder; must be a file, such as {base.rstrip('/')}/{REPORT}")
+    if not remote:
+        check_writable("--save", Path(save).parent)
+        return Storage(Path(save).parent), Path(save).name
+    return Storage(path + question + query), name
+
+
+def report(folders: Sequence[str | Path | Storage]) -> str:
+    """Return the page of one search, or of several side by side.
 
     Args:
-        path: of the file; one that is there is replaced.
-        table: a row for each attack and strength: attack, eps, n, correct, accuracy, low and high (fractions; 95%
-            interval), seconds, seed; also norm (of what a strength bounds, in units of [0, 1] pixels) and any other
-            column. The attack `clean` is no attack.
-        title: of the report.
-        facts: what was measured and how, in the order shown.
-        warnings: what the checks of the result found.
-        examples: misclassified images; the first `KEPT_EXAMPLES` are shown.
+        folders: of the searches, running or ended.
 
     Raises:
-        ValueError: two rows of one attack and strength; an example that is no pair of images of 1 or 3 channels.
+        InputError: a folder that does not exist, or that holds no search; storage that does not answer.
     """
-    attacks: dict[str, list[Row]] = {attack: [] for attack in map(str, table["attack"])}
-    for row in table.sort_values("eps", kind="stable").to_dict("records"):
-        attacks[str(row["attack"])].append(row)
-    for attack, rows in attacks.items():
-        if len({row["eps"] for row in rows}) < len(rows):
-            raise ValueError(f"table: {attack} twice at one eps; must be one row for each attack and eps")
-    bounded = {attack for attack, rows in attacks.items() if _in_pixels(rows[0])}
-    parts = [
-        f"<h1>{escape(title)}</h1>",
-        _warnings(warnings),
-        _facts(facts),
-        _summary(attacks),
-        _curves(attacks),
-        *(_heat(origin, attacks) for origin in CORRUPTIONS),
-        _examples(examples, bounded),
-        f"<details><summary>All measurements ({len(table)})</summary>{_all(table)}</details>",
-    ]
-    content = "\n".join(part for part in parts if part)
-    path = Path(path)
-    try:
-        write_text(path, _page(title, content))
-    except BaseException:
-        path.with_name(f"{path.name}.part").unlink(missing_ok=True)  # what `write_text` leaves
-        raise
+    return _Report(split_folders(folders)).page()
 
 
-def _page(title: str, content: str) -> str:
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-{content}
-</main>
-</body>
-</html>
-"""
+@dataclass(frozen=True)
+class _Report:
+    """Searches, by their names, and what a page says of them."""
 
+    folders: Mapping[str, Storage]
 
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return '<p class="calm">None of the checks raised a warning.</p>'
-    items = "".join(f"<li>{escape(text)}</li>" for text in warnings)
-    return f'<section class="warnings"><h2>Warnings ({len(warnings)})</h2><ul>{items}</ul></section>'
+    @cached_property
+    def searches(self) -> Searches:
+        return load_searches([*self.folders.values()])
 
+    @property
+    def trials(self) -> pd.DataFrame:
+        return self.searches.trials
 
-def _facts(facts: dict[str, str]) -> str:
-    rows = "".join(f'<tr><th scope="row">{escape(str(k))}</th><td>{escape(str(v))}</td></tr>' for k, v in facts.items())
-    return f'<h2>What was measured</h2><table class="facts"><tbody>{rows}</tbody></table>' if facts else ""
+    @property
+    def several(self) -> bool:
+        return len(self.folders) > 1
 
+    @cached_property
+    def alpha_th(self) -> pd.DataFrame:
+        return tables.alpha_th_table(self.trials)
 
-# The columns of a table: what is said of a row, by the column's name.
-_SAID: dict[str, Callable[[Row], str]] = {
-    "strength": lambda row: _strength(row["eps"], _in_pixels(row)),
-    "accuracy [95% interval]": lambda row: _accuracy(row),
-    "n": lambda row: _plain(row["n"]),
-    "seconds": lambda row: _plain(row["seconds"]),
-}
+    def page(self) -> str:
+        """The whole page."""
+        names = [*self.folders]
+        title = f"{len(names)} searches: {', '.join(names)}" if self.several else f"Search {names[0]}"
+        running = [*self.searches.overview[self.searches.overview.state == RUNNING].search]
+        marked = f' <span class="state">running{": " + ", ".join(running) if self.several else ""}</span>'
+        sections: dict[str, tuple[str, Callable[[], str]]] = {
+            "overview": ("Overview", self._overview),
+            "trials-section": ("Trials", self._trials),
+            "alpha-th": ("The alpha/Th table", self._alpha_th),
+            "landscape": ("Landscape", self._landscape),
+            "front": ("Clean against robust", self._front),
+            "robustness": ("Robustness by strength", self._robustness),
+            "importance": ("Importance", self._importance),
+        }
+        body = "\n".join(f'<h2 id="{name}">{said}</h2>\n{make()}' for name, (said, make) in sections.items())
+        links = "".join(f'<a href="#{name}">{said}</a>' for name, (said, _) in sections.items())
+        notes = self.searches.notes
+        content = [
+            f"<h1>{escape(title)}{marked if running else ''}</h1>",
+            f'<p class="note">As of {time.strftime("%Y-%m-%d %H:%M:%S %z")}, by brainreg {brainreg.__version__}.</p>',
+            f"<nav>{links}</nav>",
+            warning_box("To know first", notes) if notes else "",
+            body,
+            definitions(),
+            _CARD,
+        ]
+        script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
+        return page(title, "\n".join(part for part in content if part), _STYLE, script)
 
+    # -----------------------------------------------------------------------------------------
+    # Overview
+    # -----------------------------------------------------------------------------------------
 
-def _summary(attacks: dict[str, list[Row]]) -> str:
-    note = "Each attack at the strongest strength measured. n: images; seconds: of all its strengths."
-    body = _table("Summary", _SAID, [rows[-1] for rows in attacks.values()])
-    return f'<h2>Summary</h2><p class="note">{note}</p>{body}'
+    def _overview(self) -> str:
+        overview = self.searches.overview
+        leads = "".join(f'<p class="lead">{self._lead(name)}</p>' for name in self.folders)
+        facts = overview.drop(columns=["published", "notes"]).set_index("search").astype(object)
+        facts["hours"] = [duration(3600 * hours) for hours in facts.hours]
+        facts = facts.rename(columns={"of": "of (trials asked for)", "hours": "time that workers spent"})
+        groups = {name: self.trials[self.trials.search == name] for name in facts.index}
+        facts["objective"] = [_measured(one) for one in groups.values()]
+        facts["same in all its trials"] = [
+            ", ".join(f"{key} {value}" for key, value in tables.same_in_all(one).items()) for one in groups.values()
+        ]
+        if self.several:
+            shown = _frame("Overview", facts.T.reset_index(names=""), texts=[*facts.index])
+        else:
+            shown = facts_table({name: _text(value) for name, value in facts.iloc[0].items()})
+        costs = tables.costs(self.trials)
+        if costs.empty:
+            return f"{leads}{shown}"
+        if not self.several:
+            costs = costs.drop(columns="search")
+        note = _note("Times are those that workers spent, added up.")
+        return f"{leads}{shown}<h3>States and cost</h3>{note}{_frame('States and cost', costs)}"
 
-
-def _all(table: pd.DataFrame) -> str:
-    said = {}
-    for column in table.columns.drop(["attack", "low", "high"]):
-        name = {"eps": "strength", "accuracy": "accuracy [95% interval]"}.get(column, str(column))
-        said[name] = _SAID.get(name, lambda row, column=column: _plain(row[column]))
-    return _table("All measurements", said, table.to_dict("records"))
-
-
-def _table(label: str, said: dict[str, Callable[[Row], str]], rows: Sequence[Row]) -> str:
-    head = "".join(f'<th scope="col" class="number">{escape(name)}</th>' for name in said)
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(row["attack"]))}</th>'
-        + "".join(f'<td class="number">{escape(say(row))}</td>' for say in said.values())
-        + "</tr>"
-        for row in rows
-    )
-    return _scroll(
-        label, f'<table><thead><tr><th scope="col">attack</th>{head}</tr></thead><tbody>{body}</tbody></table>'
-    )
-
-
-def _scroll(label: str, content: str) -> str:
-    """Return what may be wider than a screen, so that it alone scrolls, by keyboard too."""
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">{content}</div>'
-
-
-def _curves(attacks: dict[str, list[Row]]) -> str:
-    clean = next(iter(attacks.get("clean", [])), None)
-    curves = {attack: [row for row in rows if _known(row)] for attack, rows in attacks.items() if not _origin(attack)}
-    panels = "".join(_curve(attack, rows, clean) for attack, rows in curves.items() if len(rows) > 1)
-    if not panels:
-        return ""
-    keys = {
-        "accuracy": '<path class="line" d="M0 7H32"/><circle class="point" cx="16" cy="7" r="3.5"/>',
-        "95% interval": '<rect class="band" width="32" height="14"/>',
-    }
-    if clean is not None:
-        keys[f"clean accuracy, {_accuracy(clean)} of {clean['n']} images"] = '<path class="clean" d="M0 7H32"/>'
-    legend = "".join(
-        f'<span class="key"><svg viewBox="0 0 32 14" aria-hidden="true">{mark}</svg>{escape(text)}</span>'
-        for text, mark in keys.items()
-    )
-    return f'<h2>Accuracy by strength</h2><p class="note">{legend}</p><div class="panels">{panels}</div>'
-
-
-def _curve(attack: str, rows: Sequence[Row], clean: Row | None) -> str:
-    """Return the panel of one attack, its rows in the order of their strengths."""
-    largest, bounded = rows[-1]["eps"], _in_pixels(rows[0])
-    width, height = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def at(eps: float, accuracy: float) -> tuple[float, float]:
-        return round(_LEFT + width * eps / largest, 2), round(_TOP + height * (1 - accuracy), 2)
-
-    def joined(points: Sequence[tuple[float, float]]) -> str:
-        return " ".join(f"{x},{y}" for x, y in points)
-
-    marks = []
-    for accuracy in (0, 0.25, 0.5, 0.75, 1):
-        x, y = at(0, accuracy)
-        marks.append(f'<path class="grid" d="M{x} {y}h{width}"/>')
-        marks.append(f'<text x="{x - 6}" y="{y + 4}" text-anchor="end">{accuracy:.0%}</text>')
-    for eps, name in _ticks(largest, bounded and largest < 1 and all(_whole(row["eps"]) is not None for row in rows)):
-        x, y = at(eps, 0)
-        marks.append(
-            f'<path class="axis" d="M{x} {y}v4"/><text x="{x}" y="{y + 17}" text-anchor="middle">{name}</text>'
+    def _lead(self, name: str) -> str:
+        """What a search found, in a sentence."""
+        state = self.searches.overview.set_index("search").state[name]
+        one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)]
+        said = f"{name} is {state}. " if self.several else ""
+        if one.empty:
+            return escape(f"{said}No trial has finished yet.")
+        best = one.loc[one.objective.idxmax()]
+        said += (
+            f"The best of {len(one)} finished trials is trial {best.trial} ({best.setting or 'proposed'}): objective"
+            f" {best.objective:.1%}, clean {best.clean_accuracy:.1%}, robust {best.robust_accuracy:.1%} on validation"
+            " images"
         )
-    if clean is not None and _known(clean):
-        x, y = at(0, clean["accuracy"])
-        marks.append(f'<path class="clean" d="M{x} {y}h{width}"/>')
-    band = [at(row["eps"], row["low"]) for row in rows] + [at(row["eps"], row["high"]) for row in reversed(rows)]
-    marks.append(f'<polygon class="band" points="{joined(band)}"/>')
-    marks.append(f'<polyline class="line" points="{joined([at(row["eps"], row["accuracy"]) for row in rows])}"/>')
-    said = [f"{_accuracy(row)} at {_strength(row['eps'], bounded)}" for row in rows]
-    for row, text in zip(rows, said, strict=True):
-        x, y = at(row["eps"], row["accuracy"])
-        marks.append(f'<circle class="point" cx="{x}" cy="{y}" r="3.5"><title>{text}, n = {row["n"]}</title></circle>')
-    marks.append(f'<path class="axis" d="M{_LEFT} {_TOP}v{height}h{width}"/>')
-    marks.append(f'<text x="{_LEFT + width / 2}" y="{_HEIGHT - 6}" text-anchor="middle">strength</text>')
-    label = escape(f"Accuracy under {attack}: {'; '.join(said)}")
-    svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{"".join(marks)}</svg>'
-    return f"<figure><figcaption>{escape(attack)}</figcaption>{svg}</figure>"
+        for setting in (UNREGULARIZED, PUBLISHED):
+            for other in one[(one.setting == setting) & (one.trial != best.trial)].itertuples():
+                said += f"; {setting}: {other.objective:.1%}"
+        return escape(f"{said}.")
+
+    # -----------------------------------------------------------------------------------------
+    # Each trial
+    # -----------------------------------------------------------------------------------------
+
+    def _trials(self) -> str:
+        if self.trials.empty:
+            return _note("No trial has begun.")
+        note = (
+            "Hover over a mark, tap it, or move between marks with the arrow keys: a card shows the trial’s setting,"
+            " its accuracies, why it failed, and the command that trains it again. All accuracies are on validation"
+            " images."
+        )
+        body = f'<p class="note js-only">{note}</p>{self._filters()}<p class="note">{self._legend()}</p>'
+        body += f'<div class="panels plots">{self._progress()}{self._alpha_plot()}{self._front_plot()}</div>'
+        body += "<h3>All trials</h3>" + _note(
+            "Accuracies and objective are on validation images; accuracy under noise is not a part of the objective. A"
+            " trial that was stopped early, failed, or still runs has none."
+        )
+        body += '<p class="note js-only" id="count" aria-live="polite"></p>'
+        body += self._all_trials() + "<h3>The best trials, on validation images</h3>"
+        best = tables.best_trials(self.trials)
+        return body + _frame("The best trials", best if self.several else best.drop(columns="search"))
+
+    def _filters(self) -> str:
+        """Boxes that show and hide trials by state and, of several, by search."""
+        counts = self.trials.state.value_counts()
+        groups = {"state": {f"s-{state}": f"{state} ({counts[state]})" for state in _STATES if state in counts}}
+        if self.several:
+            groups["search"] = {f"n{i}": name for i, name in enumerate(self.folders)}
+        rules, sets = [], []
+        for name, boxes in groups.items():
+            rules += [f".hide-{hidden} .{hidden} {{ display: none; }}" for hidden in boxes]
+            labels = "".join(
+                f'<label><input type="checkbox" data-hide="{hidden}" checked> {escape(text)}</label>'
+                for hidden, text in boxes.items()
+            )
+            sets.append(f'<fieldset class="js-only"><legend>{name}</legend>{labels}</fieldset>')
+        return f"<style>{' '.join(rules)}</style>{''.join(sets)}"
+
+    def _legend(self) -> str:
+        there = {*self.trials.state}
+        if self.several:
+            entries = [key(_SEARCH_SHAPES[i % 5], f"c{i % _COLORS}", name) for i, name in enumerate(self.folders)]
+        else:
+            entries = [key("dot", "c0", "finished")] if FINISHED in there else []
+        entries += [
+            key(_STATES[state], f"s-{state}", state) for state in _STATES if state != FINISHED and state in there
+        ]
+        settings = {*self.trials[self.trials.state == FINISHED].setting}
+        for setting, shape in _GIVEN_SHAPES.items():
+            if setting in settings:
+                entries.append(key(shape, f"g-{setting}", setting))
+        if "" in settings:
+            entries.append(key("star", "g-best", "best proposed"))
+        return "".join(entries)
+
+    @cached_property
+    def _best(self) -> set[int]:
+        """Where in `trials` the best proposed trial of each search stands."""
+        proposed = self.trials[(self.trials.state == FINISHED) & (self.trials.setting == "")]
+        return {*proposed.groupby("search").objective.idxmax()}
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        """What each trial is called in the page."""
+        numbers = {name: i for i, name in enumerate(self.folders)}
+        return [f"{numbers[s]}-{t}" for s, t in zip(self.trials.search, self.trials.trial, strict=True)]
+
+    def _marks(
+        self, x: str, y: str, scales: tuple[float, float], foot: bool = False, colors: Mapping[int, str] | None = None
+    ) -> list[Mark]:
+        """The marks of all trials that have both values; the others stand at the foot, or nowhere.
+
+        Args:
+            x, y: columns of the trials.
+            scales: what they are multiplied with.
+            foot: whether trials without `y` stand at the foot, a row for each state.
+            colors: of trials, by their place; where it is given, what has none is not finished.
+        """
+        marks, above, numbers = [], [], {name: i for i, name in enumerate(self.folders)}
+        columns = zip(
+            self.trials.index, self._keys, self.trials[x], self.trials[y], self.trials.state, self.trials.setting,
+            self.trials.search, strict=True,
+        )  # fmt: skip
+        for index, name, across, up, state, setting, search in columns:
+            number = numbers[search]
+            classes, shape = f"s-{state} n{number}", _STATES[state]
+            if pd.isna(across) or (pd.isna(up) and not (foot and state != FINISHED)):
+                continue
+            fill = ""
+            if state == FINISHED:
+                shape = _SEARCH_SHAPES[number % 5] if self.several else shape
+                shape = _GIVEN_SHAPES.get(setting, "star" if index in self._best else shape)
+                color = f"g-{setting or 'best'}" if setting or index in self._best else "c0"
+                classes += f" c{number % _COLORS}" if self.several else f" {color}"
+                if colors is not None:
+                    fill = colors[index]
+                    classes += " heat"
+            height = state if pd.isna(up) else scales[1] * float(up)
+            mark = Mark(name, scales[0] * float(across), height, shape, classes, fill)
+            (above if setting or index in self._best else marks).append(mark)
+        # What did not finish lies below what did.
+        return sorted(marks, key=lambda mark: "s-finished" in mark.classes) + above
+
+    def _progress(self) -> str:
+        lines = []
+        for i, name in enumerate(self.folders):
+            one = self.trials[(self.trials.search == name)].sort_values("trial")
+            best = 100 * one.objective.astype(float).cummax().ffill()
+            steps, last = [], None
+            for number, value in zip(one.trial, best, strict=True):
+                if pd.isna(value):
+                    continue
+                if last is not None and value != last:
+                    steps.append((float(number), last))
+                if value != last or number == one.trial.iloc[-1]:
+                    steps.append((float(number), value))
+                last = value
+            lines.append((f"c{i % _COLORS} n{i}", steps))
+        marks = self._marks("trial", "objective", (1, 100), foot=True)
+        axes = Axis("trial (number)", whole=True), Axis("objective, validation (%)")
+        return plot("Objective of each trial; line: the best so far", marks, *axes, lines)
+
+    def _alpha_plot(self) -> str:
+        objective = self.trials.objective.astype(float)
+        low, high = objective.min(), objective.max()
+        colors = matplotlib.colormaps["cividis"]
+        filled = {
+            index: to_hex(colors((value - low) / (high - low) if high > low else 0.5))
+            for index, value in objective.items()
+        }
+        shown = self.trials[(self.trials.reg_alpha > 0).fillna(False) & self.trials.reg_thresh.notna()]
+        if shown.empty:
+            return ""
+        marks = self._marks("reg_alpha", "reg_thresh", (1, 1), colors=filled)
+        log = shown.reg_alpha.max() > 5 * shown.reg_alpha.min()
+        axes = Axis(f"weight α{' (log scale)' if log else ''}", log=log), Axis("threshold Th")
+        figure = plot("Alpha and Th of the regularized trials, by objective", marks, *axes, [])
+        if pd.isna(low):
+            return figure
+        stops = "".join(f'<stop offset="{i / 8}" stop-color="{to_hex(colors(i / 8))}"/>' for i in range(9))
+        bar = (
+            '<svg viewBox="0 0 20 14" preserveAspectRatio="none" aria-hidden="true"><defs><linearGradient id="heat">'
+            f'{stops}</linearGradient></defs><rect y="2" width="20" height="10" style="fill:url(#heat)"/></svg>'
+        )
+        span = f"{100 * low:.1f} {bar} {100 * high:.1f} % objective, validation"
+        return figure.replace("</figure>", f'<p class="note key">{span}</p></figure>')
+
+    def _front_plot(self) -> str:
+        from brainreg.study import front
+
+        lines = []
+        for i, name in enumerate(self.folders):
+            one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)]
+            members = one.loc[np.array(front(one.clean_accuracy, one.robust_accuracy), dtype=bool)]
+            order = members.sort_values(["clean_accuracy", "robust_accuracy"], ascending=[True, False])
+            steps: list[tuple[float, float]] = []
+            for clean, robust in zip(100 * order.clean_accuracy, 100 * order.robust_accuracy, strict=True):
+                if steps:
+                    steps.append((steps[-1][0], robust))
+                steps.append((clean, robust))
+            lines.append((f"c{i % _COLORS} n{i}", steps))
+        marks = self._marks("clean_accuracy", "robust_accuracy", (100, 100))
+        if not marks:
+            return ""
+        axes = Axis("clean accuracy, validation (%)"), Axis("robust accuracy, validation (%)")
+        return plot("Clean and robust accuracy; line: the front", marks, *axes, lines)
+
+    def _all_trials(self) -> str:
+        seen = tables.all_trials(self.trials)
+        if not self.several:
+            seen = seen.drop(columns="search")
+        seen.insert(0, "trial", seen.pop("trial"))
+        if not seen.why.any():
+            seen = seen.drop(columns="why")
+        texts = {"search", "setting", "state", "range", "why"}
+        head = "".join(_head(name, name in texts) for name in seen.columns) + '<th scope="col">command</th>'
+        numbers = {name: f"n{i}" for i, name in enumerate(self.folders)}
+        rows = []
+        lists = [[*map(_text, seen[name])] for name in seen.columns]
+        seconds = self.trials.seconds
+        for i, (index, cells) in enumerate(zip(seen.index, zip(*lists, strict=True), strict=True)):
+            trial = self.trials.loc[index]
+            said = [f'<th scope="row">{escape(cells[0])}</th>']
+            for name, cell in zip(seen.columns[1:], cells[1:], strict=True):
+                value = f' data-v="{seconds[index]:.1f}"' if name == "time" and pd.notna(seconds[index]) else ""
+                kind = ' class="why"' if name == "why" else "" if name in texts else ' class="number"'
+                said.append(f"<td{kind}{value}>{escape(cell)}</td>")
+            command = escape(self._command(trial))
+            shown = f"<details><summary>train.py …</summary><code>{command}</code></details>" if command else ABSENT
+            classes = f"s-{trial.state} {numbers[trial.search]}"
+            rows.append(f'<tr id="t{self._keys[i]}" class="{classes}">{"".join(said)}<td>{shown}</td></tr>')
+        table = f'<table id="trials"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        return scrolling("All trials", table).replace('class="scroll"', 'class="scroll tall"', 1)
+
+    @cached_property
+    def _options(self) -> dict[str, tuple[int | None, str]]:
+        """The CPU threads of the trials of each search (None: they ran on a GPU), and the folder of their data."""
+        options = {}
+        for name, folder in self.folders.items():
+            try:
+                manifest = read_manifest(folder)
+            except FormatError as error:
+                manifest = error.manifest
+            own = manifest.get("options") or {}
+            on_cpu = str(manifest.get("device", "CPU")).startswith("CPU")
+            threads = max(int(own.get("cpus_per_trial") or 1), 1) if on_cpu else None
+            options[name] = threads, str(own.get("data_dir") or DATA_DIR)
+        return options
+
+    def _command(self, trial: pd.Series) -> str:
+        """What trains a trial again; nothing where its setting is not one of this version."""
+        try:
+            return train_command(settings_of(trial), *self._options[trial.search])
+        except ValueError:
+            return ""
+
+    # -----------------------------------------------------------------------------------------
+    # What the notebooks show
+    # -----------------------------------------------------------------------------------------
+
+    def _alpha_th(self) -> str:
+        if self.alpha_th.empty:
+            return _note("No trial has begun.")
+        shown = tables.shown_table(self.alpha_th).set_index("search").rename(columns={"data": "data sets"})
+        body = _frame("The alpha/Th table", shown.T.reset_index(names=""), texts=[*shown.index])
+        body += _list(tables.table_notes(self.alpha_th))
+        known = self.alpha_th[["unregularized_clean", "published_clean", "found_clean"]].notna().to_numpy().any()
+        if known:
+            alt = "Clean and robust accuracy of each setting, with 95% intervals; the table above has the numbers"
+            body += _figures([_figure(plots.comparison(self.alpha_th), "Clean and robust accuracy", alt)])
+        body += f"<details><summary>As LaTeX</summary><pre>{escape(tables.to_latex(self.alpha_th))}</pre></details>"
+        body += f"<details><summary>As CSV</summary><pre>{escape(tables.to_csv(self.alpha_th))}</pre></details>"
+        return body + "<h3>Confirmed on test images</h3>" + self._confirmed()
+
+    def _confirmed(self) -> str:
+        confirmation = self.searches.confirmation
+        missing = [name for name in self.folders if name not in {*confirmation.search}]
+        said = (
+            _note(
+                f"Nothing is confirmed of {', '.join(missing)}: no confirmation.csv. All its numbers are validation's."
+            )
+            if missing
+            else ""
+        )
+        if confirmation.empty:
+            return said
+        by = [name for name in ("search", "setting", "attack", "eps") if name in confirmation]
+        if "accuracy" not in confirmation:
+            return _frame("Confirmed on test images", confirmation) + said
+        seeds = tables.over_seeds(confirmation, by)
+        seen = seeds[by].assign(**{"accuracy (%), test": _intervals(seeds), "seeds": seeds.seeds})
+        note = (
+            "Trained anew and measured on test images. 95% intervals: Student's over seeds; of one seed, over images."
+        )
+        return _note(note) + _frame("Confirmed on test images", seen, texts=["setting", "attack"]) + said
+
+    def _landscape(self) -> str:
+        note = (
+            "The heat map is the mean of the trials nearby, and fades away where there are none. With a single seed, a"
+            " lone bright dot may be luck. The star is the best proposed trial, the diamond the published setting."
+        )
+        alt = "Heat map of the validation objective over alpha and Th"
+        figures = []
+        if self.several:
+            figures.append(_figure(plots.landscape(self.trials, by="search"), "Alpha and Th, by search", alt))
+        for name, one in self.trials.groupby("search", sort=False):
+            of = f"{name}: " if self.several else ""
+            if not self.several:
+                figures.append(_figure(plots.landscape(one), "Alpha and Th", alt))
+            for said, column in (("range", "reg_range"), ("N", "reg_image_num"), ("k", "reg_batch_size")):
+                if one[column].nunique() > 1:
+                    drawn = plots.landscape(one, by=column)
+                    figures.append(_figure(drawn, f"{of}by {said}", f"{alt}, a panel for each part of {said}"))
+            if one.reg_image_num.nunique() > 1 or one.reg_batch_size.nunique() > 1:
+                alt_slices = "The validation objective against N and against k, with a mark for each range"
+                figures.append(_figure(plots.slices(one), f"{of}objective over N and over k", alt_slices))
+        if not figures:
+            return _note("No trial has begun.")
+        same = [
+            said
+            for said, column in (("range", "reg_range"), ("N", "reg_image_num"), ("k", "reg_batch_size"))
+            if self.trials[column].nunique() < 2
+        ]
+        left_out = _note(f"The same in all trials, so without a figure: {', '.join(same)}.") if same else ""
+        return _note(note) + _figures(figures) + left_out
+
+    def _front(self) -> str:
+        if not (self.trials.state == FINISHED).any():
+            return _note("No trial has finished yet.")
+        note = (
+            "The front: the trials that no other one exceeds in one accuracy and equals or exceeds in the other. Its"
+            " hypervolume is the area that it dominates, over (0, 0); at most 1. All on validation images; a front of"
+            " many trials is too good by some amount."
+        )
+        alts = (
+            "Clean against robust accuracy of each trial, the front, and its hypervolume",
+            "How the hypervolume of the front grew over time",
+        )
+        figures = [
+            _figure(plots.pareto(self.trials), "Clean against robust accuracy", alts[0]),
+            _figure(plots.hypervolume_over_time(self.trials), "Hypervolume over time", alts[1]),
+        ]
+        front = tables.front_trials(self.trials)
+        shown = _frame("The front", front if self.several else front.drop(columns="search"))
+        return _note(note) + _figures(figures) + "<h3>The trials of the front</h3>" + shown
+
+    def _robustness(self) -> str:
+        body = "<h3>The final attack</h3>" + self._final_attack() + "<h3>Curves</h3>"
+        try:
+            curves = measured_before([*self.folders.values()], self.trials)
+        except StorageError:
+            raise
+        except InputError as error:
+            return body + _note(f"They cannot be shown: {error}.")
+        for images, part in curves.groupby("images", sort=False):
+            alt = f"Accuracy on {images} images by strength of each attack, a line for each network"
+            caption = f"On {images} images, with 95% intervals"
+            body += _figures([_figure(plots.robustness_curves(part, images), caption, alt)])
+            seen = part[["network", "attack", "eps", "n"]].assign(**{"accuracy (%)": _intervals(part)})
+            rows = _frame(f"Measured on {images} images", seen, texts=["attack"])
+            body += f"<details><summary>All measurements on {images} images ({len(part)})</summary>{rows}</details>"
+        if curves.empty:
+            body += _note(
+                "None was measured yet. python -m brainreg.evaluate --checkpoint=…/best/checkpoint.pt measures a"
+                " network (and the same for the trial without regularization), and the next report shows it;"
+                " 05_robustness_curves.ipynb measures both."
+            )
+        return body
+
+    def _final_attack(self) -> str:
+        parts, damaged = [], ""
+        for name, folder in self.folders.items():
+            content = folder.read(FINAL_TABLE)
+            if content is None:
+                continue
+            try:
+                table = pd.read_csv(io.BytesIO(content), dtype={"setting": str}).fillna({"setting": ""})
+                parts.append(table[[*_FINAL]].assign(search=name))
+            except (ValueError, KeyError):
+                damaged += _note(f"{folder.path(FINAL_TABLE)}: damaged; not a table of the final attack.")
+        if not parts:
+            return damaged or _note("None was run.")
+        attacks = pd.concat(parts, ignore_index=True)
+        seen = attacks[["search", "trial"]].assign(
+            setting=attacks.setting.replace("", "the best"),
+            attack=attacks.attack,
+            eps=attacks.eps,
+            images=attacks.n,
+            **{"robust accuracy (%), validation": _intervals(attacks)},
+        )
+        seen["the search"] = attacks.fresh.astype(str).map(
+            {"True": "did not attack these images", "False": "attacked these images, too"}
+        )
+        note = "On validation images, with Wilson’s 95% interval over images."
+        shown = seen if self.several else seen.drop(columns="search")
+        return damaged + _note(note) + _frame("The final attack", shown, texts=["setting", "attack", "the search"])
+
+    def _importance(self) -> str:
+        from brainreg.importance import EVALUATORS, TREES, importances
+
+        many = (self.trials.state == FINISHED).sum() > _MANY
+        trees = _FEWER_TREES if many else TREES
+        shares = importances([*self.folders.values()], trees=trees)
+        fewer = f", a quarter of Optuna’s {TREES}, since more than {_MANY} trials finished" if many else ""
+        note = (
+            f"Shares of the importance for the validation objective by Optuna’s evaluators ({', '.join(EVALUATORS)}),"
+            f" of all finished trials with parameters; random forests of {trees} trees{fewer}, seed 0. fANOVA and the"
+            " mean decrease in impurity ask what explains the objective over all of them; PED-ANOVA asks what tells the"
+            " best tenth from all. They answer different questions and may disagree; with fewer than some ten trials"
+            " for each hyperparameter, the order is little more than noise. Trials that were stopped early are left"
+            " out, which makes the rest look alike."
+        )
+        if shares.empty:
+            return _note(note) + _note("Too few trials with parameters have finished.")
+        figure = _figure(plots.importance(shares), "Importance", "Shares of the importance, a bar for each evaluator")
+        table = shares.pivot_table(index=["search", "parameter"], columns="evaluator", values="importance", sort=False)
+        seen = (100 * table).map("{:.1f}".format).rename(columns="{} (%)".format).reset_index()
+        if not self.several:
+            seen = seen.drop(columns="search")
+        return _note(note) + _figures([figure]) + _frame("Importance", seen, texts=["parameter"])
 
 
-def _ticks(largest: float, whole: bool) -> list[tuple[float, str]]:
-    """Return round strengths from 0 to `largest` and their names, six at the most; 255ths if `whole`."""
-    unit = 255 if whole else 1
-    power = 10.0 ** math.floor(math.log10(largest) + 1e-9)
-    steps = [2**i for i in range(9)] if whole else [m * power for m in (0.2, 0.5, 1, 2)]
-    most = largest * unit * (1 + 1e-6)
-    step = next((step for step in steps if most / step < 5.1), steps[-1])
-    return [(i * step / unit, f"{i * step:g}{'/255' if whole and i else ''}") for i in range(int(most / step) + 1)]
+# ---------------------------------------------------------------------------------------------
+# Parts of a page
+# ---------------------------------------------------------------------------------------------
 
 
-def _heat(origin: str, attacks: dict[str, list[Row]]) -> str:
-    """Return the table of the corruptions of one origin, kinds x severities."""
-    kinds = {attack: {row["eps"]: row for row in rows} for attack, rows in attacks.items() if _origin(attack) == origin}
-    if not kinds:
+def _measured(trials: pd.DataFrame) -> str:
+    """What the objective of a search is, in words."""
+    known = trials[trials.weight.notna() & trials.eps.notna()]
+    if known.empty:
         return ""
-    severities = sorted({severity for rows in kinds.values() for severity in rows})
-    head = "".join(f'<th scope="col">{severity:g}</th>' for severity in severities)
-    body = "".join(
-        f'<tr><th scope="row">{escape(" ".join(attack.replace(origin, " ").split()))}</th>'
-        + "".join(_heat_cell(rows.get(severity)) for severity in severities)
-        + "</tr>"
-        for attack, rows in kinds.items()
-    )
-    over = f'<th rowspan="2" scope="col">kind</th><th colspan="{len(severities)}" scope="colgroup">severity</th>'
-    head = f"<tr>{over}</tr><tr>{head}</tr>"
-    body = _scroll(f"Corruptions {origin}", f'<table class="heat"><thead>{head}</thead><tbody>{body}</tbody></table>')
-    note = 'Accuracy<span class="interval"> [95% interval]</span>; the stronger the color, the higher.'
-    # At severity 0 are the clean images.
-    known = [row for rows in kinds.values() for row in rows.values() if row["eps"] > 0 and _known(row)]
-    if known:
-        mean = sum(row["accuracy"] for row in known) / len(known)
-        images = " to ".join(dict.fromkeys(_plain(end(row["n"] for row in known)) for end in (min, max)))
-        of = f"over the {len(known)} measured pairs of kind and severity, each on {images} images"
-        body += f"<p><strong>Mean corruption accuracy: {mean:.1%}</strong>, {of}.</p>"
-    return f'<h2>Corruptions {origin}</h2><p class="note">{note}</p>{body}'
-
-
-def _heat_cell(row: Row | None) -> str:
-    if row is None or not _known(row):
-        return f"<td>{_ABSENT}</td>"
-    accuracy, interval = _accuracy(row).split(" ", 1)
-    return f'<td style="--accuracy: {row["accuracy"]:.3f}">{accuracy}<span class="interval"> {interval}</span></td>'
-
-
-def _examples(examples: Sequence[Example], bounded: set[str]) -> str:
-    """Return the first examples; `bounded` holds attacks whose strengths are in units of pixels."""
-    if not examples:
-        return ""
-    figures = "".join(
-        _example(example, example.attack in bounded or _in_pixels({"attack": example.attack}))
-        for example in examples[:KEPT_EXAMPLES]
-    )
-    note = f"{min(len(examples), KEPT_EXAMPLES)} of {len(examples)} shown; in a difference, mid gray is no change."
-    return f'<h2>Misclassified images</h2><p class="note">{note}</p><div class="examples">{figures}</div>'
-
-
-def _example(example: Example, in_pixels: bool) -> str:
-    clean, adversarial = (image.detach().cpu().double().numpy() for image in (example.clean, example.adversarial))
-    if clean.ndim != 3 or len(clean) not in (1, 3) or clean.shape != adversarial.shape:
-        raise ValueError(f"example: {clean.shape} and {adversarial.shape}; must be one shape, (1 or 3, h, w)")
-    difference = adversarial - clean
-    factor = _factor(np.abs(difference).max())
-    images = {
-        f"original: {example.label}": clean,
-        f"adversarial: {example.predicted}": adversarial,
-        f"difference \u00d7 {factor:g}": 0.5 + factor * difference,
-    }
-    scale = max(1, _IMAGE_WIDTH // clean.shape[2])
-    shown = "".join(f"<div>{_picture(image, scale, text)}{escape(text)}</div>" for text, image in images.items())
-    caption = f"{example.attack} at {_strength(example.strength, in_pixels)}"
-    style = f"--width: {max(_IMAGE_WIDTH, scale * clean.shape[2])}px"
+    first = known.iloc[0]
+    counts = [
+        f"{int(trials[name].max())} {said}"
+        for name, said in (("clean_n", "clean"), ("robust_n", "attacked"))
+        if trials[name].notna().any()
+    ]
+    said = f" ({', '.join(counts)})" if counts else ""
     return (
-        f'<figure><figcaption>{escape(caption)}</figcaption><div class="images" style="{style}">{shown}</div></figure>'
+        f"{first.weight:g} clean + {1 - first.weight:g} robust accuracy, on validation images"
+        f"{said}; robust: {first.attack}, eps {first.eps:g}; not optimized:"
+        f" {first.noise} noise, eps {first.noise_eps:g}"
     )
 
 
-def _factor(largest: float) -> float:
-    """Return the largest number of one digit that keeps 0.5 plus and minus `largest` times it in [0, 1]."""
-    room = 0.5 / largest * (1 + 1e-6) if largest > 0 else 1
-    power = 10.0 ** math.floor(math.log10(room))
-    return math.floor(room / power) * power
+def _text(value: object) -> str:
+    if isinstance(value, float) and not pd.isna(value):
+        return f"{value:.6g}"
+    return ABSENT if value is None or value is pd.NA or value != value else str(value)
 
 
-def _picture(image: np.ndarray, scale: int, text: str) -> str:
-    """Return an image, (c, h, w) in [0, 1], as an 8-bit PNG within the page."""
-    pixels = np.rint(255 * image.clip(0, 1)).astype(np.uint8).transpose(1, 2, 0)
-    height, width, channels = pixels.shape
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    size = f'width="{scale * width}" height="{scale * height}"'
-    return f'<img src="data:image/png;base64,{data}" {size} alt="{escape(text)}">'
+def _note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'
 
 
-def _origin(attack: str) -> str | None:
-    """Return where a corruption's images come from; None for what is no corruption."""
-    return next((origin for origin in CORRUPTIONS if origin in attack), None)
+def _list(texts: Sequence[str]) -> str:
+    return '<ul class="note">' + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>" if texts else ""
 
 
-def _known(row: Row) -> bool:
-    return not math.isnan(row["accuracy"])
+def _head(name: str, left: bool) -> str:
+    return f'<th scope="col"{"" if left else _NUMBER}>{escape(name)}</th>'
 
 
-def _in_pixels(row: Row) -> bool:
-    """Whether strengths bound a norm of the perturbation, by the row's norm or the attack's title."""
-    return row.get("norm") in _NORMS or not _NORMS.isdisjoint(re.findall(r"\w+", str(row["attack"])))
+_NUMBER = ' class="number"'
 
 
-def _whole(eps: float) -> int | None:
-    """Return how many 255ths a strength is, if it is a whole number of them."""
-    return round(255 * eps) if abs(255 * eps - round(255 * eps)) < 1e-4 else None
+def _frame(label: str, frame: pd.DataFrame, texts: Sequence[str] = ()) -> str:
+    """A frame as a table; columns of texts, and those that are no numbers, stand at the left."""
+    rows = [[*map(_text, row)] for row in frame.itertuples(index=False)]
+    left = [*texts, *(name for name in ("search", "setting", "state", "range") if name in frame)]
+    return html_table(label, [str(name) for name in frame.columns], rows, left)
 
 
-def _strength(eps: float, in_pixels: bool) -> str:
-    return f"{eps:g} ({_whole(eps)}/255)" if in_pixels and 0 < eps < 1 and _whole(eps) else f"{eps:g}"
+def _intervals(frame: pd.DataFrame) -> list[str]:
+    """Accuracies in percent, with their intervals, where they are known."""
+    rows = zip(frame.accuracy, frame.low, frame.high, strict=True)
+    return [
+        ABSENT if pd.isna(middle) else f"{100 * middle:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        for middle, low, high in rows
+    ]
 
 
-def _accuracy(row: Row) -> str:
-    """Return say `83.2% [80.8, 85.3]`, where a line never breaks within the brackets."""
-    if not _known(row):
-        return _ABSENT
-    return f"{row['accuracy']:.1%} [{100 * row['low']:.1f},\u00a0{100 * row['high']:.1f}]"
+def _figure(figure: "plots.Figure", caption: str, alt: str) -> str:
+    width, height = (round(_SHOWN_DPI * inches) for inches in figure.get_size_inches())
+    image = picture(plots.png(figure, _DPI), (width, height), alt)
+    return f"<figure><figcaption>{escape(caption)}</figcaption>{image}</figure>"
 
 
-def _plain(value: Any) -> str:
-    if pd.api.types.is_scalar(value) and pd.isna(value):
-        return _ABSENT
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if value.is_integer() or abs(value) >= 1000 else f"{value:.4g}"
+def _figures(figures: Sequence[str]) -> str:
+    return f'<div class="figures">{"".join(figures)}</div>'
+
+
+if __name__ == "__main__":
+    run(main)

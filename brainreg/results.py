@@ -33,6 +33,9 @@ from brainreg.storage import Storage, StorageError
 
 TABLE, EPOCHS_TABLE = "results.csv", "epochs.csv"
 
+# The folder of the best trial's network, and how that and the unregularized one stood the last, strongest attack.
+BEST, FINAL_TABLE = "best", "final_attack.csv"
+
 # What the best settings reach on test images, over seeds; written beside the trials by whoever measures that.
 CONFIRMATION = "confirmation.csv"
 
@@ -274,10 +277,13 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
     for name, search in split_folders(folders).items():
         one, facts = _load_search(search)
         facts = {"search": name, **facts}
+        if (content := search.read(CONFIRMATION)) is not None:
+            try:
+                confirmations.append(_marked(pd.read_csv(io.BytesIO(content)), search=name))
+            except ValueError as error:
+                facts["notes"].append(f"{CONFIRMATION}: damaged ({' '.join(str(error).split())})")
         trials.append(_marked(one, search=name, space=facts["space"], running=facts["running"], data=facts["data"]))
         overviews.append(facts)
-        if (content := search.read(CONFIRMATION)) is not None:
-            confirmations.append(_marked(pd.read_csv(io.BytesIO(content)), search=name))
     return Searches(
         trials=_joined(trials),
         overview=pd.DataFrame(overviews).drop(columns="running"),
@@ -368,7 +374,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
     if trials is None or trials.empty:
         trials = _load_what_the_table_says(search, notes)
     driver = _driver(search, notes)
-    space = manifest.get("space") or {}
+    space = manifest["space"] if isinstance(manifest.get("space"), dict) else {}
     total = manifest.get("num_samples")
     counts = trials.state.value_counts()
     ended = len(trials) + len(left_out) - counts.get(UNFINISHED, 0)

@@ -6,7 +6,6 @@ import os
 import platform
 import shlex
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +32,7 @@ from rich.console import Console
 import brainreg.cluster  # sets Ray's variables before Ray is imported
 from brainreg.attacks.parts import attack_within
 from brainreg.bridge import AshaScheduler, Gauges, RecoveringScheduler, SearchCallback, StudySearch, WhenBroken
-from brainreg.cli import check_writable, to_flags
+from brainreg.cli import DATA_DIR, check_writable, python_name, tool_name, train_command
 from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
 from brainreg.errors import InputError, validated
 from brainreg.evaluation import row
@@ -55,7 +54,7 @@ from brainreg.records import (
     trial_name,
     write_manifest,
 )
-from brainreg.results import TABLE, load_results, ranked, settings_of, write_tables
+from brainreg.results import BEST, FINAL_TABLE, TABLE, load_results, ranked, settings_of, write_tables
 from brainreg.spaces import UNREGULARIZED, Budget, Space
 from brainreg.storage import PATIENCE, Storage, StorageError, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
@@ -63,8 +62,6 @@ from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
 
-BEST = "best"
-_FINAL_TABLE = "final_attack.csv"
 _RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
 _DATABASE = "study.db"
 
@@ -93,7 +90,7 @@ class SearchOptions(BaseModel):
     study: str | None = Field(
         None, description="database of the study, such as postgresql+psycopg://USER@HOST/NAME (absent: SQLite)"
     )
-    data_dir: str = Field("data", description="folder of the data sets, on each node")
+    data_dir: str = Field(DATA_DIR, description="folder of the data sets, on each node")
     address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
     dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
     tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
@@ -341,13 +338,13 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
     dashboard = start_ray(options.address, options.dashboard_host)
     if dashboard:
-        asks = f"it asks for a token, which `{_tool('ray')} get-auth-token` prints"
+        asks = f"it asks for a token, which `{tool_name('ray')} get-auth-token` prints"
         if os.environ.get("RAY_AUTH_MODE") == "disabled":
             asks = "open to whoever reaches it, and so is running code: RAY_AUTH_MODE=disabled"
         say(f"Ray dashboard: http://{dashboard} ({asks})")
     if options.tensorboard:
-        missing = "" if find_spec("tensorboard") else f" (after: {_python()} -m pip install tensorboard)"
-        say(f"TensorBoard: {_tool('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
+        missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
+        say(f"TensorBoard: {tool_name('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
         space.objective,
@@ -549,35 +546,17 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
     say(f"\ntrials: {plan.folder.path(TABLE)}")
     say(f"best:   {plan.folder.path(f'{BEST}/{CHECKPOINT}')}")
     say("next, the best setting on the test images:")
-    say(f"  {train_command(settings_of(best), plan)}")
+    say(f"  {_train_command(best, plan)}")
 
 
-def train_command(settings: Hyperparameters, plan: SearchPlan) -> str:
-    """Return the command that trains a setting again, exactly so on a CPU, and evaluates it on the test images."""
-    parts = [f"{shlex.quote(_python())} train.py", to_flags(settings)]
-    if not plan.gpus_per_trial:
-        parts.append(f"--threads={plan.threads}")
-    if plan.options.data_dir != SearchOptions.model_fields["data_dir"].default:
-        parts.append(f"--data_dir={shlex.quote(plan.options.data_dir)}")
-    return " ".join(parts)
-
-
-def _python() -> str:
-    """What this Python is called on the command line: by its path, where that lies below the working folder."""
-    with contextlib.suppress(ValueError):
-        return str(Path(sys.executable).relative_to(Path.cwd()))
-    return "python"
-
-
-def _tool(name: str) -> str:
-    """What a command of this Python's environment is called on the command line."""
-    return str(Path(_python()).with_name(name))
+def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
+    return train_command(settings_of(trial), None if plan.gpus_per_trial else plan.threads, plan.options.data_dir)
 
 
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:
     content = plan.folder.read(f"{trial_name(best.trial)}/{CHECKPOINT}")
     plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
-    plan.folder.write(f"{BEST}/command.txt", train_command(settings_of(best), plan) + "\n")
+    plan.folder.write(f"{BEST}/command.txt", _train_command(best, plan) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -602,7 +581,7 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
         {"trial": trial.trial, "setting": trial.setting, **outcome}
         for trial, outcome in zip(chosen.itertuples(), ray.get(waiting), strict=True)
     ]
-    plan.folder.write(_FINAL_TABLE, pd.DataFrame(rows).to_csv(index=False))
+    plan.folder.write(FINAL_TABLE, pd.DataFrame(rows).to_csv(index=False))
     for outcome in rows:
         attacked = "did not attack" if outcome["fresh"] else "attacked, too"
         say(

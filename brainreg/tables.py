@@ -367,14 +367,44 @@ def front_trials(trials: pd.DataFrame) -> pd.DataFrame:
     return _readable(members.sort_values(["search", "clean_accuracy"], ascending=[True, False], ignore_index=True))
 
 
-def _readable(best: pd.DataFrame) -> pd.DataFrame:
+def all_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Return all trials as people read them, however they stand: what differs between them, and why one failed.
+
+    Args:
+        trials: of `brainreg.results.load_searches`.
+
+    Returns:
+        The columns of `best_trials`; behind the setting `state`; behind the paper's symbols every other hyperparameter
+        that is not the same in all trials; and at last `why`: the error of a failed trial, and why one was tried again.
+    """
+    seen = _readable(trials, [name for name in Hyperparameters.model_fields if trials[name].nunique() > 1])
+    seen.insert(seen.columns.get_loc("setting") + 1, "state", trials.state)
+    again = trials.retries.map(lambda reasons: "; ".join(f"tried again: {reason}" for reason in reasons))
+    return seen.assign(why=(trials.error + "; " + again).str.strip("; "))
+
+
+def same_in_all(trials: pd.DataFrame) -> dict[str, str]:
+    """Return the hyperparameters that all trials share and that are not the defaults, as people read them."""
+    same = {}
+    for name, field in Hyperparameters.model_fields.items():
+        values = trials[name].dropna().unique()
+        if len(values) == 1 and values[0] != field.default:
+            same[name] = shown(values[0])
+    return same
+
+
+def _readable(best: pd.DataFrame, others: Sequence[str] = ()) -> pd.DataFrame:
     seen = best[["search", "trial", "setting"]].assign(setting=best.setting.replace(PROPOSED, "proposed"))
-    for name, symbol in SYMBOLS.items():
+    for name in (*SYMBOLS, *(name for name in others if name not in SYMBOLS)):
         if best[name].notna().any():
-            seen[symbol] = best[name].map(shown)
+            seen[SYMBOLS.get(name, name)] = best[name].map(shown)
     for name in ("clean_accuracy", "robust_accuracy", "noise_accuracy", "objective"):
-        seen[f"{name.removesuffix('_accuracy')} (%)"] = (100 * best[name]).map("{:.1f}".format)
+        seen[f"{name.removesuffix('_accuracy')} (%)"] = [_accuracy_shown(value) for value in best[name]]
     return seen.assign(time=best.seconds.map(_duration))
+
+
+def _accuracy_shown(value: float) -> str:
+    return _ABSENT if pd.isna(value) else f"{100 * value:.1f}"
 
 
 def costs(trials: pd.DataFrame) -> pd.DataFrame:

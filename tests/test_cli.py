@@ -1,8 +1,9 @@
 import shlex
+import sys
 
 import pytest
 
-from brainreg.cli import Parser, from_flags, given_values, run, to_flags
+from brainreg.cli import Parser, from_flags, given_values, run, to_flags, train_command
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 
@@ -99,3 +100,14 @@ def test_help_shows_every_flag_with_its_default(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"--{name}" in shown for name in Hyperparameters.model_fields)
     assert "alpha, weight of the similarity loss; absent or 0: no regularization (default: None)" in shown
+
+
+def test_train_command_says_what_is_not_the_default(tmp_path, monkeypatch):
+    settings = Hyperparameters(task="digits", reg_alpha=2)
+    command = "python train.py --task=digits --reg_alpha=2.0"
+    monkeypatch.chdir(tmp_path)  # which holds no Python
+    assert train_command(settings, None) == command
+    assert train_command(settings, 1, "data") == f"{command} --threads=1"
+    assert train_command(settings, 2, "my images") == f"{command} --threads=2 --data_dir='my images'"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
+    assert train_command(settings, None) == f".venv/bin/{command}"

@@ -110,14 +110,16 @@ class TestTrials:
 
 class TestManifest:
     def test_what_was_written_is_read(self, search):
-        write_manifest(search, {"seed": 3, "space": {"name": "x"}})
-        assert read_manifest(search) == {"format": FORMAT, "seed": 3, "space": {"name": "x"}}
+        write_manifest(search, {"seed": 3, "space": {"objective": {}}})
+        assert read_manifest(search) == {"format": FORMAT, "seed": 3, "space": {"objective": {}}}
 
     def test_what_cannot_be_read_is_one_line(self, search):
         for content, words in (
             (None, f"{search}: not the folder of a search; search.json is missing"),
             ('{"format": 1}', f"{search}/search.json: written in format 1; this version reads format {FORMAT}"),
             ("{}", f"{search}/search.json: written in format None; this version reads format {FORMAT}"),
+            ("[]", f"{search}/search.json: damaged (it is no mapping)"),
+            (f'{{"format": {FORMAT}}}', f"{search}/search.json: damaged (it does not say what is searched)"),
             ('{"format', f"{search}/search.json: damaged ("),
         ):
             if content is not None:

@@ -1,447 +1,405 @@
-import base64
-import io
-import os
-import re
-from html.parser import HTMLParser
+"""The page of a search, on real ones: a small one that ran here, and records of larger ones."""
 
-import numpy as np
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
+from conftest import ROOT
+from pages import Page
+from test_evaluation_report import decoded
 
-from brainreg.attacks.parts import KEPT_EXAMPLES
-from brainreg.evaluation import Example
-from brainreg.report import write_report
+from brainreg.errors import InputError
+from brainreg.page import ABSENT
+from brainreg.records import TrialFiles
+from brainreg.report import REPORT, main, report
+from brainreg.results import load_results, ranked
+from brainreg.storage import Storage
 
-VOID = {"meta", "img"}
+SEARCHES = ROOT / "tests" / "searches"
+OLD = SEARCHES / "format_1"
 
-
-class Page(HTMLParser):
-    """The elements of a page in order, each with its tag, attributes, text, and the elements that it is in."""
-
-    def __init__(self, source: str):
-        super().__init__()
-        self.source, self.elements, self.open, self.depth = source, [], [], []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "text": "", "in": list(self.open), **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag, inside=None, **attributes):
-        return [
-            element
-            for element in self.elements
-            if element["tag"] == tag
-            and (inside is None or any(inside is outer for outer in element["in"]))
-            and all(element.get(name.rstrip("_")) == value for name, value in attributes.items())
-        ]
-
-    def rows(self, table):
-        """Return the texts of a table's cells; an interval's space that never breaks is any space."""
-        return [
-            [cell["text"].replace("\u00a0", " ") for cell in self.elements if any(row is outer for outer in cell["in"])
-             and cell["tag"] in ("th", "td")]
-            for row in self.all("tr", inside=table)
-        ]  # fmt: skip
-
-    def region(self, label):
-        """Return the rows of the table with a label, or None."""
-        regions = self.all("div", role="region", **{"aria-label": label})
-        return self.rows(regions[0]) if regions else None
+HEADINGS = [
+    "Overview",
+    "Trials",
+    "The alpha/Th table",
+    "Landscape",
+    "Clean against robust",
+    "Robustness by strength",
+    "Importance",
+]
 
 
-def row(attack, eps, correct, n=200, seconds=1.5, seed=7, **more):
-    share = correct / n
-    return {
-        "attack": attack,
-        "eps": eps,
-        "n": n,
-        "correct": correct,
-        "accuracy": share,
-        "low": max(share - 0.0512, 0),
-        "high": min(share + 0.0434, 1),
-        "seconds": seconds,
-        "seed": seed,
-        **more,
-    }
-
-
-PGD = "PGD Linf (20 steps)"
-AUTO = "AutoAttack standard Linf"
-TABLE = pd.DataFrame(
-    [
-        row("clean", 0.0, 193, n=207, seconds=0.0123),
-        # Not in the order of their strengths.
-        row(PGD, 8 / 255, 83, seconds=61.25),
-        row(PGD, 0.0, 191, seconds=0.5),
-        row(PGD, 2 / 255, 157, seconds=20.0),
-        row("SaltPepper", 0.1, 171),
-        row("SaltPepper", 0.3, 102, seconds=4321.9),
-        row(AUTO, 8 / 255, 11, n=64, seed=123456789),
-    ]
-)
+@pytest.fixture(scope="module")
+def small(searched) -> Page:
+    """The page of the small search, all of whose trials finished."""
+    return Page(report([searched]))
 
 
 @pytest.fixture
-def report(tmp_path):
-    def write(table=TABLE, title="a title", facts=None, warnings=(), examples=()):
-        path = tmp_path / "report.html"
-        write_report(path, table, title=title, facts=facts or {}, warnings=list(warnings), examples=list(examples))
-        return Page(path.read_text(encoding="utf-8"))
-
-    return write
+def copy(searched, tmp_path) -> Path:
+    """A copy of the small search, whose files a test may change."""
+    ignored = shutil.ignore_patterns("ray", "study.db", "*.pt", REPORT)
+    return Path(shutil.copytree(searched, tmp_path / "copy", ignore=ignored))
 
 
-def example(clean, change=0.1, **more):
-    adversarial = (clean + change).clamp(0, 1)
-    return Example(clean, adversarial, **{"label": "3", "predicted": "8", "attack": PGD, "strength": 0.1, **more})
+def trial_rows(page: Page) -> list[dict]:
+    """What the table of all trials says, by the names of its columns."""
+    head, *rows = page.region("All trials")
+    return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def decoded(image):
-    head, data = image["src"].split(",")
-    assert head == "data:image/png;base64"
-    return Image.open(io.BytesIO(base64.b64decode(data)))
+def marks(page: Page, caption: str) -> list[dict]:
+    (figure,) = [one for one in page.all("figure") if page.all("figcaption", one)[0]["text"].startswith(caption)]
+    return [mark for mark in page.all("use", figure) if "data-t" in mark]
 
 
-def test_every_measurement_is_in_the_last_table(report):
-    page = report()
-    assert page.all("details")[0] is page.elements[page.elements.index(page.all("summary")[0]) - 1]
-    assert page.region("All measurements") == [
-        ["attack", "strength", "n", "correct", "accuracy [95% interval]", "seconds", "seed"],
-        ["clean", "0", "207", "193", "93.2% [88.1, 97.6]", "0.0123", "7"],
-        [PGD, "0.0313725 (8/255)", "200", "83", "41.5% [36.4, 45.8]", "61.25", "7"],
-        [PGD, "0", "200", "191", "95.5% [90.4, 99.8]", "0.5", "7"],
-        [PGD, "0.00784314 (2/255)", "200", "157", "78.5% [73.4, 82.8]", "20", "7"],
-        ["SaltPepper", "0.1", "200", "171", "85.5% [80.4, 89.8]", "1.5", "7"],
-        ["SaltPepper", "0.3", "200", "102", "51.0% [45.9, 55.3]", "4322", "7"],
-        [AUTO, "0.0313725 (8/255)", "64", "11", "17.2% [12.1, 21.5]", "1.5", "123456789"],
+def test_every_trial_is_in_the_table_with_the_command_that_trains_it(small, searched):
+    results = load_results(searched)
+    rows = trial_rows(small)
+    assert [row["trial"] for row in rows] == [str(trial) for trial in results.trial]
+    for row, trial in zip(rows, results.itertuples(), strict=True):
+        assert row["state"] == "finished" and row["setting"] == (trial.setting or "proposed")
+        for name in ("clean", "robust", "noise"):
+            assert row[f"{name} (%)"] == f"{100 * getattr(trial, f'{name}_accuracy'):.1f}"
+        assert row["objective (%)"] == f"{100 * trial.objective:.1f}"
+        assert float(row["alpha"]) == pytest.approx(trial.reg_alpha, rel=0.01)
+    best = str(ranked(results).trial[0])
+    (command,) = [row["command"] for row in rows if row["trial"] == best]
+    assert command.removeprefix("train.py …") == (searched / "best" / "command.txt").read_text().strip()
+
+
+def test_a_mark_for_each_trial_where_it_lies(small, searched):
+    results = load_results(searched)
+    keys = {f"0-{trial}" for trial in results.trial}
+    for caption, among in (
+        ("Objective of each trial", results),
+        ("Alpha and Th of", results[results.reg_alpha > 0]),
+        ("Clean and robust accuracy; line", results),
+    ):
+        seen = marks(small, caption)
+        assert sorted(mark["data-t"] for mark in seen) == sorted(f"0-{trial}" for trial in among.trial)
+        assert keys >= {mark["data-t"] for mark in seen}
+    place = {
+        mark["data-t"]: (float(mark["x"]), -float(mark["y"]))
+        for mark in marks(small, "Clean and robust accuracy; line")
+    }
+    clean = results.sort_values("clean_accuracy").trial
+    assert [place[f"0-{trial}"][0] for trial in clean] == sorted(x for x, _ in place.values())
+    robust = results.sort_values("robust_accuracy").trial
+    assert [place[f"0-{trial}"][1] for trial in robust] == sorted(y for _, y in place.values())
+    assert {mark["id"] for mark in small.all("tr") if "id" in mark} == {f"t{key}" for key in keys}
+
+
+def test_everything_that_the_notebooks_show(small, searched):
+    assert [head["text"] for head in small.all("h2")] == HEADINGS
+    links = {link["href"].removeprefix("#"): link["text"] for link in small.all("a")}
+    assert links == {head["id"]: head["text"] for head in small.all("h2")}
+    pictures = [decoded(image) for image in small.all("img")]
+    captions = [one["text"] for one in small.all("figcaption")]
+    results = load_results(searched)
+    varied = {"by range": "reg_range", "by N": "reg_image_num", "by k": "reg_batch_size"}
+    assert captions[3:] == [
+        *("Clean and robust accuracy", "Alpha and Th"),
+        *(caption for caption, name in varied.items() if results[name].nunique() > 1),
+        "objective over N and over k",
+        *("Clean against robust accuracy", "Hypervolume over time"),
+        "Importance",
     ]
+    assert len(pictures) == len(captions) - 3 and all(
+        len(one.convert("L").getcolors()) > 20 for one in pictures
+    )  # not blank
+    assert all(len(image["alt"]) > 20 for image in small.all("img"))
+    text = small.all("main")[0]["text"]
+    for said in (r"\begin{tabular}", "published_alpha", "not over seeds", "no confirmation.csv", "None was run."):
+        assert said in text
+    for label in ("States and cost", "The best trials", "The alpha/Th table", "The front", "Importance"):
+        assert len(small.region(label)) > 1
+    assert small.region("Importance")[0] == ["parameter", "fANOVA (%)", "mean decrease impurity (%)", "PED-ANOVA (%)"]
 
 
-def test_more_columns_and_missing_values_are_shown(report):
-    page = report(pd.DataFrame([row("A", 0.1, 5, norm="L2", stage="fab", tries=[1, 2]), row("B", 0.1, 6, norm=None)]))
-    head, first, second = page.region("All measurements")
-    assert head[-3:] == ["norm", "stage", "tries"]
-    assert first[-3:] == ["L2", "fab", "[1, 2]"]
-    assert second[-3:] == ["–", "–", "–"]
+def test_nothing_is_loaded_and_only_its_own_script_runs(small):
+    assert not {"link", "iframe", "object", "embed", "base"} & {one["tag"] for one in small.elements}
+    for element in small.elements:
+        for name in ("src", "href", "srcset", "poster"):
+            assert element.get(name, "#").startswith(("#", "data:image/png;base64,"))
+        assert not any(name.startswith("on") for name in element)
+    policy = small.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"].split("; ")
+    assert policy[:3] == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+    assert len(policy) == 4 and policy[3].startswith("script-src 'sha256-")
+    assert len(small.all("script")) == 1
 
 
-def test_the_summary_has_every_attack_at_its_strongest(report):
-    assert report().region("Summary") == [
-        ["attack", "strength", "accuracy [95% interval]", "n", "seconds"],
-        ["clean", "0", "93.2% [88.1, 97.6]", "207", "0.0123"],
-        [PGD, "0.0313725 (8/255)", "41.5% [36.4, 45.8]", "200", "61.25"],
-        ["SaltPepper", "0.3", "51.0% [45.9, 55.3]", "200", "4322"],
-        [AUTO, "0.0313725 (8/255)", "17.2% [12.1, 21.5]", "64", "1.5"],
-    ]
-
-
-@pytest.mark.parametrize(
-    ("attack", "norm", "eps", "shown"),
-    [
-        ("PGD Linf", None, 8 / 255, "0.0313725 (8/255)"),
-        ("PGD Linf", None, float(np.float32(254 / 255)), "0.996078 (254/255)"),
-        ("PGD Linf", None, 8.1 / 255, "0.0317647"),
-        ("PGD Linf", None, 0.0, "0"),
-        ("PGD L1", None, 12.0, "12"),
-        ("Square", "L2", 0.2, "0.2 (51/255)"),
-        ("Square", None, 0.2, "0.2"),  # in what units is not known
-        ("Linfer", float("nan"), 0.2, "0.2"),
-    ],
-)
-def test_strengths_of_pixels_are_shown_in_255ths_too(report, attack, norm, eps, shown):
-    page = report(pd.DataFrame([row(attack, eps, 5, norm=norm)]))
-    assert page.region("Summary")[1][1] == shown
-    assert shown in [cell for cells in page.region("All measurements") for cell in cells]
-
-
-def test_everything_is_escaped(report):
-    evil = "<b>\"x\" & 'y'</b></title></svg>"
-    table = pd.DataFrame([row("clean", 0.0, 199), row(evil, 0.1, 180), row(evil, 0.2, 80, **{evil: evil})])
-    corruption = pd.DataFrame([row(f"{evil} (generated)", 1.0, 150)])
-    page = report(
-        pd.concat([table, corruption]),
-        title=evil,
-        facts={evil: evil},
-        warnings=[evil],
-        examples=[example(torch.rand(1, 4, 4), attack=evil, label=evil, predicted=evil)],
+def test_texts_of_files_are_escaped(copy):
+    evil = "</td></script><script>alert(1)</script><img src=x onerror=alert(1)>\" & '"
+    trial = copy / "trial_0002"
+    content = json.loads((trial / "trial.json").read_text())
+    (trial / "progress.json").unlink()
+    (trial / "trial.json").write_text(json.dumps({**content, "ended": "failed", "error": evil, "retries": [evil]}))
+    manifest = json.loads((copy / "search.json").read_text())
+    manifest["device"] = evil
+    (copy / "search.json").write_text(json.dumps(manifest))
+    pd.DataFrame([{"setting": evil, "attack": evil, "eps": 0.1, "accuracy": 0.5, "low": 0.4, "high": 0.6}]).to_csv(
+        copy / "confirmation.csv", index=False
     )
-    assert page.all("b") == []
-    assert [page.all(tag)[0]["text"] for tag in ("title", "h1", "li")] == [evil] * 3
-    assert page.rows(page.all("table", class_="facts")[0]) == [[evil, evil]]
-    assert [cells[0] for cells in page.region("Summary")] == ["attack", "clean", evil, f"{evil} (generated)"]
-    assert page.region("All measurements")[0][-1] == page.region("All measurements")[3][-1] == evil
-    assert page.region("Corruptions (generated)")[2][0] == evil
-    assert [caption["text"] for caption in page.all("figcaption")] == [evil, f"{evil} at 0.1"]
-    assert page.all("svg", role="img")[0]["aria-label"].startswith(f"Accuracy under {evil}: 90.0%")
-    assert [image["alt"] for image in page.all("img")[:2]] == [f"original: {evil}", f"adversarial: {evil}"]
+    named = copy.rename(copy.with_name("<i>x<&"))
+    page = Page(report([named]))
+    assert len(page.all("script")) == 1 and page.all("i") == []
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    (row,) = [row for row in trial_rows(page) if row["state"] == "failed"]
+    assert row["why"] == f"{evil}; tried again: {evil}"
+    assert page.all("title")[0]["text"] == "Search <i>x<&"
+    assert page.region("Confirmed on test images")[1] == ["<i>x<&", evil, evil, "0.1", "50.0 [40.0, 60.0]", "1"]
 
 
-def test_nothing_is_loaded(report):
-    address = "https://example.org/model.pt"
-    page = report(facts={"checkpoint": address}, warnings=[address], examples=[example(torch.rand(3, 4, 4))])
-    assert page.source.count(address) == 2
-    assert not {"script", "link", "iframe", "object", "embed", "base", "a"} & {e["tag"] for e in page.elements}
-    for element in page.elements:
-        for name, value in element.items():
-            if name not in ("tag", "text", "in"):
-                assert "//" not in value.removeprefix("data:image/png;base64,") or name == "src"
-                assert name not in ("src", "href", "srcset", "poster") or value.startswith("data:image/png;base64,")
-    assert not re.search(r"url\(|@import|//", page.all("style")[0]["text"])
-    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
-    assert policy.split("; ") == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+def test_states_of_trials_and_a_search_that_runs(copy):
+    """This process says that it runs the search, as the driver of one does."""
+    from brainreg.records import Driver
+
+    stopped, failed, begun = (copy / f"trial_000{i}" for i in (3, 4, 5))
+    for folder, ended in ((stopped, "stopped"), (failed, "failed")):
+        content = json.loads((folder / "trial.json").read_text())
+        (folder / "trial.json").write_text(json.dumps({**content, "ended": ended, "error": "the loss is nan"}))
+    (begun / "progress.json").unlink()
+    with Driver(Storage(copy), slots=2):
+        page = Page(report([copy]))
+    assert page.all("span", class_="state")[0]["text"] == "running"
+    assert "copy: running, 8 of 8 trials begun" in [item["text"] for item in page.all("li")]
+    states = {row["trial"]: row["state"] for row in trial_rows(page)}
+    assert [states[trial] for trial in "345"] == ["stopped", "failed", "unfinished"]
+    assert all(row["objective (%)"] == ABSENT for row in trial_rows(page) if row["trial"] in "345")
+    at_foot = {m["data-t"]: m["href"] for m in marks(page, "Objective")}
+    assert [at_foot[f"0-{i}"] for i in (3, 4, 5)] == ["#m-cross", "#m-bolt", "#m-ring"]
+    boxes = {box["data-hide"] for box in page.all("input")}
+    assert boxes == {"s-finished", "s-stopped", "s-failed", "s-unfinished"}
+    assert "running" not in Page(report([copy])).all("h1")[0]["text"]
 
 
-def points(text):
-    return [tuple(map(float, point.split(","))) for point in text.split()]
+@pytest.mark.parametrize("kept", [[], ["trial_0000"]])
+def test_a_search_that_has_only_begun(copy, kept):
+    for folder in copy.iterdir():
+        if folder.is_dir() and folder.name not in kept:
+            shutil.rmtree(folder)
+    for name in ("results.csv", "epochs.csv"):
+        (copy / name).unlink()
+    for name in kept:
+        (copy / name / "progress.json").unlink()
+    page = Page(report([copy]))
+    assert [head["text"] for head in page.all("h2")][-7:] == HEADINGS
+    assert "copy: interrupted, 0 of 8 trials finished" in page.all("main")[0]["text"]
+    assert len(page.region("All trials") or []) == (2 if kept else 0)
 
 
-def test_a_curve_for_each_attack_of_several_strengths(report):
-    page = report()
-    panels = [figure for figure in page.all("figure") if page.all("svg", inside=figure)]
-    assert [page.all("figcaption", inside=panel)[0]["text"] for panel in panels] == [PGD, "SaltPepper"]
-    for panel, attack in zip(panels, (PGD, "SaltPepper"), strict=True):
-        rows = TABLE[TABLE.attack == attack].sort_values("eps")
-        # The axes, from the grid's lines and the labels of the ticks.
-        lines = [
-            re.fullmatch(r"M(\S+) (\S+)h(\S+)", line["d"]).groups() for line in page.all("path", panel, class_="grid")
-        ]
-        left, zero, width = map(float, lines[0])
-        one = float(lines[-1][1])
-        expected = [
-            [left + width * rows.eps / rows.eps.max(), zero + (one - zero) * rows[name]]
-            for name in ("low", "accuracy", "high")
-        ]
-        low, middle, high = np.array(expected).transpose(0, 2, 1)
-        circles = page.all("circle", inside=panel)
-        assert len(circles) == len(rows)
-        assert np.allclose([(float(c["cx"]), float(c["cy"])) for c in circles], middle, atol=0.01)
-        assert np.allclose(points(page.all("polyline", inside=panel)[0]["points"]), middle, atol=0.01)
-        assert np.allclose(points(page.all("polygon", inside=panel)[0]["points"]), [*low, *high[::-1]], atol=0.01)
-        clean = page.all("path", inside=panel, class_="clean")[0]["d"]
-        start, height, end = map(float, re.fullmatch(r"M(\S+) (\S+)h(\S+)", clean).groups())
-        assert (start, end) == (left, width)
-        assert height == pytest.approx(zero + (one - zero) * 193 / 207, abs=0.01)
-    label = page.all("svg", inside=panels[0], role="img")[0]["aria-label"].replace("\u00a0", " ")
-    assert label == (
-        f"Accuracy under {PGD}: 95.5% [90.4, 99.8] at 0; 78.5% [73.4, 82.8] at 0.00784314 (2/255);"
-        " 41.5% [36.4, 45.8] at 0.0313725 (8/255)"
+def test_what_is_damaged_is_told_and_the_rest_is_shown(copy):
+    (copy / "trial_0003" / "progress.json").write_text('{"epochs": [')
+    for name in ("confirmation.csv", "final_attack.csv"):
+        (copy / name).write_text("\n")
+    folder = copy / "best" / "evaluation-test"
+    folder.mkdir(parents=True)
+    (folder / "robustness.csv").write_text("a,b\n1,2\n")
+    page = Page(report([copy]))
+    text = page.all("main")[0]["text"]
+    for said in (
+        "left out: ", "progress.json: damaged", "confirmation.csv: damaged", "final_attack.csv: damaged",
+        "They cannot be shown: ", "robustness.csv: not a table of robustness; it has no column attack.",
+    ):  # fmt: skip
+        assert said in text
+    assert len(trial_rows(page)) == 7
+
+
+def test_measured_robustness_is_shown_and_nothing_is_measured(copy):
+    """As the evaluation and the final attack write it."""
+    for network, folder in (("regularized", "best"), ("unregularized", "trial_0000")):
+        target = copy / folder / "evaluation-test"
+        target.mkdir(parents=True)
+        shutil.copy(SEARCHES / f"robustness_{network}.csv", target / "robustness.csv")
+    measured = pd.read_csv(SEARCHES / "robustness_regularized.csv")
+    row = measured[measured.attack != "clean"].iloc[:1].assign(trial=3, setting="", fresh=True)
+    row.to_csv(copy / "final_attack.csv", index=False)
+    page = Page(report([copy]))
+    shown = page.region("Measured on test images")
+    assert {cells[0] for cells in shown[1:]} == {"best", "unregularized"}
+    assert len(shown) == 1 + len(measured) + len(pd.read_csv(SEARCHES / "robustness_unregularized.csv"))
+    assert "On test images, with 95% intervals" in [one["text"] for one in page.all("figcaption")]
+    (head, final) = page.region("The final attack")
+    assert final[:2] == ["3", "the best"] and final[-1] == "did not attack these images"
+    assert final[head.index("robust accuracy (%), validation")].startswith(f"{100 * row.accuracy.iloc[0]:.1f} [")
+
+
+def test_another_version_is_told_and_what_its_table_says_is_shown():
+    page = Page(report([OLD]))
+    notes = [item["text"] for item in page.all("li")]
+    assert "format_1: shown is what its results.csv says" in notes
+    assert any("written in format 1; this version reads format 2" in note for note in notes)
+    assert len(trial_rows(page)) == len(pd.read_csv(OLD / "results.csv"))
+    assert len(page.all("img")) > 3
+
+
+def test_several_searches_share_tables_and_figures(searched):
+    page = Page(report([searched, SEARCHES / "digits_ranges"]))
+    assert page.all("h1")[0]["text"] == "2 searches: small, digits_ranges"
+    assert page.region("Overview")[0] == page.region("The alpha/Th table")[0] == ["", "small", "digits_ranges"]
+    count = len(pd.read_csv(SEARCHES / "digits_ranges" / "results.csv"))
+    rows = trial_rows(page)
+    assert [row["search"] for row in rows] == ["small"] * 8 + ["digits_ranges"] * count
+    assert {mark["class"].split()[1] for mark in marks(page, "Clean and robust accuracy; line")} == {"n0", "n1"}
+    assert {box["data-hide"] for box in page.all("input")} >= {"n0", "n1"}
+    assert any("cannot be compared" in item["text"] for item in page.all("li"))
+    captions = [one["text"] for one in page.all("figcaption")]
+    assert "Alpha and Th, by search" in captions and "digits_ranges: by range" in captions
+
+
+def test_a_thousand_trials_fit_into_five_megabytes(copy):
+    """The budget that counts: 1,000 trials, of the records of the small search."""
+    records = [TrialFiles(Storage(copy), number).read() for number in range(1, 8)]
+    for number in range(8, 1000):
+        like = records[number % 7]
+        folder = copy / f"trial_{number:04d}"
+        folder.mkdir()
+        content = {name: value for name, value in vars(like).items() if name not in ("number",)}
+        progress = {name: content.pop(name) for name in ("epochs", "measured", "seconds", "node")}
+        (folder / "trial.json").write_text(json.dumps({"number": number, **content}))
+        (folder / "progress.json").write_text(json.dumps(progress))
+    html = report([copy])
+    assert html.count('<tr id="t0-') == 1000
+    assert len(html.encode()) < 5_000_000
+
+
+class TestCommand:
+    def test_it_writes_into_the_searchs_folder_and_says_so(self, copy, capsys):
+        assert main([str(copy)]) == 0
+        page = copy / REPORT
+        size = page.stat().st_size
+        assert capsys.readouterr().out == (
+            f"report: {page} ({size / 1e6:.2f} MB)\nopen:   {page.as_uri()} (in any browser; it needs no network)\n"
+        )
+        assert not list(copy.glob("*.part"))
+        assert main([str(copy)]) == 0  # again, in place of the first
+
+    def test_several_go_where_it_is_called(self, copy, monkeypatch, tmp_path, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main([str(copy), str(OLD)]) == 0
+        assert (tmp_path / REPORT).read_text().count("<h1>2 searches: copy, format_1</h1>") == 1
+        assert not (copy / REPORT).exists() and not (OLD / REPORT).exists()
+        assert main([str(OLD), f"--save={tmp_path}/a/b.html"]) == 0
+        assert (tmp_path / "a" / "b.html").stat().st_size > 100_000
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "EXPERIMENT: missing; name the folder of a search, such as results/NAME, or several"),
+            (["{0}/cop"], "EXPERIMENT={0}/cop: no such folder; did you mean copy? known: copy"),
+            (["{0}"], "EXPERIMENT={0}: holds no search itself, but these: copy; name one of them, or more"),
+            (["{0}/empty"], "EXPERIMENT={0}/empty: empty; known: copy"),
+            (["{0}/copy/best"], "EXPERIMENT={0}/copy/best: not the folder of a search; search.json is missing"),
+            (["{0}/copy", "--save={0}"], "--save={0}: is a folder; must be a file, such as {0}/report.html"),
+            (["{0}/copy", "--save={0}/file/r.html"], "--save={0}/file: {0}/file is a file; must be a folder"),
+            (["{0}/copy", "--sav=x"], "--sav: no such flag; did you mean --save? --help lists them all"),
+            (["{0}/broken"], "EXPERIMENT: {0}/broken/search.json: damaged (it does not say what is searched)"),
+        ],
     )
+    def test_bad_input_is_one_line(self, copy, tmp_path, arguments, said):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").write_text("")
+        if "broken" in said:
+            (tmp_path / "broken").mkdir()
+            (tmp_path / "broken" / "search.json").write_text('{"format": 2}')
+        with pytest.raises(InputError) as caught:
+            main([argument.format(tmp_path) for argument in arguments])
+        assert str(caught.value) == said.format(tmp_path)
+
+    def test_a_process_of_its_own_ends_with_2_and_without_a_traceback(self, tmp_path):
+        command = [sys.executable, "-m", "brainreg.report", "nowhere"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: EXPERIMENT={tmp_path}/nowhere: no such folder; must hold a search\n"
 
 
-@pytest.mark.parametrize(
-    ("attack", "strengths", "names"),
-    [
-        ("PGD Linf", [0, 8 / 255], ["0", "2/255", "4/255", "6/255", "8/255"]),
-        ("PGD Linf", [1 / 255, 2 / 255], ["0", "1/255", "2/255"]),
-        ("PGD Linf", [0.01, 0.1], ["0", "0.02", "0.04", "0.06", "0.08", "0.1"]),
-        ("PGD L2", [1, 2, 3], ["0", "1", "2", "3"]),
-        ("SaltPepper", [8 / 255, 0.3], ["0", "0.1", "0.2", "0.3"]),
-        ("rotation", [15.0, 90.0], ["0", "20", "40", "60", "80"]),
-    ],
-)
-def test_ticks_are_round_and_where_they_say(report, attack, strengths, names):
-    page = report(pd.DataFrame([row(attack, eps, 100) for eps in strengths]))
-    labels = [text for text in page.all("text") if text["text-anchor"] == "middle" and text["text"] != "strength"]
-    assert [text["text"] for text in labels] == names
-    value = [float(name.removesuffix("/255")) / (255 if "/" in name else 1) for name in names]
-    x = [float(text["x"]) for text in labels]
-    largest = float(page.all("circle")[-1]["cx"])
-    assert np.allclose(x, x[0] + (largest - x[0]) * np.array(value) / max(strengths), atol=0.02)
-    heights = [text["text"] for text in page.all("text") if text["text-anchor"] == "end"]
-    assert heights == ["0%", "25%", "50%", "75%", "100%"]
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
-def test_without_clean_accuracy_there_is_no_line_of_it(report):
-    page = report(TABLE[TABLE.attack != "clean"])
-    assert len(page.all("circle", class_="point")) == 1 + 3 + 2  # the legend's too
-    assert page.all("path", class_="clean") == []
-    assert "clean" not in page.all("main")[0]["text"]
+@pytest.mark.slow
+class TestBrowser:
+    @pytest.fixture
+    def page(self, browser, searched, tmp_path):
+        """The report in a browser without a network, which must have nothing to complain of."""
+        (tmp_path / "page.html").write_text(report([searched]), encoding="utf-8")
+        context = browser.new_context(viewport={"width": 1400, "height": 1000}, offline=True)
+        page, complaints, asked = context.new_page(), [], []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        yield page
+        assert complaints == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        context.close()
 
+    def test_hovering_over_a_trial_shows_its_setting_and_command(self, page, searched):
+        results = load_results(searched)
+        best = ranked(results).iloc[0]
+        card = page.locator("#card")
+        assert not card.is_visible()
+        for caption in ("Objective of each trial", "Clean and robust accuracy; line"):
+            plot = page.locator("figure", has_text=caption)
+            plot.scroll_into_view_if_needed()
+            page.wait_for_timeout(300)  # scrolling hides the card
+            plot.locator(f'use[data-t="0-{best.trial}"]').hover(force=True)
+            assert card.is_visible()
+            text = card.inner_text()
+            assert f"Trial {best.trial}: finished" in text
+            assert f"{best.reg_alpha:.3g}" in text and f"{100 * best.objective:.1f}" in text
+            command = (searched / "best" / "command.txt").read_text().strip()
+            assert card.locator("code").inner_text() == command
+            assert page.locator(f'use.on[data-t="0-{best.trial}"]').count() >= 2  # in the other plots, too
+            page.mouse.move(5, 5)
+            assert not card.is_visible()
 
-def test_what_has_no_accuracy_is_listed_and_not_drawn(report):
-    table = pd.DataFrame([row("A", 0.1, 100), row("A", 0.2, 50), row("A", 0.3, 1) | {"accuracy": float("nan")}])
-    page = report(table)
-    panel = page.all("svg", role="img")[0]
-    assert len(page.all("circle", inside=panel)) == 2
-    assert "nan" not in page.source.lower()
-    assert page.region("All measurements")[3][4] == page.region("Summary")[1][2] == "–"
+    def test_a_click_pins_it_and_its_command_is_copied(self, page, searched):
+        best = ranked(load_results(searched)).iloc[0]
+        card = page.locator("#card")
+        page.locator(f'use[data-t="0-{best.trial}"]').first.click(force=True)
+        page.mouse.move(5, 5)
+        assert card.is_visible()
+        card.locator(".copy").click()
+        page.wait_for_function("document.querySelector('#card .copy').textContent === 'Copied'")
+        page.keyboard.press("Escape")
+        assert not card.is_visible()
 
+    def test_the_keyboard_reaches_every_trial(self, page, searched):
+        plot = page.locator("svg.plot").first
+        plot.locator("use[tabindex]").focus()
+        seen = []
+        for _ in range(8):
+            seen.append(page.evaluate("document.activeElement.dataset.t"))
+            assert "objective (%)" in page.evaluate("document.activeElement.getAttribute('aria-label')")
+            page.keyboard.press("ArrowRight")
+            assert page.locator("#card").is_visible()
+        assert sorted(seen) == [f"0-{i}" for i in range(8)]
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.className") == "copy"
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.dataset.t") == seen[0]
 
-def test_corruptions_are_one_table_of_kinds_and_severities(report):
-    corrupted = [
-        row("fog (CIFAR-10-C)", 1.0, 180),
-        row("fog (CIFAR-10-C)", 3.0, 120, n=150),
-        row("fog (CIFAR-10-C)", 0.0, 199),  # the clean images: no corruption
-        row("frost (CIFAR-10-C)", 1.0, 90),
-    ]
-    page = report(pd.concat([TABLE, pd.DataFrame(corrupted)]))
-    assert page.region("Corruptions (CIFAR-10-C)") == [
-        ["kind", "severity"],
-        ["0", "1", "3"],
-        ["fog", "99.5% [94.4, 100.0]", "90.0% [84.9, 94.3]", "80.0% [74.9, 84.3]"],
-        ["frost", "–", "45.0% [39.9, 49.3]", "–"],
-    ]
-    assert page.region("Corruptions (generated)") is page.region("Corruptions (CIFAR-100-C)") is None
-    assert [cell["style"] for cell in page.all("td") if "style" in cell] == [
-        "--accuracy: 0.995",
-        "--accuracy: 0.900",
-        "--accuracy: 0.800",
-        "--accuracy: 0.450",
-    ]
-    assert [text["text"] for text in page.all("p") if "Mean" in text["text"]] == [
-        "Mean corruption accuracy: 71.7%, over the 3 measured pairs of kind and severity, each on 150 to 200 images."
-    ]
-    assert [caption["text"] for caption in page.all("figcaption")] == [PGD, "SaltPepper"]
-
-
-def test_corruptions_of_two_origins_are_not_averaged_together(report):
-    page = report(pd.DataFrame([row("fog (CIFAR-100-C)", 1.0, 100), row("fog (generated)", 1.0, 60)]))
-    means = [text["text"].split(",")[0] for text in page.all("strong")]
-    assert means == ["Mean corruption accuracy: 50.0%", "Mean corruption accuracy: 30.0%"]
-
-
-@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-def test_images_decode_to_the_pixels_of_the_example(report, channels, mode):
-    clean = torch.randint(30, 226, (channels, 8, 6), generator=torch.Generator().manual_seed(0)) / 255
-    change = torch.zeros_like(clean)
-    change[0, 0, 0], change[0, 1, 2], change[-1, 7, 5] = 20 / 255, -10 / 255, 5 / 255
-    page = report(examples=[example(clean, change, label="cat", predicted="dog", strength=20 / 255)])
-    images = page.all("img")
-    assert [image["alt"] for image in images] == ["original: cat", "adversarial: dog", "difference × 6"]
-    # The whole factor that fits 112 pixels.
-    assert {(image["width"], image["height"]) for image in images} == {("108", "144")}
-    pixels = [decoded(image) for image in images]
-    assert [image.mode for image in pixels] == [mode] * 3
-    pixels = [torch.from_numpy(np.array(image)).reshape(8, 6, channels).permute(2, 0, 1) for image in pixels]
-    assert pixels[0].equal((255 * clean).round().byte())
-    assert pixels[1].equal((255 * (clean + change)).round().byte())
-    assert (pixels[2] - (127.5 + 6 * 255 * change)).abs().max() <= 0.51
-    assert page.all("figcaption")[-1]["text"] == f"{PGD} at 0.0784314 (20/255)"
-    assert "image-rendering: pixelated" in page.all("style")[0]["text"]
-
-
-@pytest.mark.parametrize(
-    ("change", "factor"), [(0.0, "1"), (0.5, "1"), (1.0, "0.5"), (0.1, "5"), (1 / 255, "100"), (2e-7, "2e+06")]
-)
-def test_a_difference_is_magnified_as_far_as_it_fits(report, change, factor):
-    clean = torch.zeros(1, 2, 2, dtype=torch.float64)
-    page = report(examples=[example(clean, torch.tensor([[0.0, change], [0.0, 0.0]], dtype=torch.float64))])
-    image = page.all("img")[2]
-    assert image["alt"] == f"difference × {factor}"
-    expected = 255 * (0.5 + float(factor) * change)
-    assert abs(np.array(decoded(image))[0, 1] - expected) <= 0.51
-
-
-def test_a_norm_of_the_table_holds_for_its_examples(report):
-    table = pd.DataFrame([row("Square", 0.2, 5, norm="Linf"), row("Gaussian", 0.2, 5, norm=None)])
-    examples = [example(torch.rand(1, 2, 2), attack=attack, strength=0.2) for attack in ("Square", "Gaussian")]
-    captions = [caption["text"] for caption in report(table, examples=examples).all("figcaption")]
-    assert captions == ["Square at 0.2 (51/255)", "Gaussian at 0.2"]
-
-
-def test_the_first_sixteen_examples_are_shown(report):
-    page = report(examples=[example(torch.rand(1, 4, 4), label=str(i)) for i in range(20)])
-    assert KEPT_EXAMPLES == 16
-    assert [image["alt"] for image in page.all("img")[::3]] == [f"original: {i}" for i in range(16)]
-    assert len(page.all("img")) == 3 * 16
-    assert "16 of 20 shown" in page.all("main")[0]["text"]
-
-
-def test_images_larger_than_the_column_keep_their_pixels(report):
-    page = report(examples=[example(torch.rand(3, 40, 224).half())])
-    assert {(image["width"], image["height"]) for image in page.all("img")} == {("224", "40")}
-
-
-def test_warnings(report):
-    page = report(warnings=["gradients may be masked", "few images"])
-    box = page.all("section", class_="warnings")[0]
-    assert page.all("h2", inside=box)[0]["text"] == "Warnings (2)"
-    assert [item["text"] for item in page.all("li", inside=box)] == ["gradients may be masked", "few images"]
-    assert "None of the checks" not in page.source
-
-
-def test_no_warnings(report):
-    page = report()
-    assert page.all("section") == []
-    assert page.all("p")[0]["text"] == "None of the checks raised a warning."
-
-
-def test_order_of_contents(report):
-    corrupted = pd.DataFrame([row("fog (generated)", 1.0, 180)])
-    page = report(pd.concat([TABLE, corrupted]), "T", {"seed": "0"}, ["w"], [example(torch.rand(1, 4, 4))])
-    assert [element["text"] for element in page.elements if element["tag"] in ("h1", "h2", "summary")] == [
-        "T",
-        "Warnings (1)",
-        "What was measured",
-        "Summary",
-        "Accuracy by strength",
-        "Corruptions (generated)",
-        "Misclassified images",
-        "All measurements (8)",
-    ]
-
-
-def test_a_table_without_rows(report):
-    page = report(TABLE[:0])
-    assert page.region("Summary") == [["attack", "strength", "accuracy [95% interval]", "n", "seconds"]]
-    assert len(page.region("All measurements")) == 1
-    assert page.all("svg") == []
-
-
-def test_two_rows_of_one_strength_are_refused(report, tmp_path):
-    with pytest.raises(ValueError, match=re.escape(f"table: {PGD} twice at one eps")):
-        report(pd.concat([TABLE, TABLE[2:3]]))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("clean", "adversarial"), [((2, 4, 4), (2, 4, 4)), ((4, 4), (4, 4)), ((1, 4, 4), (3, 4, 4)), ((1, 4, 4), (1, 4, 5))]
-)
-def test_an_example_that_is_no_image_is_refused(report, tmp_path, clean, adversarial):
-    with pytest.raises(ValueError, match=r"must be one shape, \(1 or 3, h, w\)"):
-        report(examples=[Example(torch.rand(clean), torch.rand(adversarial), "a", "b", PGD, 0.1)])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_leaves_the_old_report_and_nothing_else(report, tmp_path, monkeypatch):
-    old = report(title="old").source
-
-    def fail(*paths):
-        assert os.path.dirname(paths[0]) == str(tmp_path)  # or replacing would not be atomic
-        raise OSError("no space left")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="no space left"):
-        report(title="new")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == old
-    monkeypatch.undo()
-    # A text that UTF-8 has no bytes for is found while the file is being written.
-    with pytest.raises(UnicodeEncodeError):
-        report(title="\ud800")
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-    assert report(title="new").all("h1")[0]["text"] == "new"
-    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_an_example_is_frozen():
-    with pytest.raises(AttributeError):
-        example(torch.rand(1, 4, 4)).label = "other"
+    def test_the_table_is_sorted_and_filtered(self, page, searched):
+        order = [str(trial) for trial in ranked(load_results(searched)).trial]
+        cells = "[...document.querySelectorAll('#trials tbody th')].map((cell) => cell.textContent)"
+        page.get_by_role("button", name="objective (%)", exact=True).click()
+        assert page.evaluate(cells)[0] == order[0] and page.evaluate(cells)[-1] == order[-1]
+        page.get_by_role("button", name="trial", exact=True).click()
+        assert page.evaluate(cells) == [str(i) for i in range(8)]
+        page.get_by_label("finished (8)").uncheck()
+        assert not page.locator("#trials tbody tr").first.is_visible()
+        assert not page.locator("svg.plot use").first.is_visible()
+        assert page.locator("#count").inner_text() == "0 of 8 trials"

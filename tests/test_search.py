@@ -3,7 +3,6 @@ import math
 import re
 import shutil
 import socket
-import sys
 
 import optuna
 import pandas as pd
@@ -16,8 +15,8 @@ from brainreg.cli import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records import read_manifest
-from brainreg.results import ranked, settings_of
-from brainreg.search import BEST, SearchOptions, plan_search, run_search, train_command
+from brainreg.results import BEST, ranked, settings_of
+from brainreg.search import SearchOptions, plan_search, run_search
 from brainreg.spaces import Space
 from brainreg.storage import Storage
 from brainreg.study import Strategy
@@ -287,14 +286,3 @@ class TestPlan:
 
         assert slots(max_concurrent=1) == 1 and slots(num_samples=1) == 1
         assert slots(cpus_per_trial=0.25, num_samples=3) == 3
-
-
-def test_train_command_says_what_is_not_the_default(tmp_path, monkeypatch):
-    settings = Hyperparameters(task="digits", reg_alpha=2)
-    own, other = (SearchOptions(storage_path=str(tmp_path), **options) for options in ({}, {"data_dir": "my images"}))
-    command = "python train.py --task=digits --reg_alpha=2.0 --threads=1"
-    monkeypatch.chdir(tmp_path)  # which holds no Python
-    assert train_command(settings, plan_search(make_space(), own)) == command
-    assert train_command(settings, plan_search(make_space(), other)) == f"{command} --data_dir='my images'"
-    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
-    assert train_command(settings, plan_search(make_space(), own)) == f".venv/bin/{command}"

@@ -17,8 +17,8 @@ from test_search import SHORT_ATTACK, TO_THE_END, make_space
 import tune_main
 from brainreg.errors import InputError
 from brainreg.records import TrialFiles, driver_of, read_manifest
-from brainreg.results import load_results, ranked
-from brainreg.search import BEST, SearchOptions, find_search, plan_resume, plan_search, run_search
+from brainreg.results import BEST, load_results, ranked
+from brainreg.search import SearchOptions, find_search, plan_resume, plan_search, run_search
 from brainreg.status import show_status
 from brainreg.storage import Storage
 from brainreg.training import load_checkpoint

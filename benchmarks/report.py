@@ -1,0 +1,125 @@
+"""How long the report of a large search takes, and how large it is.
+
+    python benchmarks/report.py --trials=1000
+    python benchmarks/report.py --trials=200 --scheduler=asha --keep=looked_at
+
+The search is made of real trainings (benchmarks/results/digits_table.csv): the search's own study proposes settings of
+`digits_double` at random, and what each reached is that of the nearest tabulated one, which may serve several times.
+Its folder is written as the search writes it; then the command of the report runs on it, as a user's would.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import pandas as pd
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from search_quality import RESULTS, RunTable
+
+from brainreg.bridge import AshaScheduler
+from brainreg.records import STOPPED, TrialFiles, write_manifest
+from brainreg.spaces import load_space
+from brainreg.storage import Storage
+from brainreg.study import SearchStudy, Strategy
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = RESULTS / "digits_table.csv"
+_METRICS = (
+    *("epoch", "lr", "cross_entropy", "similarity_loss", "valid_cross_entropy", "valid_accuracy"),
+    *("proxy_robust_accuracy", "proxy_objective"),
+)
+
+
+def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: int = 0) -> None:
+    """Write the folder of a search that has ended, one trial after the other.
+
+    Args:
+        folder: empty.
+        trials: how many.
+        scheduler: none, or asha, which stops most.
+        seed: of what is proposed.
+    """
+    space, strategy = load_space("digits_double"), Strategy(sampler="random", scheduler=scheduler)
+    table, frame = RunTable(TABLE, space), pd.read_csv(TABLE)
+    epochs = {number: one[[*_METRICS]].to_dict("records") for number, one in frame.groupby("setting")}
+    numbers = [number for number in epochs if number >= 0]
+    asha = AshaScheduler(len(table.runs[0].training)) if scheduler == "asha" else FIFOScheduler()
+    study = SearchStudy(space, strategy, trials, seed, "report")
+    write_manifest(
+        folder,
+        {
+            "space": space.model_dump(mode="json"),
+            "strategy": strategy.model_dump(),
+            "options": {"cpus_per_trial": 1, "data_dir": "data"},
+            "seed": seed,
+            "num_samples": trials,
+            "started": "2026-11-24T12:00:00+0000",
+            "versions": {},
+            "device": "CPU (x86_64)",
+        },
+    )
+    tried: set[int] = set()
+    now = 1.8e9
+    for _ in range(trials):
+        trial = study.ask()
+        record = study.propose(trial)
+        run = table.given[record.setting] if record.setting else table.nearest(record.params, tried, len(tried) == 192)
+        number = -1 if record.setting else numbers[next(i for i, one in enumerate(table.proposed) if one is run)]
+        known = SimpleNamespace(
+            trial_id=str(record.number), config={"number": record.number, "setting": record.setting}
+        )
+        reports = ({"epoch": i, "proxy_objective": value} for i, value in enumerate(run.proxies, start=1))
+        done = next(
+            (one["epoch"] for one in reports if asha.on_trial_result(None, known, one) == TrialScheduler.STOP), None
+        )
+        record.began, seconds = now, sum(run.training[:done]) + sum(run.proxying[:done])
+        measured = {}
+        if done is None:
+            seconds += run.measured["attack_seconds"]
+            objective = space.objective
+            measured = {**run.measured, "clean_n": 360, "robust_n": objective.attack_image_num, "best_epoch": 10}
+            study.tell_finished(trial, run.measured)
+        else:
+            record.ended = STOPPED
+            study.tell_stopped(trial)
+        now += seconds
+        files = TrialFiles(folder, record.number)
+        files.write_trial(record)
+        begun = {"epoch": 0, "valid_accuracy": 0.1}
+        files.write_progress(epochs=[begun, *epochs[number][:done]], measured=measured, seconds=seconds, node="node")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--scheduler", choices=("none", "asha"), default="none")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--keep", help="folder that the search is written to, and kept in")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(flags.keep or Path(temporary, "search")).resolve()
+        write_search(Storage(folder), flags.trials, flags.scheduler)
+        for _ in range(flags.rounds):
+            began, before = time.perf_counter(), os.times()
+            command = [sys.executable, "-m", "brainreg.report", str(folder)]
+            subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            seconds, after = time.perf_counter() - began, os.times()
+            worked = after.children_user + after.children_system - before.children_user - before.children_system
+            size = (folder / "report.html").stat().st_size
+            print(
+                f"{flags.trials} trials, scheduler {flags.scheduler}: {seconds:.1f} s ({worked:.1f} s of a processor),"
+                f" {size:,} bytes",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
