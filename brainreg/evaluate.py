@@ -27,7 +27,7 @@ from brainreg.evaluation import Evaluation, Robustness, attacked_images, evaluat
 from brainreg.evaluation_report import write_report
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.progress import duration
-from brainreg.training import default_device, load_classifier, load_training_data, naming, to_float, train
+from brainreg.training import default_device, folded, load_classifier, load_training_data, naming, to_float, train
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
 _PARTS, _SURROGATE = "parts", "surrogate.pt"
@@ -157,7 +157,7 @@ def measure(
             network, name = _train_surrogate(subject.settings, folder, data_dir, device, progress)
             options |= {"surrogate": network, "surrogate_name": name}
         robustness = evaluate(
-            subject.classifier.to(device),
+            folded(subject.classifier).to(device),
             images,
             subject.labels.to(device),
             task,

@@ -77,6 +77,11 @@ class Hyperparameters(BaseModel):
     train_image_num: int | None = Field(
         None, ge=1, description="train on so many images only; absent: all (not in the published code)"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="arithmetic of the networks in training; bfloat16 is faster where the hardware has it, and"
+        " measurements stay float32 (not in the published code)",
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="fixes the split, the initial weights and every draw")
 
     @property

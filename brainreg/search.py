@@ -59,7 +59,7 @@ from brainreg.spaces import UNREGULARIZED, Budget, Space
 from brainreg.storage import PATIENCE, Storage, StorageError, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
 from brainreg.tensorboard import TensorBoardLogger
-from brainreg.training import load_classifier, load_training_data, to_float
+from brainreg.training import folded, load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
 
 _RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
@@ -609,7 +609,7 @@ def final_attack(
     order = unseen if len(unseen) else seen
     measured = attack_within(
         budget.final_attack,
-        classifier.to(device),
+        folded(classifier).to(device),
         to_float(data.valid_images[order]).to(device),
         data.valid_labels[order].to(device),
         [objective.eps],

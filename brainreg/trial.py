@@ -16,7 +16,7 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.records import CHECKPOINT, FAILED, STOPPED, TrialFiles
 from brainreg.storage import Storage, StorageError
-from brainreg.training import load_checkpoint, load_training_data, to_float, train
+from brainreg.training import folded, load_checkpoint, load_training_data, to_float, train
 
 # What a report says beside an epoch's metrics and the measured objective.
 REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again
@@ -121,7 +121,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
             tune.report(metrics)
 
         def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
-            return job.objective.proxy(classifier, images, labels, job.seed, metrics["valid_accuracy"])
+            return job.objective.proxy(folded(classifier), images, labels, job.seed, metrics["valid_accuracy"])
 
         if epochs:
             tune.report(epochs[-1])  # whether it is worth going on may not have been decided
@@ -133,7 +133,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
             on_epoch=on_epoch,
             measure=proxy if job.proxy else None,
         )
-        measured = job.objective.measure(result.classifier, images, labels, job.seed)
+        measured = job.objective.measure(folded(result.classifier), images, labels, job.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)
     tune.report({"epoch": settings.epoch_num, **measured})

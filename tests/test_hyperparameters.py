@@ -20,7 +20,9 @@ PUBLISHED_DEFAULTS = {
 
 def test_defaults_are_the_published_ones():
     defaults = Hyperparameters().model_dump()
-    assert defaults.pop("train_image_num") is None  # not in the published code
+    assert (
+        defaults.pop("train_image_num") is None and defaults.pop("precision") == "float32"
+    )  # not in the published code
     assert defaults == PUBLISHED_DEFAULTS
 
 

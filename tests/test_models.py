@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -48,6 +50,29 @@ def test_four_training_steps_equal_the_published(published, golden):
     for i in range(5):
         mean = published.get_buffer(f"channel_mean_{i}")
         torch.testing.assert_close(mean, golden[f"train/running_mean/{i}"], rtol=5e-2, atol=0)
+
+
+@pytest.mark.parametrize("archi", ARCHITECTURES)
+def test_a_folded_network_has_no_normalization_and_the_same_logits(archi):
+    torch.manual_seed(0)
+    network, images = build_model(archi, 1, 10, 4, 16), torch.rand(8, 1, 16, 16)
+    network.train()
+    for _ in range(3):
+        network(torch.rand(16, 1, 16, 16))
+    folded = network.eval().folded()
+    assert not [module for module in folded.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(folded(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_similarities_are_float32_where_convolutions_are_not(published, golden):
+    images = scaled(golden.images)
+    exact = copy.deepcopy(published).pair_similarity(images[:8], images[8:16])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert published(images[:2]).dtype == torch.bfloat16
+        rough = published.pair_similarity(images[:8], images[8:16])
+    assert rough.dtype == torch.float32
+    assert 0 < (rough - exact).abs().max() < 0.05
 
 
 def test_every_parameter_learns_from_the_total_loss(published, golden):

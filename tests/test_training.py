@@ -14,6 +14,7 @@ from brainreg import training
 from brainreg.data import load_dataset, split_train_validation
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.models import ResNet
 from brainreg.similarity import PairSampler, pixel_similarity, select_pairs
 from brainreg.training import (
     DivergedError,
@@ -217,6 +218,27 @@ class TestTraining:
         assert result.history[0]["valid_accuracy"] < 0.3
         assert result.history[-1]["valid_accuracy"] > 0.85
         assert result.best_epoch == min(result.history, key=lambda epoch: epoch["valid_cross_entropy"])["epoch"]
+
+    def test_it_learns_in_bfloat16_and_is_measured_in_float32(self, monkeypatch):
+        dtypes = set()
+        forward = ResNet.forward
+
+        def watched(network, images):
+            logits = forward(network, images)
+            dtypes.add((network.training, logits.dtype))
+            return logits
+
+        monkeypatch.setattr(ResNet, "forward", watched)
+        exact, rough = (
+            run({**REGULARIZED, "base_channels": 4, "train_image_num": None, "epoch_num": 6, "precision": precision})
+            for precision in ("float32", "bfloat16")
+        )
+        assert dtypes == {(True, torch.float32), (True, torch.bfloat16), (False, torch.float32)}
+        assert all(parameter.dtype == torch.float32 for parameter in rough.classifier.parameters())
+        assert rough.history[0] == exact.history[0]
+        assert rough.history[-1]["valid_accuracy"] > 0.6
+        for name in ("cross_entropy", "similarity_loss"):
+            assert rough.history[1][name] == pytest.approx(exact.history[1][name], rel=0.1)
 
     def test_the_similarity_loss_falls(self):
         history = run(
