@@ -11,6 +11,7 @@ pairs. Interrupted, it goes on where it was when it is started again.
 import json
 import os
 import platform
+import re
 import socket
 import tempfile
 import time
@@ -19,6 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -202,11 +204,8 @@ def plan_confirmation(
     (search,) = searches.values()
     manifest = read_manifest(search)
     space = validated(Space, manifest["space"], spell=lambda key: f"{search.path(MANIFEST)}: space.{key}")
-    for folder, what in ((search, "this search"), (search.child(FOLDER), "its confirmation")):
-        if (driver := driver_of(folder)) is not None:
-            raise InputError(
-                f"EXPERIMENT={search}: process {driver['pid']} on {driver['host']} runs {what}; wait for its end"
-            )
+    _check_not_run(search, "this search")
+    _check_not_run(search.child(FOLDER))
     results = load_results(search)
     order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
     before = _read_manifest(search)
@@ -228,13 +227,20 @@ def plan_confirmation(
                     f"--{name}={value}: this confirmation has {before['extent'][name]}, and none is left out once its"
                     " numbers may be known"
                 )
-        if asked.seeds > before["extent"]["seeds"]:
+        if asked.seeds > before["first_seeds"]:
             notes.append(
-                f"seeds were added after those of before may have been seen ({before['extent']['seeds']}): whoever adds"
-                " seeds until a difference shows finds one by chance"
+                f"it began with {before['first_seeds']} seeds: whoever adds seeds until a difference shows finds one by"
+                " chance"
             )
     if asked.top > len(order):
         raise InputError(f"--top={asked.top}: there {_are(len(order), 'proposed setting')} to choose from ({chosen})")
+    versions = {
+        **{"brainreg": brainreg.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "pyautoattack": version("pyautoattack"),
+    }
+    for name, then in (before["versions"] if before else {}).items():
+        if versions[name] != then:
+            notes.append(f"it began with {name} {then}; this is {versions[name]}")
     seed = manifest["seed"]
     jobs = _jobs(results, space, order[: asked.top], fresh_seeds(seed, asked.seeds))
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
@@ -244,18 +250,26 @@ def plan_confirmation(
         "format": _FORMAT,
         "search": str(search),
         "extent": asked.model_dump(),
+        "first_seeds": before["first_seeds"] if before else asked.seeds,
         "order": order,
         "chosen": chosen,
         "seeds": fresh_seeds(seed, asked.seeds),
         "evaluation": measured.model_dump(mode="json"),
         "started": before["started"] if before else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "extents": [*(before["extents"] if before else []), asked.model_dump()],
-        "versions": {"brainreg": brainreg.__version__, "python": platform.python_version(), "torch": torch.__version__},
+        "versions": before["versions"] if before else versions,
     }
     measures = _measures(attacks, space.objective)
     return Plan(
         search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes)
     )
+
+
+def _check_not_run(folder: Storage, what: str = "this confirmation") -> None:
+    """Raise InputError if another process writes to a folder."""
+    if (driver := driver_of(folder)) is not None:
+        raise InputError(
+            f"EXPERIMENT={folder}: process {driver['pid']} on {driver['host']} runs {what}; wait for its end"
+        )
 
 
 def _are(count: int, what: str) -> str:
@@ -473,6 +487,15 @@ def _run(job: Job, evaluation: Evaluation, folder: Storage, place: _Workplace, d
     folder.write(_RESULT, json.dumps(content))
 
 
+def _read_result(confirmation: Storage, job: Job) -> dict[str, Any] | None:
+    """What a finished job left; None where it did not finish, or where that is damaged, so that it is made again."""
+    content = confirmation.child(job.name).read(_RESULT)
+    try:
+        return None if content is None else json.loads(content)
+    except ValueError:
+        return None
+
+
 # ---------------------------------------------------------------------------------------------
 # The confirmation as a whole
 # ---------------------------------------------------------------------------------------------
@@ -503,11 +526,11 @@ class _Confirmation:
     def run(self) -> pd.DataFrame:
         plan, folder = self.plan, self.plan.folder
         for job in plan.jobs:
-            if (content := folder.child(job.name).read(_RESULT)) is not None:
-                self.results[job] = json.loads(content)
+            if (result := _read_result(folder, job)) is not None:
+                self.results[job] = result
         self._begin()
         todo = deque(job for job in plan.jobs if job not in self.results)
-        with Driver(folder, plan.slots) as driver:
+        with Driver(folder, plan.slots, _check_not_run) as driver:
             driver.on_lost = partial(setattr, self, "broken")
             folder.write(f"{FOLDER}.json", json.dumps(plan.manifest, indent=2) + "\n")
             if todo:
@@ -580,7 +603,7 @@ class _Confirmation:
             self.spent.append(time.monotonic() - began)
             self.say(f"{job}: failed: {outcome['error']}")
         else:
-            self.results[job] = json.loads(self.plan.folder.child(job.name).read(_RESULT))
+            self.results[job] = _read_result(self.plan.folder, job)
             self.spent.append(time.monotonic() - began)
             rows = sorted(self.plan.measures.items(), key=lambda item: MEASURES.index(item[1]))
             found = [f"{name} {self.results[job]['rows'][i]['accuracy']:.3f}" for i, name in rows]
@@ -628,12 +651,12 @@ class _Confirmation:
         say("")
         for line in said(paired(table)):
             say(line)
-        warnings: dict[str, list[Job]] = {}
-        for job, result in self.results.items():
-            for warning in result["warnings"]:
-                warnings.setdefault(warning, []).append(job)
-        for warning, jobs in warnings.items():
-            say(f"warning: {warning} ({len(jobs)} of {len(self.results)} networks, first {jobs[0]})")
+        warnings: dict[str, list[str]] = {}
+        for result in self.results.values():
+            for warning in result["warnings"]:  # of one kind are those that begin alike
+                warnings.setdefault(re.split(r"[:(]", warning)[0], []).append(warning)
+        for alike in warnings.values():
+            say(f"warning: {alike[0]} (this or the like in {len(alike)} of {len(self.results)} networks)")
         say(f"\ntable:   {plan.search.path(CONFIRMATION)}")
         say(f"reports: {plan.folder.path(f'*/{REPORT}')}")
 

@@ -209,9 +209,10 @@ def table_notes(table: pd.DataFrame) -> list[str]:
         notes.append(f"Accuracies are on {images} images ({counts}); robust: {robust}{which}.")
     chosen = table[table.images == "validation"]
     if len(chosen):
+        which = "" if len(chosen) == len(table) else f" ({', '.join(chosen.search)})"
         notes.append(
-            "The found setting was chosen on these validation images, so its numbers are too good by some amount; it is"
-            " not confirmed on test images" + ("." if len(chosen) == len(table) else f" ({', '.join(chosen.search)}).")
+            "The found setting was chosen on these images where they are validation images, so its numbers are too good"
+            f" by some amount; it is not confirmed on test images{which}."
         )
     if len(chosen) < len(table):
         fresh = table[table.images == "test"]
@@ -502,7 +503,7 @@ def holm(values: Sequence[float]) -> list[float]:
     known = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
     corrected, largest = [math.nan] * len(values), 0.0
     for place, i in enumerate(known):
-        largest = max(largest, min((len(values) - place) * values[i], 1.0))
+        largest = max(largest, min((len(known) - place) * values[i], 1.0))
         corrected[i] = largest
     return corrected
 
@@ -574,10 +575,11 @@ def said(differences: pd.DataFrame) -> list[str]:
         first = group.iloc[0]
         which = "" if differences.search.nunique() == 1 else f"{search}: "
         trial = f" (trial {first.trial})" if better == FOUND and pd.notna(first.trial) else ""
-        lines.append(f"{which}{better}{trial} against {than}, paired over {first.seeds} seeds:")
+        seeds = f"{first.seeds} seed" + ("" if first.seeds == 1 else "s")
+        lines.append(f"{which}{better}{trial} against {than}, paired over {seeds}:")
         for row in group.itertuples():
             interval = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3f} to {row.high:+.3f}"
-            p = "" if pd.isna(row.corrected) else f", p {row.corrected:.2g}"
+            p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
             lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {_verdict(row)}")
     if lines:
         count = differences.comparisons.max()
