@@ -56,6 +56,9 @@ FOLDER = "confirmation"
 _RESULT, _ERROR = "result.json", "error.txt"
 _FORMAT = 1
 
+# What a confirmation must find of itself to go on.
+_KEPT = {"extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
+
 # A limit that no attack reaches, in minutes.
 _NO_LIMIT = 1e6
 
@@ -208,11 +211,16 @@ def plan_confirmation(
     _check_not_run(search.child(FOLDER))
     results = load_results(search)
     order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
+    if not order:
+        raise InputError(f"EXPERIMENT={search}: no proposed trial has finished; let the search go on first")
     before = _read_manifest(search)
     asked = Extent(**{**(before["extent"] if before else {}), **extent})
-    notes = [f"of {manifest['num_samples']} trials, {len(results)} have begun"] * (
-        len(results) < manifest["num_samples"] or bool((results.state == UNFINISHED).any())
-    )
+    notes = []
+    ended, of = int((results.state != UNFINISHED).sum()), manifest["num_samples"]
+    if ended < of:
+        notes.append(f"the search is not done, {ended} of {of} trials are: its best may change")
+    if given := ranked(results).setting.iloc[0]:
+        notes.append(f"no proposed setting has a better objective in the search than the {given} one")
     measured = _evaluation(space, evaluation, before, search)
     if before:
         now, order, chosen = order, before["order"], before["chosen"]
@@ -234,10 +242,8 @@ def plan_confirmation(
             )
     if asked.top > len(order):
         raise InputError(f"--top={asked.top}: there {_are(len(order), 'proposed setting')} to choose from ({chosen})")
-    versions = {
-        **{"brainreg": brainreg.__version__, "python": platform.python_version(), "torch": torch.__version__},
-        "pyautoattack": version("pyautoattack"),
-    }
+    versions = {"brainreg": brainreg.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("torch", "pyautoattack")}
     for name, then in (before["versions"] if before else {}).items():
         if versions[name] != then:
             notes.append(f"it began with {name} {then}; this is {versions[name]}")
@@ -285,8 +291,6 @@ def _best_first(results: pd.DataFrame, objective: str, space: Space) -> tuple[li
     if objective == "pareto" and len(finished):
         finished = finished[front(finished.clean_accuracy, finished.robust_accuracy)]
         chosen = f"of the front of clean and robust accuracy, {chosen}"
-    if finished.empty:
-        raise InputError("EXPERIMENT: no proposed trial of this search has finished; let it go on first")
     return finished.trial.tolist(), chosen
 
 
@@ -302,7 +306,7 @@ def _evaluation(
     if before is not None:
         free = {"attack_batch_size": None}  # one seed gives one result, in batches of any size
         for name, old, new in differences(values | free, now.model_dump(mode="json") | free):
-            old, new = (",".join(map(told, one)) if isinstance(one, list) else told(one) for one in (old, new))
+            old, new = (_said(one) for one in (old, new))
             raise InputError(
                 f"--{name}={new}: this confirmation measures with {old}; go on without the flag, or remove"
                 f" {search.path(FOLDER)} to begin another one"
@@ -310,8 +314,15 @@ def _evaluation(
     return now
 
 
+def _said(value: Any) -> str:
+    """A field of an evaluation as a flag gives it."""
+    if value == _NO_LIMIT:
+        return "no limit"
+    return ",".join(map(told, value)) if isinstance(value, list) else told(value)
+
+
 def _read_manifest(search: Storage) -> dict[str, Any] | None:
-    """What a confirmation that was begun says of itself."""
+    """What a confirmation that was begun says of itself; None where none was."""
     where = search.child(FOLDER)
     content = where.read(f"{FOLDER}.json")
     if content is None:
@@ -320,6 +331,8 @@ def _read_manifest(search: Storage) -> dict[str, Any] | None:
         manifest = json.loads(content)
         if manifest["format"] != _FORMAT:
             raise ValueError(f"format {manifest['format']}; this version reads format {_FORMAT}")
+        if missing := _KEPT - manifest.keys():
+            raise ValueError(f"{', '.join(sorted(missing))}: missing")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{where.path(f'{FOLDER}.json')}: not of this version, or damaged ({error}); remove {where} to begin anew"
@@ -367,7 +380,11 @@ def _check_data(jobs: Sequence[Job], evaluation: Evaluation, data_dir: str) -> d
         size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))
         raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")
     context = Context(data.num_classes, surrogate=torch.nn.Identity())
-    return planned(evaluation, find_dataset(settings.task), images.shape[1:], context)[0]
+    try:
+        return planned(evaluation, find_dataset(settings.task), images.shape[1:], context)[0]
+    except InputError as error:
+        flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
+        raise InputError(f"{flag}{error}") from error
 
 
 def _measures(attacks: Mapping[str, tuple[Attack, list[float]]], objective: Objective) -> dict[int, str]:
@@ -392,7 +409,11 @@ def _measures(attacks: Mapping[str, tuple[Attack, list[float]]], objective: Obje
 
 
 class _Workplace:
-    """A job's folder on this machine: its own, or a copy of a remote one whose files go back when they change."""
+    """A job's folder on this machine: its own, or a copy of a remote one whose files go back when they change.
+
+    Attributes:
+        path: where its files lie here.
+    """
 
     def __init__(self, folder: Storage, temporary: str):
         self._remote = None if folder.is_local else folder
@@ -515,6 +536,8 @@ def run_confirmation(plan: Plan, console: Console) -> pd.DataFrame:
 
 
 class _Confirmation:
+    """A confirmation while it runs: what is done, what failed, and what is shown of it."""
+
     def __init__(self, plan: Plan, console: Console):
         self.plan, self.say, self.console = plan, printer(console), console
         self.results: dict[Job, dict[str, Any]] = {}

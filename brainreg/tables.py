@@ -454,8 +454,8 @@ def paired(confirmation: pd.DataFrame | None) -> pd.DataFrame:
         `trial` (of the found one), `measure`, `seeds` (that both have), `difference` (mean of the first minus the
         second), `low` and `high` (its 95% interval, Student's, for itself), `p` (of the paired t test, two-sided),
         `corrected` (p after Holm's correction for the comparisons of this search in this measure), `comparisons` (how
-        many those are). With one seed there is a difference alone; where all differences are the same but not 0, no
-        noise can be estimated, and p is missing.
+        many those are), `by_seed` (the differences themselves, a list). With one seed there is a difference alone;
+        where all differences are the same but not 0, no noise can be estimated, and p is missing.
 
     Source: Holm, Scand. J. Statist. 6 (1979) 65.
     """
@@ -477,7 +477,7 @@ def paired(confirmation: pd.DataFrame | None) -> pd.DataFrame:
             for row, corrected in zip(found, holm([row["p"] for row in found]), strict=True):
                 rows.append({**row, "corrected": corrected, "comparisons": len(found)})
     names = ("search", "better", "than", "trial", "measure", "seeds", "difference", "low", "high", "p", "corrected")
-    return pd.DataFrame(rows, columns=[*names, "comparisons"])
+    return pd.DataFrame(rows, columns=[*names, "comparisons", "by_seed"])
 
 
 def _paired(differences: pd.Series) -> dict[str, Any]:
@@ -485,6 +485,7 @@ def _paired(differences: pd.Series) -> dict[str, Any]:
     values = differences.dropna().astype(float)
     count, mean = len(values), float(values.mean())
     row = {"seeds": count, "difference": mean, "low": math.nan, "high": math.nan, "p": math.nan}
+    row["by_seed"] = values.tolist()
     if count < 2:
         return row
     error = float(values.std(ddof=1)) / math.sqrt(count)
@@ -593,7 +594,9 @@ def _verdict(row: Any) -> str:
         return "one seed, so the noise is unknown"
     if pd.isna(row.corrected):
         return "the same with every seed, so the noise is unknown"
-    return "larger than the noise" if row.corrected < 0.05 else "not larger than the noise"
+    if row.corrected >= 0.05:
+        return "not larger than the noise"
+    return f"larger than the noise, {'better' if row.difference > 0 else 'worse'}"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Confirmations of the small real search: real trainings with fresh seeds, measured on test images by cheap attacks."""
 
+import contextlib
 import dataclasses
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 import scipy.stats
-from conftest import ROOT
+from conftest import CHEAP, ROOT, copied
 from rich.console import Console
 from services import s3_server
 
@@ -40,7 +40,6 @@ from brainreg.tables import (
     to_latex,
 )
 
-CHEAP = {"attacks": ("noise", "pgd"), "num_epsilons": 3, "num_images": 30}
 FLAGS = ("--attacks=noise,pgd", "--num-epsilons=3", "--num_images=30")
 
 
@@ -58,22 +57,17 @@ def run(plan, folder) -> tuple[pd.DataFrame, str]:
         return table, file.read()
 
 
-def copied(searched, folder, name="small"):
-    """A copy of the small search, of its files that matter."""
-    return shutil.copytree(searched, folder / name, ignore=shutil.ignore_patterns("ray", "study.db"))
-
-
 @pytest.fixture(scope="module")
-def done(searched, tmp_path_factory):
-    """A confirmation of two settings and the unregularized one with two seeds: folder, rows, what it printed."""
-    folder = tmp_path_factory.mktemp("confirmed")
-    search = copied(searched, folder)
-    return search, *run(plan_confirmation(search, {"top": 2, "seeds": 2}, CHEAP, {}), folder)
+def done(confirmed_search, tmp_path_factory):
+    """A copy of the confirmed search, its rows, and what was printed."""
+    search = copied(confirmed_search, tmp_path_factory.mktemp("done"))
+    table = pd.read_csv(search / CONFIRMATION)
+    return search, table.assign(measure=table.measure.fillna("")), (confirmed_search.parent / "printed.txt").read_text()
 
 
 class TestDone:
     def test_every_row_says_how_it_was_measured(self, done):
-        search, table, _ = done
+        _, table, _ = done
         assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
         jobs = table.groupby(["setting", "rank", "seed"])
         assert jobs.ngroups == 6 and (jobs.size() == 1 + 3 * 3 + 1).all()
@@ -85,8 +79,6 @@ class TestDone:
         noise = table[table.measure == "noise"]
         assert set(noise.attack) == {"Gaussian"} and set(noise.eps) == {0.5}  # of 0, 0.25, 0.5 the nearest to 0.4
         assert set(table[table.attack == "clean"].n) == {359} and table.versions.str.startswith("brainreg ").all()
-        again = pd.read_csv(search / CONFIRMATION, keep_default_na=False)
-        assert again.accuracy.tolist() == table.accuracy.tolist()
 
     def test_settings_are_the_best_proposed_ones_and_the_unregularized_one(self, done):
         search, table, _ = done
@@ -115,7 +107,7 @@ class TestDone:
     def test_what_the_terminal_shows(self, done):
         search, table, text = done
         assert "confirming small: 3 settings with 2 fresh seeds each, 6 trainings, 0 of them done before" in text
-        assert len(re.findall(r"seed \d+: objective|seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 6
+        assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 6
         trial = table[table["rank"] == 1].trial.iloc[0]
         assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
         assert re.search(r"  robust [+-]0\.\d+, 95% interval .* to .*, p .*: (not )?larger than the noise", text)
@@ -183,7 +175,7 @@ class TestDone:
 def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, tmp_path):
     """A worker dies, then the driver, both by SIGKILL."""
     search = copied(searched, tmp_path)
-    command = [sys.executable, "-m", "brainreg.confirm", str(search), "--top", "2", "--seeds=2", *FLAGS]
+    command = [sys.executable, "-m", "brainreg.confirm", str(search), "--top", "1", "--seeds=2", *FLAGS]
     log = tmp_path / "log.txt"
     with log.open("w") as file:
         driver = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
@@ -192,33 +184,34 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
     def workers() -> list[psutil.Process]:
         found = []
         for process in tree.children(recursive=True):
-            try:
+            with contextlib.suppress(psutil.Error, IndexError):
                 found += [process] * process.cmdline()[0].startswith("ray::run_job")
-            except (psutil.Error, IndexError):
-                continue
         return found
 
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (victims := workers()):
-        time.sleep(0.05)
-    victims[0].kill()
-    while time.monotonic() < deadline and "tried again after" not in log.read_text():
-        time.sleep(0.1)
-    while time.monotonic() < deadline and len(list((search / FOLDER).glob("*/result.json"))) < 2:
-        time.sleep(0.1)
-    processes = tree.children(recursive=True)
-    driver.kill()
+    deadline = time.monotonic() + 300
+    try:
+        while time.monotonic() < deadline and not (victims := workers()):
+            time.sleep(0.05)
+        victims[0].kill()
+        while time.monotonic() < deadline and "tried again after" not in log.read_text():
+            time.sleep(0.1)
+        while time.monotonic() < deadline and not list((search / FOLDER).glob("*/result.json")):
+            time.sleep(0.1)
+    finally:
+        processes = tree.children(recursive=True)
+        driver.kill()
     assert driver.wait() == -signal.SIGKILL
     psutil.wait_procs(processes, timeout=30)
     before = {path: path.read_bytes() for path in (search / FOLDER).glob("*/result.json")}
-    assert "tried again after" in log.read_text() and 0 < len(before) < 6, log.read_text()
+    assert "tried again after" in log.read_text() and 0 < len(before) < 4, log.read_text()
     assert pd.read_csv(search / CONFIRMATION).seed.notna().all()  # whole, though not all of it is there
 
     table, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-    assert f"6 trainings, {len(before)} of them done before" in text
+    assert f"4 trainings, {len(before)} of them done before" in text
     assert {path: path.read_bytes() for path in before} == before
     names = ["setting", "rank", "seed", "attack", "eps", "correct", "n"]
-    pd.testing.assert_frame_equal(table[names], done[1][names])
+    expected = done[1][done[1]["rank"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[names], expected[names])
 
 
 def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
@@ -235,6 +228,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
     assert "4 trainings, 3 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 4
 
 
+@pytest.mark.slow
 def test_a_full_confirmation_on_s3(searched, tmp_path):
     """Files go there while jobs run, and come back when a job goes on."""
     ray.shutdown()
@@ -287,14 +281,17 @@ class TestPlan:
             ("{} --seeds=1", "--seeds=1: must be at least 2"),
             ("{} --seeds=many", "--seeds=many: must be a whole number"),
             ("{} --seed=2", "--seed: no such flag; did you mean --seeds"),
-            ("{} --attacks=autoatack", "--attacks=('autoatack',): autoatack: no such attack; did you mean autoattack"),
-            ("{} --eps=8", "eps=8: must be in [0, 1]"),
+            ("{} --attacks=autoatack", "--attacks=autoatack: no such attack; did you mean autoattack"),
+            ("{} --eps=8", "--eps=8: must be in [0, 1]"),
             ("{} --num_images=0", "--num_images=0: must be at least 1"),
             ("{} --attack-minutes=0", "--attack_minutes=0: must be greater than 0"),
             ("{} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
             ("{} --cpus-per-trial=999", "--cpus_per_trial=999: there are"),
             ("{} --address=127.0.0.1:1", "--address=127.0.0.1:1: no Ray cluster answers there"),
-            ("{} --attacks=corruptions,gaussian_noise", "gaussian_noise: "),
+            (
+                "{} --attacks=corruptions,gaussian_noise",
+                "--attacks=corruptions,gaussian_noise: images: 16x16 pixels; corruptions need",
+            ),
         ],
     )
     def test_bad_input_is_one_line_and_nothing_is_written(self, line, message, searched, tmp_path):
@@ -381,7 +378,11 @@ class TestStatistics:
     def test_plain_sentences(self):
         sure = " ".join(said(paired(made_up(found=FOUND, unregularized=UNREGULARIZED))))
         assert "found (trial 3) against unregularized, paired over 5 seeds:" in sure
-        assert re.search(r"robust \+0\.120, 95% interval \+0\.\d+ to \+0\.\d+, p < 0\.001: larger than the noise", sure)
+        assert re.search(
+            r"robust \+0\.120, 95% interval \+0\.\d+ to \+0\.\d+, p < 0\.001: larger than the noise, better", sure
+        )
+        turned = " ".join(said(paired(made_up(found=UNREGULARIZED, unregularized=FOUND))))
+        assert re.search(r"robust -0\.120, .* p < 0\.001: larger than the noise, worse", turned)
         assert "clean +0.000, 95% interval +0.000 to +0.000, p 1.000: not larger than the noise" in sure
         noisy = made_up(found=[0.5, 0.7, 0.6], unregularized=[0.6, 0.5, 0.55])
         assert any(re.search(r"robust \+0\.050, .*: not larger than the noise", line) for line in said(paired(noisy)))
