@@ -737,7 +737,7 @@ def paired_differences(differences: pd.DataFrame) -> Figure:
     ]
     grid.flat[0].set_yticks(range(len(pairs)), names)
     grid.flat[0].set_ylim(len(pairs) - 0.5, -0.5)
-    figure.supxlabel("difference on test images, paired over seeds (points)", fontsize=8)
+    figure.supxlabel("difference on test images, paired by seed (% points)", fontsize=8)
     return figure
 
 

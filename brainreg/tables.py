@@ -517,7 +517,10 @@ def shown_confirmed(summary: pd.DataFrame) -> pd.DataFrame:
     seen["trial"] = summary.trial.map(lambda trial: _ABSENT if pd.isna(trial) else f"{trial:.0f}")
     for name, symbol in SYMBOLS.items():
         if summary[name].notna().any():
-            seen[symbol] = summary[name].map(lambda value: shown(value) or _ABSENT)
+            whole = Hyperparameters.model_fields[name].annotation is int  # missing values have made it a fraction
+            seen[symbol] = [
+                _ABSENT if pd.isna(value) else shown(int(value) if whole else value) for value in summary[name]
+            ]
     seen["seeds"] = [
         f"{row.seeds}" + (f" of {row.planned}" if row.seeds < row.planned else "") for row in summary.itertuples()
     ]

@@ -172,6 +172,7 @@ class TestDone:
         assert row.images == "test" and pd.isna(row.unregularized_clean) and row.unregularized_seeds == 0
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, tmp_path):
     """A worker dies, then the driver, both by SIGKILL."""
     search = copied(searched, tmp_path)
@@ -335,7 +336,7 @@ def made_up(**accuracies) -> pd.DataFrame:
         {"search": "s", "setting": setting, "rank": int(setting == "found"), "trial": 3, "seed": seed,
          "measure": measure, "accuracy": value, "low": 0.0, "high": 1.0, "split": "test", "weight": 0.25,
          "seeds": len(values), "n": 100, "attack": "A", "eps": 0.1, "reg_alpha": 1.0, "reg_thresh": 0.5,
-         "reg_thresh_2": None, "reg_image_num": 9, "reg_batch_size": 8, "reg_range": "all"}
+         "reg_thresh_2": None, "reg_image_num": 4390.0, "reg_batch_size": 8, "reg_range": "all"}
         for setting, values in accuracies.items()
         for seed, robust in enumerate(values)
         for measure, value in (("clean", 0.9), ("robust", robust))
@@ -399,7 +400,8 @@ class TestStatistics:
         row = summary[summary.setting == "found"].iloc[0]
         low, high = scipy.stats.t.interval(0.95, 4, np.mean(FOUND), scipy.stats.sem(FOUND))
         assert (row.robust, row.robust_low, row.robust_high) == pytest.approx((np.mean(FOUND), low, high))
-        assert shown_confirmed(summary)["robust (%), test"].iloc[0].startswith("63.4 [")
+        shown = shown_confirmed(summary).iloc[0]
+        assert shown["robust (%), test"].startswith("63.4 [") and shown.N == "4390"
 
     def test_notes_of_few_seeds_and_of_different_images(self):
         cut = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])
