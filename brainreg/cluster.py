@@ -21,11 +21,11 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from brainreg.data import DATASETS, training_files
+from brainreg.data import DATASETS, Split, load_dataset, split_files
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.storage import PATIENCE, Storage, within
-from brainreg.training import load_training_data
+from brainreg.training import load_training_data, naming
 
 _PACKAGE = Path(__file__).parent
 
@@ -135,7 +135,9 @@ def watch_own_node(on_lost: Callable[[str], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def check_nodes(settings: Hyperparameters, data_dir: str, search: Storage, seen: str) -> None:
+def check_nodes(
+    settings: Hyperparameters, data_dir: str, search: Storage, seen: str, splits: Sequence[Split] = ("train",)
+) -> None:
     """Let every node of the cluster load the data and read a file of the search's folder.
 
     Data that a node lacks are sent to it, up to a size; this also fills the nodes' caches.
@@ -145,23 +147,26 @@ def check_nodes(settings: Hyperparameters, data_dir: str, search: Storage, seen:
         data_dir: folder of the data sets, the same path on each node.
         search: the folder of the search.
         seen: a file in it.
+        splits: of the task that are needed; of the regularization data, it is the training split.
 
     Raises:
         InputError: the first node that cannot, by its name.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    names = [name for name in {settings.task, settings.reg_data} if name in DATASETS]
-    answers = _on_each(nodes, _missing, names, data_dir)
+    wanted = {(settings.task, split) for split in splits} | {(settings.reg_data, "train")}
+    parts = [(name, split) for name, split in wanted if name in DATASETS]
+    answers = _on_each(nodes, _missing, parts, data_dir)
     packed = {
-        name: ray.put(pack(name, data_dir))
-        for name in {name for answer in answers if isinstance(answer, list) for name in answer}
-        if 0 < sum(path.stat().st_size for path in training_files(name, data_dir)) <= _MOST_SENT
+        part: ray.put(pack(*part, data_dir))
+        for part in {part for answer in answers if isinstance(answer, list) for part in answer}
+        if 0 < sum(path.stat().st_size for path in split_files(part[0], data_dir, part[1])) <= _MOST_SENT
     }
     for node, answer in zip(nodes, answers, strict=True):
-        for name in answer if isinstance(answer, list) else []:
-            if name in packed:
-                _on_each([node], unpack, packed[name], data_dir)
-    for node, problem in zip(nodes, _on_each(nodes, _check_node, settings, data_dir, search.uri, seen), strict=True):
+        for part in answer if isinstance(answer, list) else []:
+            if part in packed:
+                _on_each([node], unpack, packed[part], data_dir)
+    problems = _on_each(nodes, _check_node, settings, data_dir, search.uri, seen, splits)
+    for node, problem in zip(nodes, problems, strict=True):
         if isinstance(problem, ray.exceptions.RayError):
             last = str(problem).strip().splitlines()[-1]
             problem = f"cannot run trials ({last}); it needs the same Python packages"
@@ -187,16 +192,16 @@ def _on_each(nodes: Sequence[Mapping[str, Any]], function: Callable[..., Any], *
     return answers
 
 
-def _missing(names: Sequence[str], data_dir: str) -> list[str]:
-    """Those of some data sets that this node lacks."""
-    return [name for name in names if name != "digits" and not training_files(name, data_dir)]
+def _missing(parts: Sequence[tuple[str, Split]], data_dir: str) -> list[tuple[str, Split]]:
+    """Those of some data sets' splits that this node lacks."""
+    return [(name, split) for name, split in parts if name != "digits" and not split_files(name, data_dir, split)]
 
 
-def pack(name: str, data_dir: str) -> bytes:
-    """Return the files of a data set's training split as an archive."""
+def pack(name: str, split: Split, data_dir: str) -> bytes:
+    """Return the files of a data set's split as an archive."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
-        for path in training_files(name, data_dir):
+        for path in split_files(name, data_dir, split):
             archive.add(path, arcname=str(path.relative_to(data_dir)))
     return content.getvalue()
 
@@ -208,7 +213,7 @@ def unpack(packed: bytes, data_dir: str) -> None:
         archive.extractall(data_dir, filter="data")
 
 
-def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str) -> str:
+def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str, splits: Sequence[Split]) -> str:
     """What is wrong on this node, in one line, or nothing."""
     try:
         if Storage(search).read(seen) is None:
@@ -217,6 +222,9 @@ def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str
                 " or s3://BUCKET/PATH"
             )
         load_training_data(settings, data_dir, "cpu")
+        if "test" in splits:
+            with naming("task", settings.task):
+                load_dataset(settings.task, "test", data_dir, settings.rgb)
     except InputError as error:
         return f"--data_dir={data_dir}: {error}"
     return ""

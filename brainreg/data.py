@@ -261,16 +261,16 @@ def load_training_images(
     return ImageFiles(source, mode), source.labels
 
 
-def training_files(name: str, data_dir: str | Path) -> list[Path]:
-    """Return the files of a known data set's training split, those that are there: what another machine needs of it."""
+def split_files(name: str, data_dir: str | Path, split: Split = "train") -> list[Path]:
+    """Return the files of a known data set's split, those that are there: what another machine needs of it."""
     data_dir = Path(data_dir)
-    files = _TORCHVISION_FILES[name](name, "train", data_dir) if name in _TORCHVISION_FILES else None
+    files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
     if isinstance(files, _CifarFiles) and files.exists():
         return sorted(path for path in files.folder.iterdir() if path.is_file())
     if isinstance(files, _IdxFiles) and files.exists():
         return [files.images, files.labels]
-    folder = data_dir / name / "train"
-    return sorted(path for path in folder.rglob("*") if path.is_file()) if name in DATASETS else []
+    folders = [data_dir / name / part for part in (("train",) if split == "train" else ("test", "val"))]
+    return sorted(path for one in folders for path in one.rglob("*") if path.is_file()) if name in DATASETS else []
 
 
 class ImageFiles:

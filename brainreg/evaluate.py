@@ -7,10 +7,11 @@ python -m brainreg.evaluate --checkpoint=PATH --attacks=square --eps=0.01,0.02,0
 Interrupted, it goes on where it was when it is started again.
 """
 
+import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +125,8 @@ def measure(
     *,
     source: str | Path,
     surrogate: str | Path | None = None,
+    device: str | torch.device | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Robustness:
     """Measure a network, and write the table and the report.
 
@@ -134,11 +137,13 @@ def measure(
         data_dir: folder of the data sets.
         source: where the network comes from, for the report.
         surrogate: checkpoint whose gradient is transferred, where that is asked for; one is trained where absent.
+        device: CUDA where there is one, unless given.
+        on_progress: called as `brainreg.evaluation.evaluate` calls it; without it, progress is printed.
 
     Raises:
         InputError: see `brainreg.evaluation.evaluate`; a surrogate that does not fit.
     """
-    device = default_device()
+    device = torch.device(device or default_device())
     settings, task = subject.settings, find_dataset(subject.settings.task)
     images = to_float(subject.images).to(device)
     names = attack_names(evaluation.attacks) if evaluation.attack else ()
@@ -152,7 +157,7 @@ def measure(
         options |= {"corrupted": corrupted, "corrupted_source": PUBLISHED[settings.task]}
     make_folder("--save_dir", folder)
     began = time.monotonic()
-    with _Progress() as progress:
+    with _Progress() if on_progress is None else contextlib.nullcontext(on_progress) as progress:
         if surrogate is None and "transfer-fgsm" in names:
             network, name = _train_surrogate(subject.settings, folder, data_dir, device, progress)
             options |= {"surrogate": network, "surrogate_name": name}
@@ -248,7 +253,11 @@ def _load_surrogate(subject: Subject, path: str | Path) -> nn.Module:
 
 
 def _train_surrogate(
-    settings: Hyperparameters, folder: Path, data_dir: str | Path, device: torch.device, progress: "_Progress"
+    settings: Hyperparameters,
+    folder: Path,
+    data_dir: str | Path,
+    device: torch.device,
+    progress: Callable[[str, int, int], None],
 ) -> tuple[nn.Module, str]:
     """Train a network whose gradient is transferred; return it, and what it is called.
 

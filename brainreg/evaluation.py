@@ -38,8 +38,8 @@ from brainreg.seeds import Stream, seeded_generator
 
 Value = TypeVar("Value")
 
-# Of which attack the examples are: the first of these that was asked for.
-_EXAMPLES_OF = ("autoattack", "pgd", "square", "fgsm", "transfer-fgsm", "autoattack-l2", "autoattack-l1", "boundary")
+# Which attack says most of a network, whose examples are shown, too: the first of these that was asked for.
+TELLING = ("autoattack", "pgd", "square", "fgsm", "transfer-fgsm", "autoattack-l2", "autoattack-l1", "boundary")
 
 COLUMNS = ("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds", "seed", "versions")
 
@@ -437,8 +437,8 @@ def _boundary_distance(
 def _worst(
     outcomes: Mapping[str, tuple[str, list[float], Measured]], images: torch.Tensor, labels: torch.Tensor
 ) -> list[Example]:
-    """The examples that needed the least, of the first attack in `_EXAMPLES_OF` that has any."""
-    for name in _EXAMPLES_OF:
+    """The examples that needed the least, of the first attack in `TELLING` that has any."""
+    for name in TELLING:
         if name not in outcomes or not len(outcomes[name][2].kept):
             continue
         title, _, measured = outcomes[name]

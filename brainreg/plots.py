@@ -8,6 +8,7 @@ says so.
 import contextlib
 import functools
 import io
+import itertools
 import math
 import re
 import textwrap
@@ -33,7 +34,7 @@ from brainreg.published import PUBLISHED_SETTINGS
 from brainreg.records import FINISHED, STOPPED
 from brainreg.similarity import RANGES
 from brainreg.spaces import PUBLISHED, UNREGULARIZED
-from brainreg.tables import FOUND, PROPOSED, SETTINGS, over_seeds
+from brainreg.tables import FOUND, MEASURES, PROPOSED, SETTINGS, over_seeds
 
 # Width of a paper's column, in inches.
 COLUMN = 3.3
@@ -694,6 +695,49 @@ def comparison(table: pd.DataFrame) -> Figure:
     grid[0].set_ylim(len(table) - 0.5, -0.5)
     figure.supxlabel(f"accuracy, {' and '.join(table.images.unique())} (%)", fontsize=8)
     _legend_above(figure, [_marker(setting, label=setting) for setting in known])
+    return figure
+
+
+@_styled
+def paired_differences(differences: pd.DataFrame) -> Figure:
+    """Draw the differences between settings on test images: each seed's, their mean, and its 95% interval.
+
+    Args:
+        differences: of `brainreg.tables.paired`.
+    """
+    if differences.empty:
+        return _saying("nothing is confirmed on test images yet")
+    measures = [measure for measure in MEASURES if (differences.measure == measure).any()]
+    keys = ["search", "better", "than"]
+    pairs = differences[keys].drop_duplicates().reset_index(drop=True)
+    columns = min(len(measures), 2)
+    rows = math.ceil(len(measures) / columns)
+    figure, grid = _new(0.3 + rows * (0.45 + 0.3 * len(pairs)), rows, columns, sharey=True)
+    for axes, measure in itertools.zip_longest(grid.flat, measures):
+        if measure is None:
+            axes.set_visible(False)
+            continue
+        one = pairs.merge(differences[differences.measure == measure], on=keys, how="left")
+        axes.grid(axis="x")
+        axes.axvline(0, color=_BLACK, linewidth=0.8)
+        for place, row in enumerate(one.itertuples()):
+            if pd.isna(row.difference):
+                continue
+            each = 100 * np.array(row.by_seed)
+            axes.plot(each, np.full(len(each), place + 0.22), "o", color=_GRAY, markersize=2.5, clip_on=False)
+            interval = np.nan_to_num([[row.difference - row.low], [row.high - row.difference]])
+            look = {"color": _BLUE, "markersize": 5, "elinewidth": 1.2, "capsize": 2, **_EDGE}
+            axes.errorbar(100 * row.difference, place, xerr=100 * interval, fmt="o", **look)
+        axes.set_title(measure, pad=3)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.tick_params(axis="y", length=0)
+    several = pairs.search.nunique() > 1
+    names = [
+        "\n".join([_broken(row.search)] * several + [row.better, f"\u2013 {row.than}"]) for row in pairs.itertuples()
+    ]
+    grid.flat[0].set_yticks(range(len(pairs)), names)
+    grid.flat[0].set_ylim(len(pairs) - 0.5, -0.5)
+    figure.supxlabel("difference on test images, paired by seed (% points)", fontsize=8)
     return figure
 
 

@@ -237,6 +237,7 @@ class Driver:
     Args:
         search: the folder.
         slots: trials at a time.
+        check: raises InputError if another process runs it.
 
     Attributes:
         on_lost: called, in another thread, with the reason, if another process took the search over.
@@ -245,8 +246,8 @@ class Driver:
         InputError: another process runs it.
     """
 
-    def __init__(self, search: Storage, slots: int):
-        self._search = search
+    def __init__(self, search: Storage, slots: int, check: Callable[[Storage], None] | None = None):
+        self._search, self._check = search, check or check_no_driver
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._end = threading.Event()
         self._content = {
@@ -259,7 +260,7 @@ class Driver:
         }
 
     def __enter__(self) -> "Driver":
-        check_no_driver(self._search)
+        self._check(self._search)
         self._beat()
         self._check_own()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -282,7 +283,7 @@ class Driver:
 
     def _check_own(self) -> None:
         if self._is_others():
-            check_no_driver(self._search)
+            self._check(self._search)
 
     def _run(self) -> None:
         while not self._end.wait(_BEAT):

@@ -215,9 +215,9 @@ def plan_resume(
     now = space(stored).model_dump(mode="json")
     now_strategy = {**stored_strategy.model_dump(), **(strategy or {})}
     for old, new in ((stored.model_dump(mode="json"), now), (stored_strategy.model_dump(), now_strategy)):
-        for key, before, after in _differences(old, new):
+        for key, before, after in differences(old, new):
             raise InputError(
-                f"--resume={name}: {key}={_shown(after)}: this search has {_shown(before)}; resume it without the flag,"
+                f"--resume={name}: {key}={told(after)}: this search has {told(before)}; resume it without the flag,"
                 " or start another search"
             )
     merged = {**manifest["options"], **options, "num_samples": options.get("num_samples") or manifest["num_samples"]}
@@ -232,16 +232,16 @@ def plan_resume(
     return plan
 
 
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     """The keys in which two nested mappings differ, dotted, with both values."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in [*old, *(name for name in new if name not in old)]:
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     elif old != new:
         yield key, old, new
 
 
-def _shown(value: Any) -> str:
+def told(value: Any) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -332,16 +332,11 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
         InputError: another process runs it, a node cannot run trials, or what must be kept cannot be.
     """
     space, folder, options = plan.space, plan.folder, plan.options
-    say = _printer(console)
+    say = printer(console)
     ended = sum(record.state != UNFINISHED for record in plan.records)
     known = f"{ended} of them done before, " if plan.resumed else ""
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
-    dashboard = start_ray(options.address, options.dashboard_host)
-    if dashboard:
-        asks = f"it asks for a token, which `{tool_name('ray')} get-auth-token` prints"
-        if os.environ.get("RAY_AUTH_MODE") == "disabled":
-            asks = "open to whoever reaches it, and so is running code: RAY_AUTH_MODE=disabled"
-        say(f"Ray dashboard: http://{dashboard} ({asks})")
+    say_dashboard(start_ray(options.address, options.dashboard_host), say)
     if options.tensorboard:
         missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
         say(f"TensorBoard: {tool_name('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
@@ -370,7 +365,7 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
             if ended < plan.num_samples:
                 tuner = _tuner(plan, job, search, progress)
                 watch_own_node(partial(_end_at_once, plan, progress, console))
-                with progress, _stopped_by_sigterm():
+                with progress, stopped_by_sigterm():
                     tuner.fit()
             results = load_results(folder)
             done = int((results.state != UNFINISHED).sum())
@@ -437,7 +432,7 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
 def _end_at_once(plan: SearchPlan, progress: SearchProgress, console: Console, reason: str) -> NoReturn:
     """End the process where Ray Tune would wait for ever. All that is known is in files already."""
     progress.__exit__()
-    _printer(console)(f"error: {reason}; nothing is lost, go on with --resume={plan.name}")
+    printer(console)(f"error: {reason}; nothing is lost, go on with --resume={plan.name}")
     console.file.flush()
     os._exit(1)
 
@@ -452,7 +447,7 @@ def _ray_name(trial: Trial) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
+def stopped_by_sigterm() -> Iterator[None]:
     """Let SIGTERM, with which a cluster takes a machine back, do what Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -501,14 +496,23 @@ def _device_name(plan: SearchPlan) -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CUDA, on other machines than the driver's"
 
 
-def _printer(console: Console) -> Callable[[str], None]:
+def say_dashboard(dashboard: str, say: Callable[[str], None]) -> None:
+    """Say where Ray's dashboard is, and how it is opened; nothing where there is none."""
+    if dashboard:
+        asks = f"it asks for a token, which `{tool_name('ray')} get-auth-token` prints"
+        if os.environ.get("RAY_AUTH_MODE") == "disabled":
+            asks = "open to whoever reaches it, and so is running code: RAY_AUTH_MODE=disabled"
+        say(f"Ray dashboard: http://{dashboard} ({asks})")
+
+
+def printer(console: Console) -> Callable[[str], None]:
     """A function that prints text as it is, in long lines."""
     return partial(console.print, soft_wrap=True, highlight=False, markup=False)
 
 
 def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrupted: bool) -> None:
     """Show the ranked trials, save the best, and attack it and the unregularized one in full."""
-    say = _printer(console)
+    say = printer(console)
     finished = ranked(results)
     if finished.empty:
         failed = results[results.state == FAILED]
@@ -566,7 +570,7 @@ def _save_best(plan: SearchPlan, best: pd.Series) -> None:
 
 def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:
     """Attack the best and the unregularized setting in full, side by side, on as many images as the time allows."""
-    say = _printer(console)
+    say = printer(console)
     budget, objective = plan.space.budget, plan.space.objective
     chosen = pd.concat([finished.iloc[:1], finished[finished.setting == UNREGULARIZED]]).drop_duplicates("trial")
     limit = duration(budget.final_attack_seconds)

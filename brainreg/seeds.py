@@ -22,9 +22,25 @@ class Stream(IntEnum):
     BOUNDARY = 9
     ATTACK = 10
     PGD = 11
+    FRESH_SEEDS = 12
 
 
 def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:
     """Return the CPU generator of one part (an epoch, say) of one stream of a seed's draws."""
     state = np.random.SeedSequence([seed, stream, part]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def fresh_seeds(seed: int, count: int) -> list[int]:
+    """Return seeds that another seed draws, all different from it and from each other; the first are always the same.
+
+    >>> fresh_seeds(0, 5)[:2] == fresh_seeds(0, 2)
+    True
+    """
+    generator = seeded_generator(seed, Stream.FRESH_SEEDS)
+    seeds: list[int] = []
+    while len(seeds) < count:
+        drawn = int(torch.randint(2**32, (1,), generator=generator))
+        if drawn not in (seed, *seeds):
+            seeds.append(drawn)
+    return seeds

@@ -7,10 +7,11 @@ reads them.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from brainreg.evaluation import wilson_interval
 from brainreg.hyperparameters import Hyperparameters
@@ -61,12 +62,14 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------
 
 
-def alpha_th_table(trials: pd.DataFrame) -> pd.DataFrame:
+def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return the alpha/Th table: what was published, what each search found, and the accuracies of both.
 
     Args:
         trials: of `brainreg.results.load_searches`, of one search or of several. A setting that several of them ran
             with different seeds has intervals over seeds.
+        confirmation: of `load_searches`. A search whose best setting was confirmed has the numbers of the test images
+            only, and of the setting that was confirmed; what was not measured on them is missing.
 
     Returns:
         A row for each search, by its data sets: `data` (classified - regularization), `search`, `running`, `trials`
@@ -74,10 +77,11 @@ def alpha_th_table(trials: pd.DataFrame) -> pd.DataFrame:
         th_2, range, N and k, of the proposed trial with the best objective. For each of `SETTINGS`, `SETTING_clean`
         and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as `over_seeds` makes them,
         and `SETTING_seeds`. `better`: given settings whose objective is as good as that of the found one, or better.
-        How it was measured: `images` (which they are), `clean_n`, `robust_n`, `attack`, `eps`.
+        How it was measured: `images` (test or validation, all of a row), `clean_n`, `robust_n`, `attack`, `eps`.
     """
     finished = trials[trials.state == FINISHED]
     same = _settings_as_texts(finished)
+    summary = confirmed(confirmation)
     rows = []
     for search in trials.search.unique():
         everything, one = trials[trials.search == search], finished[finished.search == search]
@@ -109,6 +113,7 @@ def alpha_th_table(trials: pd.DataFrame) -> pd.DataFrame:
         first = everything.iloc[0]
         row |= {"images": "validation", "attack": first.attack, "eps": first.eps}
         row |= {name: one[name].iloc[0] if len(one) else None for name in ("clean_n", "robust_n")}
+        row |= _on_test_images(summary[summary.search == search])
         rows.append(row)
     table = pd.DataFrame(rows, columns=_TABLE_COLUMNS)
     texts = ("data", "search", "running", "departs", "better", "images", "attack", "published_range", "found_range")
@@ -116,6 +121,25 @@ def alpha_th_table(trials: pd.DataFrame) -> pd.DataFrame:
     counts = ("trials", "clean_n", "robust_n", "found_N", "found_k", *(f"{name}_seeds" for name in SETTINGS))
     table = table.astype({name: "Int64" for name in counts})
     return table.sort_values("data", key=lambda names: names.map(_place), kind="stable", ignore_index=True)
+
+
+def _on_test_images(summary: pd.DataFrame) -> dict[str, Any]:
+    """What a row of the table says instead where the search's best setting was confirmed."""
+    first = {
+        setting: of_setting.iloc[0]
+        for setting in SETTINGS
+        if len(of_setting := summary[(summary.setting == setting) & (summary["rank"] < 2)])
+    }
+    if FOUND not in first:
+        return {}
+    row = {f"found_{name}": first[FOUND][key] for name, key in _FOUND.items()}
+    for setting in SETTINGS:
+        values = first.get(setting, {})
+        row[f"{setting}_seeds"] = values.get("seeds", 0)
+        for kind in ("clean", "robust"):
+            row |= {f"{setting}_{kind}{end}": values.get(f"{kind}{end}") for end in ("", "_low", "_high")}
+    names = ("clean_n", "robust_n", "attack", "eps")
+    return row | {"images": "test", **{name: first[FOUND][name] for name in names}}
 
 
 _PUBLISHED = {"alpha": "reg_alpha", "th": "reg_thresh", "range": "reg_range"}
@@ -178,12 +202,24 @@ def table_notes(table: pd.DataFrame) -> list[str]:
     if table.empty:
         return []
     notes = []
-    for (images, attack, eps), group in table.groupby(["images", "attack", "eps"], sort=False):
+    for (images, attack, eps), group in table.groupby(["images", "attack", "eps"], sort=False, dropna=False):
         which = "" if len(group) == len(table) else f" ({', '.join(group.search)})"
         counts = " and ".join(_span(group[name].dropna(), what) for name, what in _COUNTED.items())
-        notes.append(f"Accuracies are on {images} images ({counts}); robust: {attack}, eps {eps:g}{which}.")
-    if (table.images == "validation").any():
-        notes.append("The found setting was chosen on these images, so its numbers are too good by some amount.")
+        robust = "not measured" if pd.isna(eps) else f"{attack}, eps {eps:g}"
+        notes.append(f"Accuracies are on {images} images ({counts}); robust: {robust}{which}.")
+    chosen = table[table.images == "validation"]
+    if len(chosen):
+        which = "" if len(chosen) == len(table) else f" ({', '.join(chosen.search)})"
+        notes.append(
+            "The found setting was chosen on these images where they are validation images, so its numbers are too good"
+            f" by some amount; it is not confirmed on test images{which}."
+        )
+    if len(chosen) < len(table):
+        fresh = table[table.images == "test"]
+        notes.append(
+            "On test images, each setting was trained anew with fresh seeds, and the found one is that which the search"
+            " ranked first on validation images" + ("." if chosen.empty else f" ({', '.join(fresh.search)}).")
+        )
     seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
     if (seeds == 1).any():
         notes.append(
@@ -223,6 +259,7 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     seen["published α"], seen["published Th"] = table.published_alpha.map(_number), table.published_th.map(_number)
     seen["found α"], seen["found Th"] = table.found_alpha.map(_number), _thresholds(table)
     seen["range"] = table.found_range.fillna(_ABSENT)
+    seen["images"] = table.images
     for kind in ("clean", "robust"):
         for setting in SETTINGS:
             seen[f"{kind} (%), {setting}"] = [
@@ -284,14 +321,14 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
         rf"  \caption{{{caption}}}",
         rf"  \label{{{label}}}",
         r"  \setlength{\tabcolsep}{2.2pt}",
-        r"  \begin{tabular}{lcccllcccccc}",
+        r"  \begin{tabular}{lcccllccccccl}",
         r"    \toprule",
         r"    & \multicolumn{2}{c}{published} & \multicolumn{3}{c}{found}"
-        r" & \multicolumn{3}{c}{clean accuracy} & \multicolumn{3}{c}{robust accuracy} \\",
+        r" & \multicolumn{3}{c}{clean accuracy} & \multicolumn{3}{c}{robust accuracy} & \\",
         r"    \cmidrule(lr){2-3} \cmidrule(lr){4-6} \cmidrule(lr){7-9} \cmidrule(lr){10-12}",
         r"    data -- regularization & $\alpha$ & Th & $\alpha$ & Th, Th$_2$ & range"
         + r" & unreg. & publ. & found" * 2
-        + r" \\",
+        + r" & images \\",
         r"    \midrule",
     ]
     thresholds = _thresholds(table, 2)
@@ -306,6 +343,8 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
                 raised = f"$^{{({count})}}$" if count > 1 else ""
                 first.append(_ABSENT if pd.isna(accuracy) else f"{_percent(accuracy)}{raised}")
                 second.append("" if pd.isna(accuracy) else rf"{{\scriptsize {_interval(low, high)}}}")
+        first.append({"validation": "valid."}.get(row.images, row.images))
+        second.append("")
         lines.append("    " + " & ".join(first).replace(_ABSENT, "--") + r" \\")
         lines.append("    " + " & ".join(second) + r" \\[2pt]")
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}", ""])
@@ -330,6 +369,237 @@ def save(table: pd.DataFrame, folder: str | Path, name: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         Path(folder, f"{name}.csv").write_text(to_csv(table), encoding="utf-8")
         Path(folder, f"{name}.tex").write_text(to_latex(table), encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------
+# Confirmed on test images
+# ---------------------------------------------------------------------------------------------
+
+# What is compared of networks; the objective is the search's, made of the other two.
+MEASURES = ("objective", "clean", "robust", "noise")
+
+# What is compared with what; of the found settings, only the one that the search ranked first.
+COMPARED = ((FOUND, UNREGULARIZED), (FOUND, PUBLISHED), (PUBLISHED, UNREGULARIZED))
+
+# With fewer seeds than this, only large differences are told from noise.
+_ENOUGH_SEEDS = 5
+
+_SAME = ["search", "setting", "rank"]
+
+
+def _by_seed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
+    """The rows of a confirmation that stand for a measure, and the objective made of them: `search`, `setting`, `rank`,
+    `seed`, `measure`, `accuracy`, `low`, `high` and all other columns.
+    """
+    if confirmation is None or not {"measure", "rank", "split", "weight"} <= {*confirmation.columns}:
+        return pd.DataFrame(columns=[*_SAME, "seed", "measure", "accuracy", "low", "high", "attack", "eps", "n"])
+    rows = confirmation[confirmation.measure.isin(MEASURES) & (confirmation.split == "test")]
+    keys = [*_SAME, "seed"]
+    clean, robust = (rows[rows.measure == name].set_index(keys) for name in ("clean", "robust"))
+    both = clean[clean.index.isin(robust.index)]
+    combined = both.weight * both.accuracy + (1 - both.weight) * robust.accuracy.reindex(both.index)
+    objective = both.assign(measure="objective", accuracy=combined, low=math.nan, high=math.nan).reset_index()
+    return pd.concat([rows, objective[rows.columns]], ignore_index=True) if len(objective) else rows
+
+
+def confirmed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
+    """Return what each setting reaches on test images over its fresh seeds.
+
+    Args:
+        confirmation: of `brainreg.results.load_searches`; None or without rows: nothing is confirmed.
+
+    Returns:
+        A row for each search and setting: `search`, `setting`, `rank` (in the search, 1 for the best found one, 0 for
+        the given ones), `trial`, alpha, Th, ... under the names of the hyperparameters, `seeds` (that were measured),
+        `planned` (that are to be); for each of `MEASURES` its mean, `MEASURE_low` and `MEASURE_high` as `over_seeds`
+        makes them; `clean_n`, `robust_n`, `noise_n` (images of one seed, the fewest), `attack` and `eps` of the robust
+        accuracy, `noise_kind` and `noise_eps` of the noise.
+    """
+    long = _by_seed(confirmation)
+    rows = []
+    for (search, setting, rank), group in long.groupby(_SAME, sort=False):
+        first = group.iloc[0]
+        row = {"search": search, "setting": setting, "rank": rank, "trial": first.trial}
+        row |= {name: first[name] for name in SYMBOLS}
+        row |= {"seeds": group.seed.nunique(), "planned": first.seeds}
+        for measure in MEASURES:
+            of_measure = group[group.measure == measure]
+            if of_measure.empty:
+                continue
+            mean = over_seeds(of_measure, ["measure"]).iloc[0]
+            row |= {measure: mean.accuracy, f"{measure}_low": mean.low, f"{measure}_high": mean.high}
+            if measure != "objective":
+                row[f"{measure}_n"] = of_measure.n.min()
+            name, eps = {"robust": ("attack", "eps"), "noise": ("noise_kind", "noise_eps")}.get(measure, ("", ""))
+            row |= {name: of_measure.attack.iloc[0], eps: of_measure.eps.iloc[0]} if name else {}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=_CONFIRMED_COLUMNS)
+
+
+_CONFIRMED_COLUMNS = [
+    *(*_SAME, "trial", *SYMBOLS, "seeds", "planned"),
+    *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")),
+    *("clean_n", "robust_n", "noise_n", "attack", "eps", "noise_kind", "noise_eps"),
+]
+
+
+def paired(confirmation: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the differences between settings on test images, paired over seeds.
+
+    Args:
+        confirmation: of `brainreg.results.load_searches`.
+
+    Returns:
+        A row for each search, each of `COMPARED` and each of `MEASURES`: `search`, `better` and `than` (settings),
+        `trial` (of the found one), `measure`, `seeds` (that both have), `difference` (mean of the first minus the
+        second), `low` and `high` (its 95% interval, Student's, for itself), `p` (of the paired t test, two-sided),
+        `corrected` (p after Holm's correction for the comparisons of this search in this measure), `comparisons` (how
+        many those are), `by_seed` (the differences themselves, a list). With one seed there is a difference alone;
+        where all differences are the same but not 0, no noise can be estimated, and p is missing.
+
+    Source: Holm, Scand. J. Statist. 6 (1979) 65.
+    """
+    long = _by_seed(confirmation)
+    rows = []
+    for search in long.search.unique():
+        for measure in MEASURES:
+            one = long[(long.search == search) & (long.measure == measure) & (long["rank"] < 2)]
+            by_setting = {name: group.set_index("seed").accuracy for name, group in one.groupby("setting")}
+            found = [
+                {
+                    **{"search": search, "better": better, "than": than, "measure": measure},
+                    "trial": one[one.setting == FOUND].trial.iloc[0] if FOUND in by_setting else None,
+                    **_paired(by_setting[better] - by_setting[than]),
+                }
+                for better, than in COMPARED
+                if better in by_setting and than in by_setting
+            ]
+            for row, corrected in zip(found, holm([row["p"] for row in found]), strict=True):
+                rows.append({**row, "corrected": corrected, "comparisons": len(found)})
+    names = ("search", "better", "than", "trial", "measure", "seeds", "difference", "low", "high", "p", "corrected")
+    return pd.DataFrame(rows, columns=[*names, "comparisons", "by_seed"])
+
+
+def _paired(differences: pd.Series) -> dict[str, Any]:
+    """Mean, interval and p of differences, an index of seeds; those that are missing in one setting are left out."""
+    values = differences.dropna().astype(float)
+    count, mean = len(values), float(values.mean())
+    row = {"seeds": count, "difference": mean, "low": math.nan, "high": math.nan, "p": math.nan}
+    row["by_seed"] = values.tolist()
+    if count < 2:
+        return row
+    error = float(values.std(ddof=1)) / math.sqrt(count)
+    if error < 1e-12:  # rounding
+        return row | {"low": mean, "high": mean, "p": 1.0 if abs(mean) < 1e-12 else math.nan}
+    half = stdtrit(count - 1, 0.975) * error
+    return row | {"low": mean - half, "high": mean + half, "p": float(2 * stdtr(count - 1, -abs(mean / error)))}
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values after Holm's correction for their number; missing ones stay so.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    known = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
+    corrected, largest = [math.nan] * len(values), 0.0
+    for place, i in enumerate(known):
+        largest = max(largest, min((len(known) - place) * values[i], 1.0))
+        corrected[i] = largest
+    return corrected
+
+
+def shown_confirmed(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `confirmed` as people read it: accuracies in percent, with their intervals."""
+    seen = pd.DataFrame({"setting": [_title(*row) for row in zip(summary.setting, summary["rank"], strict=True)]})
+    if summary.search.nunique() > 1:
+        seen.insert(0, "search", summary.search)
+    seen["trial"] = summary.trial.map(lambda trial: _ABSENT if pd.isna(trial) else f"{trial:.0f}")
+    for name, symbol in SYMBOLS.items():
+        if summary[name].notna().any():
+            whole = Hyperparameters.model_fields[name].annotation is int  # missing values have made it a fraction
+            seen[symbol] = [
+                _ABSENT if pd.isna(value) else shown(int(value) if whole else value) for value in summary[name]
+            ]
+    seen["seeds"] = [
+        f"{row.seeds}" + (f" of {row.planned}" if row.seeds < row.planned else "") for row in summary.itertuples()
+    ]
+    for measure in MEASURES:
+        if summary[measure].notna().any():
+            values = zip(*(summary[f"{measure}{end}"] for end in ("", "_low", "_high")), strict=True)
+            seen[f"{measure} (%), test"] = [
+                _ABSENT if pd.isna(mean) else _percent(mean) + ("" if pd.isna(low) else f" {_interval(low, high)}")
+                for mean, low, high in values
+            ]
+    return seen
+
+
+def _title(setting: str, rank: int) -> str:
+    return f"{setting}, rank {rank}" if rank else setting
+
+
+def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
+    """Return what a reader of `confirmed` and `paired` must know, a sentence each."""
+    summary, long = confirmed(confirmation), _by_seed(confirmation)
+    notes = []
+    for search, group in summary.groupby("search", sort=False):
+        which = "" if summary.search.nunique() == 1 else f"{search}: "
+        first = group.iloc[0]
+        counted = [f"{first.clean_n} clean"]
+        if group.attack.notna().any():
+            counted.append(f"{_range(long, search, 'robust')} under {first.attack}, eps {first.eps:g}")
+        if group.noise_kind.notna().any():
+            counted.append(f"{_range(long, search, 'noise')} under {first.noise_kind} noise, eps {first.noise_eps:.3g}")
+        notes.append(f"{which}On test images: {', '.join(counted)}; means over fresh seeds, in brackets 95% intervals.")
+        robust = long[(long.search == search) & (long.measure == "robust")].groupby("seed").n.nunique()
+        if (robust > 1).any():
+            notes.append(
+                f"{which}A time limit cut the images of some settings and not of others: robust accuracies are not over"
+                " the same images."
+            )
+        if (group.seeds < _ENOUGH_SEEDS).any():
+            notes.append(f"{which}With {group.seeds.min()} seeds, only a large difference is told from noise.")
+        if group["rank"].max() > 1:
+            notes.append(
+                f"{which}Compared is rank 1 alone, chosen on validation images before; to choose among the ranks by"
+                " these numbers would be to choose on the test images."
+            )
+    return notes
+
+
+def _range(long: pd.DataFrame, search: str, measure: str) -> str:
+    counts = long[(long.search == search) & (long.measure == measure)].n
+    return f"{counts.min():.0f}" if counts.min() == counts.max() else f"{counts.min():.0f} to {counts.max():.0f}"
+
+
+def said(differences: pd.DataFrame) -> list[str]:
+    """Return what `paired` found in plain sentences: whether a difference is larger than the noise."""
+    lines = []
+    for (search, better, than), group in differences.groupby(["search", "better", "than"], sort=False):
+        first = group.iloc[0]
+        which = "" if differences.search.nunique() == 1 else f"{search}: "
+        trial = f" (trial {first.trial})" if better == FOUND and pd.notna(first.trial) else ""
+        seeds = f"{first.seeds} seed" + ("" if first.seeds == 1 else "s")
+        lines.append(f"{which}{better}{trial} against {than}, paired over {seeds}:")
+        for row in group.itertuples():
+            interval = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3f} to {row.high:+.3f}"
+            p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
+            lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {_verdict(row)}")
+    if lines:
+        count = differences.comparisons.max()
+        corrected = "one comparison: not corrected" if count == 1 else f"corrected for {count} comparisons (Holm)"
+        lines.append(f"p: paired t test, {corrected}, each measure for itself; intervals are not corrected.")
+    return lines
+
+
+def _verdict(row: Any) -> str:
+    if row.seeds < 2:
+        return "one seed, so the noise is unknown"
+    if pd.isna(row.corrected):
+        return "the same with every seed, so the noise is unknown"
+    if row.corrected >= 0.05:
+        return "not larger than the noise"
+    return f"larger than the noise, {'better' if row.difference > 0 else 'worse'}"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -75,11 +75,16 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
         else:
             _run(config, job, files)
     except Exception as error:
-        if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS):
+        if storage_failed(error):
             tune.report({BROKEN: str(error)})
         elif not may_pass(error):
             tune.report({HOPELESS: True})
         raise
+
+
+def storage_failed(error: Exception) -> bool:
+    """Return whether an error is the storage's, and so ends all trials and not one."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS)
 
 
 def may_pass(error: Exception) -> bool:

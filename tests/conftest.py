@@ -1,10 +1,13 @@
 """What several test modules use: numbers of the published implementation, and small data sets on disk."""
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 # Networks as small as those of the tests are slower on several threads, most of all beside other work.
@@ -139,19 +142,59 @@ def write_folder(tmp_path):
     return write
 
 
+@contextlib.contextmanager
+def made_once(tmp_path_factory, name: str) -> Iterator[Path]:
+    """A folder that all processes that share the tests have in common; one of them at a time is in it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory) -> Path:
     """The folder of a small real search: eight trials of three ranges on digits, all to the end. One for all processes
     that share the tests.
     """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "searched"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with made_once(tmp_path_factory, "searched") as folder:
         if not (folder / "small" / "results.csv").exists():
             _search(folder, "small")
     return folder / "small"
+
+
+def copied(search: Path, folder: Path) -> Path:
+    """A copy of a search in a folder, of its files that matter."""
+    return shutil.copytree(search, folder / search.name, ignore=shutil.ignore_patterns("ray", "study.db"))
+
+
+# How the small search is confirmed: cheaply.
+CHEAP = {"attacks": ("noise", "pgd"), "num_epsilons": 3, "num_images": 30}
+
+
+@pytest.fixture(scope="session")
+def confirmed_search(searched, tmp_path_factory) -> Path:
+    """The folder of a copy of that search with a real confirmation: two settings and the unregularized one, each with
+    two fresh seeds. What was printed lies beside it. One for all processes that share the tests.
+    """
+    with made_once(tmp_path_factory, "confirmed") as folder:
+        if not (folder / "printed.txt").exists():
+            _confirm(copied(searched, folder), folder / "unfinished.txt")
+            (folder / "unfinished.txt").rename(folder / "printed.txt")
+    return folder / "small"
+
+
+def _confirm(search: Path, printed: Path) -> None:
+    import ray
+    from rich.console import Console
+
+    from brainreg.confirm import plan_confirmation, run_confirmation
+
+    with printed.open("w") as file:
+        plan = plan_confirmation(search, {"top": 2, "seeds": 2}, CHEAP, {})
+        run_confirmation(plan, Console(file=file, width=120))
+    ray.shutdown()
 
 
 def _search(folder: Path, name: str) -> None:

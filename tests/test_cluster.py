@@ -13,7 +13,7 @@ from conftest import ROOT
 from ray.cluster_utils import Cluster
 
 from brainreg.cluster import check_nodes, pack, start_ray, unpack
-from brainreg.data import load_dataset, training_files
+from brainreg.data import load_dataset, split_files
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records import read_trials
@@ -90,7 +90,7 @@ def test_a_node_that_lacks_the_data_or_the_folder_is_named(cluster, tmp_path):
 def test_data_that_a_node_lacks_are_sent(name, request, tmp_path):
     here = request.getfixturevalue("mnist_folder" if name == "MNIST" else "cifar_folder")
     there = tmp_path / "there"
-    assert training_files(name, there) == []
-    unpack(pack(name, str(here)), str(there))
+    assert split_files(name, there) == []
+    unpack(pack(name, "train", str(here)), str(there))
     for now, then in zip(load_dataset(name, "train", there), load_dataset(name, "train", here), strict=True):
         assert torch.equal(now, then)

@@ -89,7 +89,7 @@ def test_it_is_stored_without_output_and_takes_parameters(name):
 # How many pictures each shows, and what its text says of the search.
 SHOWN = {
     "01_overview": (1, ["finished", "unregularized", "small", "proposed"]),
-    "02_alpha_th_table": (1, [r"\begin{tabular}", "digits - digits", "not over seeds", "no confirmation.csv"]),
+    "02_alpha_th_table": (2, [r"\begin{tabular}", "digits - digits", "not over seeds", "no confirmation.csv"]),
     "03_landscape": (5, []),
     "04_pareto": (2, ["clean (%)"]),
     "05_robustness_curves": (1, ["best proposed (trial", "PGD Linf"]),
@@ -117,6 +117,17 @@ def test_several_searches_and_files_for_a_paper(execute, searched, tmp_path):
     assert {path.name for path in (tmp_path / "paper").iterdir()} == names
     assert r"digits\_" not in (tmp_path / "paper" / "alpha_th.tex").read_text()
     assert "format\\_1" in (tmp_path / "paper" / "alpha_th.tex").read_text()
+
+
+def test_a_confirmed_search_has_numbers_of_test_images(execute, confirmed_search, tmp_path):
+    notebook = execute("02_alpha_th_table", experiment=str(confirmed_search), save_dir=str(tmp_path / "paper"))
+    text = texts(notebook)
+    assert "Accuracies are on test images (359 clean and 30 attacked); robust: PGD Linf (20 steps), eps 0.05." in text
+    assert "not confirmed" not in text and "chosen on these images" not in text
+    assert "found, rank 2" in text and "paired over 2 seeds:" in text and "of 8 trials" not in text
+    assert "differences.pdf" in {path.name for path in (tmp_path / "paper").iterdir()}
+    assert ",test," in (tmp_path / "paper" / "alpha_th.csv").read_text()
+    assert "validation" not in (tmp_path / "paper" / "alpha_th.csv").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 `digits_ranges` and `digits_double` are searches of those spaces at a reduced size, `mnist_seed0` and `mnist_seed1` of
 `mnist_mnist_ranges` with a short attack, and `format_1` is one that an earlier version of this project wrote.
+`confirmation.csv` has the rows of a confirmation that stand for a measure.
 """
 
 import io
@@ -19,7 +20,7 @@ from brainreg import plots
 from brainreg.curves import load_curves
 from brainreg.records import FINISHED, UNFINISHED
 from brainreg.results import load_searches
-from brainreg.tables import alpha_th_table
+from brainreg.tables import alpha_th_table, paired
 
 IMAGES, SEARCHES = ROOT / "tests" / "images", ROOT / "tests" / "searches"
 
@@ -69,6 +70,12 @@ def importances() -> pd.DataFrame:
     return pd.read_csv(SEARCHES / "importances.csv")
 
 
+@pytest.fixture(scope="module")
+def differences() -> pd.DataFrame:
+    """Of a real confirmation of an `mnist_mnist` search at a reduced size: three settings with four seeds."""
+    return paired(pd.read_csv(SEARCHES / "confirmation.csv"))
+
+
 # What draws a picture, and the fixture that it draws.
 FIGURES = {
     "progress": (plots.progress, "stopped"),
@@ -84,6 +91,7 @@ FIGURES = {
     "hypervolume": (plots.hypervolume_over_time, "several"),
     "robustness": (partial(plots.robustness_curves, images="validation"), "curves"),
     "importance": (plots.importance, "importances"),
+    "paired_differences": (plots.paired_differences, "differences"),
     "comparison": (lambda trials: plots.comparison(alpha_th_table(trials)), "several"),
 }
 
@@ -162,8 +170,8 @@ def test_it_is_as_wide_as_a_column_and_legible_and_its_axes_are_labelled(name, d
         assert seen.x1 <= figure.bbox.width + 2 and seen.y1 <= figure.bbox.height + 2, text.get_text()
     said = " ".join(text.get_text() for text in written)
     assert "%" in said or "fraction" in said
-    if name != "importance":  # whose shares have no images
-        assert "validation" in said
+    images = {"importance": "", "paired_differences": "test images"}  # shares of importance have no images
+    assert images.get(name, "validation") in said
 
 
 def test_the_users_own_style_changes_nothing(stopped):

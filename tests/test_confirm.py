@@ -1,0 +1,422 @@
+"""Confirmations of the small real search: real trainings with fresh seeds, measured on test images by cheap attacks."""
+
+import contextlib
+import dataclasses
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import ray
+import scipy.stats
+from conftest import CHEAP, ROOT, copied
+from rich.console import Console
+from services import s3_server
+
+from brainreg import confirm
+from brainreg.confirm import COLUMNS, FOLDER, plan_confirmation, run_confirmation
+from brainreg.data import load_dataset
+from brainreg.errors import InputError
+from brainreg.evaluation import attacked_images
+from brainreg.records import Driver
+from brainreg.results import CONFIRMATION, load_results, load_searches, ranked
+from brainreg.seeds import fresh_seeds
+from brainreg.storage import Storage
+from brainreg.tables import (
+    alpha_th_table,
+    confirmation_notes,
+    confirmed,
+    holm,
+    paired,
+    said,
+    shown_confirmed,
+    table_notes,
+    to_latex,
+)
+
+FLAGS = ("--attacks=noise,pgd", "--num-epsilons=3", "--num_images=30")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_shut_down_at_the_end():
+    yield
+    ray.shutdown()
+
+
+def run(plan, folder) -> tuple[pd.DataFrame, str]:
+    """Run a confirmation for real; return its rows and what it printed."""
+    with (folder / "printed.txt").open("w+") as file:
+        table = run_confirmation(plan, Console(file=file, width=120))
+        file.seek(0)
+        return table, file.read()
+
+
+@pytest.fixture(scope="module")
+def done(confirmed_search, tmp_path_factory):
+    """A copy of the confirmed search, its rows, and what was printed."""
+    search = copied(confirmed_search, tmp_path_factory.mktemp("done"))
+    table = pd.read_csv(search / CONFIRMATION)
+    return search, table.assign(measure=table.measure.fillna("")), (confirmed_search.parent / "printed.txt").read_text()
+
+
+class TestDone:
+    def test_every_row_says_how_it_was_measured(self, done):
+        _, table, _ = done
+        assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
+        jobs = table.groupby(["setting", "rank", "seed"])
+        assert jobs.ngroups == 6 and (jobs.size() == 1 + 3 * 3 + 1).all()
+        assert sorted(table.seed.unique()) == sorted(fresh_seeds(0, 2)) and 0 not in table.seed.tolist()
+        measured = table[table.measure != ""]
+        assert (measured.groupby(["setting", "rank", "seed"]).measure.agg(set) == {"clean", "robust", "noise"}).all()
+        robust = table[table.measure == "robust"]
+        assert set(robust.attack) == {"PGD Linf (20 steps)"} and set(robust.eps) == {0.05} and set(robust.n) == {30}
+        noise = table[table.measure == "noise"]
+        assert set(noise.attack) == {"Gaussian"} and set(noise.eps) == {0.5}  # of 0, 0.25, 0.5 the nearest to 0.4
+        assert set(table[table.attack == "clean"].n) == {359} and table.versions.str.startswith("brainreg ").all()
+
+    def test_settings_are_the_best_proposed_ones_and_the_unregularized_one(self, done):
+        search, table, _ = done
+        best = ranked(load_results(search)).query("setting == ''")
+        found = table[table.setting == "found"].drop_duplicates("rank").sort_values("rank")
+        assert found["rank"].tolist() == [1, 2] and found.trial.tolist() == best.trial.tolist()[:2]
+        assert found.reg_alpha.tolist() == best.reg_alpha.tolist()[:2]
+        unregularized = table[table.setting == "unregularized"]
+        assert set(unregularized.reg_alpha) == {0} and set(unregularized["rank"]) == {0}
+
+    def test_a_job_is_what_train_py_measures(self, done, tmp_path):
+        """The command line of one network, with the fresh seed, gives the same numbers on the same test images."""
+        search, table, _ = done
+        seed = fresh_seeds(0, 1)[0]
+        ended = subprocess.run(
+            [sys.executable, "train.py", "--task=digits", "--base_channels=4", "--train_image_num=400", "--epoch_num=3",
+             "--phase_duration=1", "--valid_portion=0.2", f"--seed={seed}", *FLAGS, "--eps=0.05", "--threads=1",
+             f"--save_dir={tmp_path}"],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert ended.returncode == 0, ended.stderr
+        trained = pd.read_csv(next(tmp_path.glob("*/robustness.csv")))
+        job = table[(table.setting == "unregularized") & (table.seed == seed)]
+        assert job.attack.tolist() == trained.attack.tolist() and job.correct.tolist() == trained.correct.tolist()
+
+    def test_what_the_terminal_shows(self, done):
+        search, table, text = done
+        assert "confirming small: 3 settings with 2 fresh seeds each, 6 trainings, 0 of them done before" in text
+        assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 6
+        trial = table[table["rank"] == 1].trial.iloc[0]
+        assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
+        assert re.search(r"  robust [+-]0\.\d+, 95% interval .* to .*, p .*: (not )?larger than the noise", text)
+        assert "one comparison: not corrected" in text
+        assert "With 2 seeds, only a large difference is told from noise." in text
+        assert "Compared is rank 1 alone" in text and "warning: few images" in text
+
+    def test_started_again_it_repeats_nothing(self, done, tmp_path):
+        search, table, _ = done
+        before = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
+        again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
+        assert "6 trainings, 6 of them done before" in text and "Ray" not in text
+        after = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
+        changed = {path.name for path in before if after[path] != before[path]}
+        assert before.keys() == after.keys() and changed <= {"driver.json", "confirmation.json"}
+        assert again.accuracy.tolist() == table.accuracy.tolist()
+
+    @pytest.mark.parametrize(
+        ("extent", "evaluation", "message"),
+        [
+            ({"top": 1}, {}, "--top=1: this confirmation has 2, and none is left out"),
+            ({}, {"num_images": 40}, "--num_images=40: this confirmation measures with 30; go on without the flag, or"),
+            ({}, {"eps": (0.1,)}, "--eps=0.1: this confirmation measures with 0.05; go on without"),
+            ({}, {"attacks": ("fgsm",)}, "--attacks=fgsm: this confirmation measures with noise,pgd; go on"),
+        ],
+    )
+    def test_it_stays_the_confirmation_that_it_is(self, done, extent, evaluation, message):
+        search, _, _ = done
+        with pytest.raises(InputError) as caught:
+            plan_confirmation(search, extent, evaluation, {})
+        assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+    def test_more_seeds_keep_those_of_before_and_are_noted(self, done):
+        plan = plan_confirmation(done[0], {"seeds": 3}, {}, {})
+        assert [job.settings.seed for job in plan.jobs[::3]] == fresh_seeds(0, 3)
+        assert any("finds one by chance" in note for note in plan.notes)
+
+    def test_two_at_a_time(self, done):
+        search, _, _ = done
+        for folder in (search, search / FOLDER):
+            with Driver(Storage(folder), 1), pytest.raises(InputError, match=rf"^EXPERIMENT={folder}: process \d+ on"):
+                plan_confirmation(search, {}, {}, {})
+
+    def test_the_alpha_th_table_has_test_numbers_where_they_are(self, done, searched):
+        search, table, _ = done
+        searches = load_searches([search, searched.parent / "small"])
+        both = alpha_th_table(searches.trials, searches.confirmation)
+        assert sorted(both.images) == ["test", "validation"]
+        row = both[both.images == "test"].iloc[0]
+        clean = table[(table["rank"] == 1) & (table.measure == "clean")].accuracy
+        assert row.found_clean == pytest.approx(clean.mean()) and row.found_seeds == 2 and row.clean_n == 359
+        assert row.attack == "PGD Linf (20 steps)" and row.robust_n == 30 and pd.isna(row.published_clean)
+        notes = " ".join(table_notes(both))
+        assert "not confirmed on test images" in notes and "trained anew with fresh seeds" in notes
+        assert "& test \\\\" in to_latex(both) and "& valid. \\\\" in to_latex(both)
+        assert (alpha_th_table(searches.trials).images == "validation").all()
+
+    def test_of_a_confirmation_that_has_begun_only_test_numbers_are_shown(self, done):
+        searches = load_searches(done[0])
+        begun = searches.confirmation[searches.confirmation.setting == "found"]
+        row = alpha_th_table(searches.trials, begun).iloc[0]
+        assert row.images == "test" and pd.isna(row.unregularized_clean) and row.unregularized_seeds == 0
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, tmp_path):
+    """A worker dies, then the driver, both by SIGKILL."""
+    search = copied(searched, tmp_path)
+    command = [sys.executable, "-m", "brainreg.confirm", str(search), "--top", "1", "--seeds=2", *FLAGS]
+    log = tmp_path / "log.txt"
+    with log.open("w") as file:
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file)
+    tree = psutil.Process(driver.pid)
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for process in tree.children(recursive=True):
+            with contextlib.suppress(psutil.Error, IndexError):
+                found += [process] * process.cmdline()[0].startswith("ray::run_job")
+        return found
+
+    deadline = time.monotonic() + 300
+    try:
+        while time.monotonic() < deadline and not (victims := workers()):
+            time.sleep(0.05)
+        victims[0].kill()
+        while time.monotonic() < deadline and "tried again after" not in log.read_text():
+            time.sleep(0.1)
+        while time.monotonic() < deadline and not list((search / FOLDER).glob("*/result.json")):
+            time.sleep(0.1)
+    finally:
+        processes = tree.children(recursive=True)
+        driver.kill()
+    assert driver.wait() == -signal.SIGKILL
+    psutil.wait_procs(processes, timeout=30)
+    before = {path: path.read_bytes() for path in (search / FOLDER).glob("*/result.json")}
+    assert "tried again after" in log.read_text() and 0 < len(before) < 4, log.read_text()
+    assert pd.read_csv(search / CONFIRMATION).seed.notna().all()  # whole, though not all of it is there
+
+    table, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
+    assert f"4 trainings, {len(before)} of them done before" in text
+    assert {path: path.read_bytes() for path in before} == before
+    names = ["setting", "rank", "seed", "attack", "eps", "correct", "n"]
+    expected = done[1][done[1]["rank"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table[names], expected[names])
+
+
+def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
+    search = copied(searched, tmp_path)
+    plan = plan_confirmation(search, {"top": 1, "seeds": 2}, {**CHEAP, "attacks": ("fgsm",)}, {})
+    broken = dataclasses.replace(plan.jobs[0], settings=plan.jobs[0].settings.model_copy(update={"lr": 1e30}))
+    table, text = run(dataclasses.replace(plan, jobs=(broken, *plan.jobs[1:])), tmp_path)
+    assert re.search(rf"failed: {re.escape(str(broken))}: DivergedError: epoch 1, .*; started again, it is tried", text)
+    assert "DivergedError" in (search / FOLDER / broken.name / "error.txt").read_text()
+    assert table.groupby(["setting", "rank", "seed"]).ngroups == 3
+    assert "found, rank 1" in text and "1 of 2" in text  # seeds
+    assert "paired over 1 seed:" in text and "one seed, so the noise is unknown" in text
+    again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
+    assert "4 trainings, 3 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 4
+
+
+@pytest.mark.slow
+def test_a_full_confirmation_on_s3(searched, tmp_path):
+    """Files go there while jobs run, and come back when a job goes on."""
+    ray.shutdown()
+    with s3_server() as server:
+        folder = Storage(server.uri("searches")).child("small")
+        for path in searched.rglob("*"):
+            if path.is_file() and "ray" not in path.parts:
+                folder.write(str(path.relative_to(searched)), path.read_bytes())
+        plan = plan_confirmation(folder, {"top": 1, "seeds": 2}, {**CHEAP, "attacks": ("fgsm",)}, {})
+        table, _ = run(plan, tmp_path)
+        assert table.groupby(["setting", "seed"]).ngroups == 4
+        names = folder.child(FOLDER).child(plan.jobs[0].name).names()
+        assert {"checkpoint.pt", "parts", "result.json", "robustness.csv", "robustness.html"} <= {*names}
+        place = confirm._Workplace(folder.child(FOLDER).child(plan.jobs[0].name), str(tmp_path / "again"))
+        assert (place.path / "checkpoint.pt").is_file() and list((place.path / "parts").glob("*.pt"))
+        ray.shutdown()
+
+
+class TestPlan:
+    def test_published_and_a_front(self, searched, tmp_path):
+        search = copied(searched, tmp_path)
+        manifest = json.loads((search / "search.json").read_text())
+        manifest["strategy"]["objective"] = "pareto"
+        manifest["space"]["published"] = {"reg_alpha": 0.5, "reg_thresh": 0.5, "reg_range": "all"}
+        manifest["space"]["fixed"]["reg_image_num"] = manifest["space"]["search"].pop("reg_image_num")["low"]
+        (search / "search.json").write_text(json.dumps(manifest))
+        plan = plan_confirmation(search, {"top": 1, "seeds": 2}, {}, {})
+        assert [(job.setting, job.rank) for job in plan.jobs[:3]] == [
+            ("found", 1),
+            ("published", 0),
+            ("unregularized", 0),
+        ]
+        assert plan.chosen.startswith("of the front of clean and robust accuracy, the best objective")
+        assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.05,)
+        assert plan.evaluation.attacks == ("noise", "fgsm", "pgd", "autoattack") and plan.evaluation.num_images == 1000
+        assert not (search / FOLDER).exists() and not (search / CONFIRMATION).exists()
+
+    def test_the_same_images_are_attacked_for_all_settings_of_a_seed(self):
+        _, labels = load_dataset("digits", "test")
+        assert attacked_images(len(labels), 30, 5).tolist() == attacked_images(len(labels), 30, 5).tolist()
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("", "EXPERIMENT: missing; name the folder of a search"),
+            ("{}l", "{}l: no such folder; did you mean small? known: small"),
+            ("{0},{0}l", "{}l: no such folder"),
+            ("{} --top=0", "--top=0: must be at least 1"),
+            ("{} --top=99", "--top=99: there are 7 proposed settings to choose from (the best objective, 0.5 clean"),
+            ("{} --seeds=1", "--seeds=1: must be at least 2"),
+            ("{} --seeds=many", "--seeds=many: must be a whole number"),
+            ("{} --seed=2", "--seed: no such flag; did you mean --seeds"),
+            ("{} --attacks=autoatack", "--attacks=autoatack: no such attack; did you mean autoattack"),
+            ("{} --eps=8", "--eps=8: must be in [0, 1]"),
+            ("{} --num_images=0", "--num_images=0: must be at least 1"),
+            ("{} --attack-minutes=0", "--attack_minutes=0: must be greater than 0"),
+            ("{} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+            ("{} --cpus-per-trial=999", "--cpus_per_trial=999: there are"),
+            ("{} --address=127.0.0.1:1", "--address=127.0.0.1:1: no Ray cluster answers there"),
+            (
+                "{} --attacks=corruptions,gaussian_noise",
+                "--attacks=corruptions,gaussian_noise: images: 16x16 pixels; corruptions need",
+            ),
+        ],
+    )
+    def test_bad_input_is_one_line_and_nothing_is_written(self, line, message, searched, tmp_path):
+        search = copied(searched, tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        with pytest.raises(InputError) as caught:
+            confirm.main(line.format(search).split())
+        text = str(caught.value)
+        assert text.startswith(message.format(search)) and "\n" not in text, text
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    def test_damaged_files_of_a_confirmation(self, done, tmp_path):
+        search = copied(done[0], tmp_path)
+        result = next((search / FOLDER).glob("*/result.json"))
+        result.write_text('{"rows": [')
+        assert confirm._read_result(Storage(search / FOLDER), dataclasses.replace(
+            next(job for job in plan_confirmation(search, {}, {}, {}).jobs if job.name == result.parent.name)
+        )) is None  # fmt: skip
+        (search / FOLDER / "confirmation.json").write_text("{")
+        with pytest.raises(
+            InputError, match=r"confirmation\.json: not of this version, or damaged .*; remove .* to begin"
+        ):
+            plan_confirmation(search, {}, {}, {})
+
+    def test_a_wrong_flag_ends_the_process_with_status_2(self):
+        ended = subprocess.run(
+            [sys.executable, "-m", "brainreg.confirm", "nowhere"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert ended.returncode == 2 and ended.stdout == "" and ended.stderr.startswith("error: ")
+        assert len(ended.stderr.splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------------------------
+# Statistics
+# ---------------------------------------------------------------------------------------------
+
+
+def made_up(**accuracies) -> pd.DataFrame:
+    """A confirmation whose robust accuracies are known; clean ones are all 0.9."""
+    rows = [
+        {"search": "s", "setting": setting, "rank": int(setting == "found"), "trial": 3, "seed": seed,
+         "measure": measure, "accuracy": value, "low": 0.0, "high": 1.0, "split": "test", "weight": 0.25,
+         "seeds": len(values), "n": 100, "attack": "A", "eps": 0.1, "reg_alpha": 1.0, "reg_thresh": 0.5,
+         "reg_thresh_2": None, "reg_image_num": 4390.0, "reg_batch_size": 8, "reg_range": "all"}
+        for setting, values in accuracies.items()
+        for seed, robust in enumerate(values)
+        for measure, value in (("clean", 0.9), ("robust", robust))
+        if robust is not None
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+FOUND = [0.62, 0.58, 0.66, 0.61, 0.70]
+PUBLISHED = [0.60, 0.59, 0.60, 0.62, 0.63]
+UNREGULARIZED = [0.50, 0.47, 0.52, 0.50, 0.58]
+
+
+class TestStatistics:
+    def test_against_scipys_paired_t_test(self):
+        table = paired(made_up(found=FOUND, published=PUBLISHED, unregularized=UNREGULARIZED))
+        robust = table[table.measure == "robust"].set_index(["better", "than"])
+        pairs = {
+            ("found", "unregularized"): (FOUND, UNREGULARIZED),
+            ("found", "published"): (FOUND, PUBLISHED),
+            ("published", "unregularized"): (PUBLISHED, UNREGULARIZED),
+        }
+        expected = {names: scipy.stats.ttest_rel(*values) for names, values in pairs.items()}
+        for names, test in expected.items():
+            row, (low, high) = robust.loc[names], test.confidence_interval(0.95)
+            assert (row.p, row.low, row.high) == pytest.approx((test.pvalue, low, high))
+        by_size = sorted(expected, key=lambda names: expected[names].pvalue)
+        first = robust.loc[by_size[0]]
+        assert first.corrected == pytest.approx(3 * first.p) and (robust.corrected >= robust.p).all()
+        assert robust.corrected.max() <= 1 and (robust.comparisons == 3).all()
+        objective = table[table.measure == "objective"].set_index(["better", "than"])
+        assert objective.difference.tolist() == pytest.approx((0.75 * robust.difference).tolist())
+
+    def test_pairs_are_of_one_seed_and_only_of_seeds_that_both_have(self):
+        few = [None, 0.47, 0.52, 0.50, None]
+        row = paired(made_up(found=FOUND[::-1], unregularized=few)).query("measure == 'robust'").iloc[0]
+        expected = np.subtract(FOUND[::-1][1:4], few[1:4])
+        assert row.seeds == 3 and row.difference == pytest.approx(expected.mean()) and row.comparisons == 1
+
+    def test_plain_sentences(self):
+        sure = " ".join(said(paired(made_up(found=FOUND, unregularized=UNREGULARIZED))))
+        assert "found (trial 3) against unregularized, paired over 5 seeds:" in sure
+        assert re.search(
+            r"robust \+0\.120, 95% interval \+0\.\d+ to \+0\.\d+, p < 0\.001: larger than the noise, better", sure
+        )
+        turned = " ".join(said(paired(made_up(found=UNREGULARIZED, unregularized=FOUND))))
+        assert re.search(r"robust -0\.120, .* p < 0\.001: larger than the noise, worse", turned)
+        assert "clean +0.000, 95% interval +0.000 to +0.000, p 1.000: not larger than the noise" in sure
+        noisy = made_up(found=[0.5, 0.7, 0.6], unregularized=[0.6, 0.5, 0.55])
+        assert any(re.search(r"robust \+0\.050, .*: not larger than the noise", line) for line in said(paired(noisy)))
+        same = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])
+        assert any("robust +0.100" in line and "the noise is unknown" in line for line in said(paired(same)))
+
+    def test_holm(self):
+        values = [0.01, 0.04, 0.03, float("nan")]
+        assert holm(values)[:3] == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(holm(values)[3])
+        assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+    def test_intervals_over_seeds(self):
+        summary = confirmed(made_up(found=FOUND, unregularized=UNREGULARIZED))
+        row = summary[summary.setting == "found"].iloc[0]
+        low, high = scipy.stats.t.interval(0.95, 4, np.mean(FOUND), scipy.stats.sem(FOUND))
+        assert (row.robust, row.robust_low, row.robust_high) == pytest.approx((np.mean(FOUND), low, high))
+        shown = shown_confirmed(summary).iloc[0]
+        assert shown["robust (%), test"].startswith("63.4 [") and shown.N == "4390"
+
+    def test_notes_of_few_seeds_and_of_different_images(self):
+        cut = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])
+        cut.loc[(cut.measure == "robust") & (cut.setting == "found"), "n"] = 60
+        notes = " ".join(confirmation_notes(cut))
+        assert "With 2 seeds" in notes and "60 to 100 under A" in notes and "not over the same images" in notes
+
+    @pytest.mark.parametrize(
+        "nothing", [None, pd.DataFrame(columns=["search"]), pd.DataFrame(columns=["search", *COLUMNS])]
+    )
+    def test_nothing_is_confirmed(self, nothing):
+        assert len(confirmed(nothing)) == len(paired(nothing)) == 0 and said(paired(nothing)) == []
+        assert confirmation_notes(nothing) == [] and len(shown_confirmed(confirmed(nothing))) == 0
+
+    def test_fresh_seeds(self):
+        seeds = fresh_seeds(7, 100)
+        assert len({7, *seeds}) == 101 and all(0 <= seed < 2**32 for seed in seeds)
+        assert fresh_seeds(7, 3) == seeds[:3] and fresh_seeds(8, 3) != seeds[:3]
