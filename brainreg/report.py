@@ -223,7 +223,7 @@ class _Report:
 
     @cached_property
     def alpha_th(self) -> pd.DataFrame:
-        return tables.alpha_th_table(self.trials)
+        return tables.alpha_th_table(self.trials, self.searches.confirmation)
 
     def page(self) -> str:
         """The whole page."""
@@ -537,25 +537,25 @@ class _Report:
 
     def _confirmed(self) -> str:
         confirmation = self.searches.confirmation
-        missing = [name for name in self.folders if name not in {*confirmation.search}]
-        said = (
-            _note(
-                f"Nothing is confirmed of {', '.join(missing)}: no confirmation.csv. All its numbers are validation's."
-            )
-            if missing
-            else ""
-        )
-        if confirmation.empty:
-            return said
-        by = [name for name in ("search", "setting", "attack", "eps") if name in confirmation]
-        if "accuracy" not in confirmation:
-            return _frame("Confirmed on test images", confirmation) + said
-        seeds = tables.over_seeds(confirmation, by)
-        seen = seeds[by].assign(**{"accuracy (%), test": _intervals(seeds), "seeds": seeds.seeds})
-        note = (
-            "Trained anew and measured on test images. 95% intervals: Student's over seeds; of one seed, over images."
-        )
-        return _note(note) + _frame("Confirmed on test images", seen, texts=["setting", "attack"]) + said
+        summary = tables.confirmed(confirmation)
+        missing = [name for name in self.folders if name not in {*summary.search}]
+        told = f"Nothing is confirmed of {', '.join(missing)}: no confirmation.csv with results."
+        body = _note(f"{told} All its numbers are validation's.") if missing else ""
+        if summary.empty:
+            return body
+        seen = tables.shown_confirmed(summary)
+        body += _frame("Confirmed on test images", seen, texts=["search", "setting", "range"])
+        differences = tables.paired(confirmation)
+        body += _list(tables.confirmation_notes(confirmation))
+        body += f"<pre>{escape(chr(10).join(tables.said(differences)))}</pre>"
+        if len(differences):
+            alt = "The differences between settings on test images, with 95% intervals; the text above has the numbers"
+            body += _figures([_figure(plots.paired_differences(differences), "Differences, paired over seeds", alt)])
+        by = [name for name in ("search", "setting", "rank", "attack", "eps") if name != "search" or self.several]
+        curves = tables.over_seeds(confirmation[confirmation.split == "test"], by)
+        curves = curves[by].assign(**{"accuracy (%), test": _intervals(curves), "seeds": curves.seeds})
+        every = _frame("Every attack and strength", curves, texts=["search", "setting", "attack"])
+        return body + f"<details><summary>Every attack and strength</summary>{every}</details>"
 
     def _landscape(self) -> str:
         note = (

@@ -134,6 +134,30 @@ def test_nothing_is_loaded_and_only_its_own_script_runs(small):
     assert len(small.all("script")) == 1
 
 
+def confirmed_row(measure: str) -> dict:
+    """A row of a confirmation, of one seed."""
+    settings = {"reg_alpha": 0.1, "reg_thresh": 0.5, "reg_range": "all", "reg_image_num": 9, "reg_batch_size": 8}
+    return settings | {
+        "setting": "unregularized", "rank": 0, "trial": 0, "reg_thresh_2": None, "seed": 7, "split": "test",
+        "measure": measure, "attack": "clean", "eps": 0.1, "n": 9, "accuracy": 0.5, "low": 0.4, "high": 0.6,
+        "weight": 0.5, "seeds": 2,
+    }  # fmt: skip
+
+
+def test_a_confirmed_search_shows_test_numbers_and_whether_they_differ(confirmed_search):
+    page = Page(report([confirmed_search]))
+    confirmation = pd.read_csv(confirmed_search / "confirmation.csv")
+    head, *rows = page.region("Confirmed on test images")
+    assert [row[0] for row in rows] == ["found, rank 1", "found, rank 2", "unregularized"]
+    assert head[-1] == "noise (%), test" and all(row[head.index("seeds")] == "2" for row in rows)
+    first = confirmation[(confirmation["rank"] == 1) & (confirmation.measure == "clean")].accuracy.mean()
+    assert rows[0][head.index("clean (%), test")].startswith(f"{100 * first:.1f} [")
+    text = page.all("main")[0]["text"]
+    assert "against unregularized, paired over 2 seeds" in text and "Nothing is confirmed" not in text
+    every = page.region("Every attack and strength")
+    assert len(every) - 1 == len(confirmation.drop_duplicates(["setting", "rank", "attack", "eps"]))
+
+
 def test_texts_of_files_are_escaped(copy):
     evil = "</td></script><script>alert(1)</script><img src=x onerror=alert(1)>\" & '"
     trial = copy / "trial_0002"
@@ -143,7 +167,8 @@ def test_texts_of_files_are_escaped(copy):
     manifest = json.loads((copy / "search.json").read_text())
     manifest["device"] = evil
     (copy / "search.json").write_text(json.dumps(manifest))
-    pd.DataFrame([{"setting": evil, "attack": evil, "eps": 0.1, "accuracy": 0.5, "low": 0.4, "high": 0.6}]).to_csv(
+    told = confirmed_row("clean") | {"setting": evil}
+    pd.DataFrame([told, confirmed_row("robust") | {"setting": evil, "attack": evil}]).to_csv(
         copy / "confirmation.csv", index=False
     )
     named = copy.rename(copy.with_name("<i>x<&"))
@@ -153,7 +178,8 @@ def test_texts_of_files_are_escaped(copy):
     (row,) = [row for row in trial_rows(page) if row["state"] == "failed"]
     assert row["why"] == f"{evil}; tried again: {evil}"
     assert page.all("title")[0]["text"] == "Search <i>x<&"
-    assert page.region("Confirmed on test images")[1] == ["<i>x<&", evil, evil, "0.1", "50.0 [40.0, 60.0]", "1"]
+    assert page.region("Confirmed on test images")[1][0] == evil
+    assert [row[2] for row in page.region("Every attack and strength")[1:]] == ["clean", evil]
 
 
 def test_states_of_trials_and_a_search_that_runs(copy):
