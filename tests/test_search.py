@@ -165,10 +165,10 @@ def test_failed_trials_are_named_and_told_as_failed(tmp_path):
             "reg_alpha": {"low": 1, "high": 2},
         },
     )
-    results, text = search(space, tmp_path, num_samples=10)
+    results, text = search(space, tmp_path, num_samples=6)  # each failure costs a new process
     good = (results.lr == 0.1) & (results.reg_thresh.fillna(0.1) == 0.1)
     assert (results.state == "finished").tolist() == good.tolist()
-    assert 0 < good.sum() < 10
+    assert 0 < good.sum() < 6
     failed = results[~good]
     for row in failed.itertuples():
         expected = "reg_range=high: selects 0 of" if row.reg_thresh == 0.99 else "DivergedError: epoch 1"
@@ -181,7 +181,7 @@ def test_failed_trials_are_named_and_told_as_failed(tmp_path):
 
 
 def test_a_search_in_which_nothing_finishes_says_why(tmp_path):
-    results, text = search(make_space(fixed={**make_space().fixed, "lr": 1e30}), tmp_path, num_samples=2)
+    results, text = search(make_space(fixed={**make_space().fixed, "lr": 1e30}), tmp_path, num_samples=1)
     assert set(results.state) == {"failed"}
     assert "no trial finished; trial 0: " in text and "DivergedError: epoch 1" in text
     assert not (tmp_path / "s" / BEST).exists()
