@@ -621,12 +621,14 @@ class _Confirmation:
             tries[job] += 1
             self.say(f"{job}: tried again after {outcome['error']}")
             todo.appendleft(job)
-        elif outcome:
+        elif outcome.get("error"):
             self.failed[job] = outcome["error"]
             self.spent.append(time.monotonic() - began)
             self.say(f"{job}: failed: {outcome['error']}")
+        elif (result := _read_result(self.plan.folder, job)) is None:
+            self._ended(job, began, {"error": "its result cannot be read", "again": True}, todo, tries)
         else:
-            self.results[job] = _read_result(self.plan.folder, job)
+            self.results[job] = result
             self.spent.append(time.monotonic() - began)
             rows = sorted(self.plan.measures.items(), key=lambda item: MEASURES.index(item[1]))
             found = [f"{name} {self.results[job]['rows'][i]['accuracy']:.3f}" for i, name in rows]

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -340,7 +341,8 @@ def evaluate(
     for name, (attack, strengths) in attacks.items():
         of = slice(None) if name in GROUPS["noise"] else seen
         limited = "" if attack.norm is None else f" ({settings.attack_minutes:g} min at most)"
-        measured = attack_within(
+        attacked = partial(
+            attack_within,
             attack,
             classifier,
             images[of],
@@ -348,10 +350,13 @@ def evaluate(
             strengths,
             # The published measure then repeats the boundary attack on the same images.
             seconds=60 * settings.attack_minutes / (1 + _BOUNDARY_REPEATS * (name == "boundary")),
-            batch_size=settings.attack_batch_size or (250 if images.is_cuda else 25),
             seed=seed,
             parts=parts,
             on_progress=lambda known, total, title=attack.title + limited: say(title, known, total),
+        )
+        measured = as_large_as_fits(
+            lambda size, attacked=attacked: attacked(batch_size=size),
+            settings.attack_batch_size or (250 if images.is_cuda else 25),
         )
         outcomes[name] = (attack.title, strengths, measured)
         for eps, correct_ones in zip(strengths, measured.correct, strict=True):

@@ -337,7 +337,7 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
 
 
 def _best_proposed(finished: pd.DataFrame) -> pd.Series | None:
-    proposed = finished[finished.setting == PROPOSED]
+    proposed = finished[finished.setting == PROPOSED].dropna(subset=["objective"])
     return None if proposed.empty else proposed.loc[proposed.objective.idxmax()]
 
 

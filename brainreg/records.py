@@ -214,7 +214,10 @@ def _stored_driver(search: Storage) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        return json.loads(content)
+        driver = json.loads(content)
+        if not isinstance(driver, dict) or not {"host", "beat", "pid", "process_began"} <= driver.keys():
+            raise ValueError("it does not name a process")
+        return driver
     except ValueError as error:
         raise InputError(f"{search.path(_DRIVER)}: damaged ({error}); delete it if nobody runs this search") from error
 

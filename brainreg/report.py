@@ -230,7 +230,7 @@ class _Report:
         names = [*self.folders]
         title = f"{len(names)} searches: {', '.join(names)}" if self.several else f"Search {names[0]}"
         running = [*self.searches.overview[self.searches.overview.state == RUNNING].search]
-        marked = f' <span class="state">running{": " + ", ".join(running) if self.several else ""}</span>'
+        marked = f' <span class="state">running{escape(": " + ", ".join(running)) if self.several else ""}</span>'
         sections: dict[str, tuple[str, Callable[[], str]]] = {
             "overview": ("Overview", self._overview),
             "trials-section": ("Trials", self._trials),
@@ -285,7 +285,7 @@ class _Report:
     def _lead(self, name: str) -> str:
         """What a search found, in a sentence."""
         state = self.searches.overview.set_index("search").state[name]
-        one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)]
+        one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)].dropna(subset=["objective"])
         said = f"{name} is {state}. " if self.several else ""
         if one.empty:
             return escape(f"{said}No trial has finished yet.")
@@ -360,7 +360,7 @@ class _Report:
     def _best(self) -> set[int]:
         """Where in `trials` the best proposed trial of each search stands."""
         proposed = self.trials[(self.trials.state == FINISHED) & (self.trials.setting == "")]
-        return {*proposed.groupby("search").objective.idxmax()}
+        return {*proposed.dropna(subset=["objective"]).groupby("search").objective.idxmax()}
 
     @cached_property
     def _keys(self) -> list[str]:

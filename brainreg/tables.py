@@ -77,6 +77,7 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
         th_2, range, N and k, of the proposed trial with the best objective. For each of `SETTINGS`, `SETTING_clean`
         and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as `over_seeds` makes them,
         and `SETTING_seeds`. `better`: given settings whose objective is as good as that of the found one, or better.
+        `newer`: the trial that ranks first now where another one was confirmed before.
         How it was measured: `images` (test or validation, all of a row), `clean_n`, `robust_n`, `attack`, `eps`.
     """
     finished = trials[trials.state == FINISHED]
@@ -113,18 +114,18 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
         first = everything.iloc[0]
         row |= {"images": "validation", "attack": first.attack, "eps": first.eps}
         row |= {name: one[name].iloc[0] if len(one) else None for name in ("clean_n", "robust_n")}
-        row |= _on_test_images(summary[summary.search == search])
+        row |= _on_test_images(summary[summary.search == search], None if found is None else found.trial)
         rows.append(row)
     table = pd.DataFrame(rows, columns=_TABLE_COLUMNS)
     texts = ("data", "search", "running", "departs", "better", "images", "attack", "published_range", "found_range")
     table = table.astype({name: "Float64" for name in table.columns if name not in texts})
-    counts = ("trials", "clean_n", "robust_n", "found_N", "found_k", *(f"{name}_seeds" for name in SETTINGS))
+    counts = ("trials", "newer", "clean_n", "robust_n", "found_N", "found_k", *(f"{name}_seeds" for name in SETTINGS))
     table = table.astype({name: "Int64" for name in counts})
     return table.sort_values("data", key=lambda names: names.map(_place), kind="stable", ignore_index=True)
 
 
-def _on_test_images(summary: pd.DataFrame) -> dict[str, Any]:
-    """What a row of the table says instead where the search's best setting was confirmed."""
+def _on_test_images(summary: pd.DataFrame, best: int | None) -> dict[str, Any]:
+    """What a row of the table says instead where the setting that ranked first, `best` now, was confirmed."""
     first = {
         setting: of_setting.iloc[0]
         for setting in SETTINGS
@@ -139,6 +140,7 @@ def _on_test_images(summary: pd.DataFrame) -> dict[str, Any]:
         for kind in ("clean", "robust"):
             row |= {f"{setting}_{kind}{end}": values.get(f"{kind}{end}") for end in ("", "_low", "_high")}
     names = ("clean_n", "robust_n", "attack", "eps")
+    row |= {"newer": best if best is not None and best != first[FOUND].trial else None}
     return row | {"images": "test", **{name: first[FOUND][name] for name in names}}
 
 
@@ -160,7 +162,7 @@ _TABLE_COLUMNS = [
         for setting in SETTINGS
         for name in ("clean", "clean_low", "clean_high", "robust", "robust_low", "robust_high", "seeds")
     ),
-    *("departs", "better", "images", "clean_n", "robust_n", "attack", "eps"),
+    *("departs", "better", "newer", "images", "clean_n", "robust_n", "attack", "eps"),
 ]
 
 
@@ -176,7 +178,7 @@ def _settings_as_texts(trials: pd.DataFrame) -> pd.Series:
 
 
 def _best(finished: pd.DataFrame, setting: str) -> pd.Series | None:
-    of_setting = finished[finished.setting == setting]
+    of_setting = finished[finished.setting == setting].dropna(subset=["objective"])
     return None if of_setting.empty else of_setting.loc[of_setting.objective.idxmax()]
 
 
@@ -191,8 +193,10 @@ def _departures(published: pd.Series) -> str:
 def _accuracy(repeats: pd.DataFrame, kind: str) -> tuple[float, float, float, int]:
     """Mean accuracy of a setting's trials, its interval, and the number of seeds."""
     once = repeats.drop_duplicates("seed")
-    accuracy, n = once[f"{kind}_accuracy"].astype(float), int(once[f"{kind}_n"].iloc[0])
-    low, high = wilson_interval(round(accuracy.iloc[0] * n), n)
+    accuracy, n = once[f"{kind}_accuracy"].astype(float), once[f"{kind}_n"].iloc[0]
+    low = high = math.nan  # another version's table may not say of how many images
+    if pd.notna(n) and accuracy.notna().all():
+        low, high = wilson_interval(round(accuracy.iloc[0] * int(n)), int(n))
     frame = pd.DataFrame({"accuracy": accuracy, "low": low, "high": high, "setting": 0})
     return tuple(over_seeds(frame, ["setting"]).loc[0, ["accuracy", "low", "high", "seeds"]])
 
@@ -220,6 +224,11 @@ def table_notes(table: pd.DataFrame) -> list[str]:
             "On test images, each setting was trained anew with fresh seeds, and the found one is that which the search"
             " ranked first on validation images" + ("." if chosen.empty else f" ({', '.join(fresh.search)}).")
         )
+        for row in fresh[fresh.newer.notna()].itertuples():
+            notes.append(
+                f"{row.search} went on after it was confirmed: its trial {row.newer} ranks first now, and is not the"
+                " one that was confirmed."
+            )
     seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
     if (seeds == 1).any():
         notes.append(
@@ -472,7 +481,9 @@ def paired(confirmation: pd.DataFrame | None) -> pd.DataFrame:
                     **_paired(by_setting[better] - by_setting[than]),
                 }
                 for better, than in COMPARED
-                if better in by_setting and than in by_setting
+                if better in by_setting
+                and than in by_setting
+                and by_setting[better].index.isin(by_setting[than].index).any()
             ]
             for row, corrected in zip(found, holm([row["p"] for row in found]), strict=True):
                 rows.append({**row, "corrected": corrected, "comparisons": len(found)})
@@ -496,7 +507,7 @@ def _paired(differences: pd.Series) -> dict[str, Any]:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p values after Holm's correction for their number; missing ones stay so.
+    """Return p values after Holm's correction for their number, that of the missing ones included, which stay so.
 
     >>> holm([0.01, 0.04, 0.03])
     [0.03, 0.06, 0.06]
@@ -504,7 +515,7 @@ def holm(values: Sequence[float]) -> list[float]:
     known = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
     corrected, largest = [math.nan] * len(values), 0.0
     for place, i in enumerate(known):
-        largest = max(largest, min((len(known) - place) * values[i], 1.0))
+        largest = max(largest, min((len(values) - place) * values[i], 1.0))
         corrected[i] = largest
     return corrected
 
@@ -557,8 +568,20 @@ def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
                 f"{which}A time limit cut the images of some settings and not of others: robust accuracies are not over"
                 " the same images."
             )
+        missing = group[group.seeds < group.planned]
+        if len(missing):
+            told = ", ".join(
+                f"{_title(one.setting, one.rank)} {one.seeds} of {one.planned}" for one in missing.itertuples()
+            )
+            notes.append(
+                f"{which}Trainings that failed or are not done are left out, which flatters a setting that fails:"
+                f" {told} seeds are measured, and differences are of the seeds that both have."
+            )
         if (group.seeds < _ENOUGH_SEEDS).any():
-            notes.append(f"{which}With {group.seeds.min()} seeds, only a large difference is told from noise.")
+            few = group.seeds.min()
+            notes.append(
+                f"{which}With {few} seed{'' if few == 1 else 's'}, only a large difference is told from noise."
+            )
         if group["rank"].max() > 1:
             notes.append(
                 f"{which}Compared is rank 1 alone, chosen on validation images before; to choose among the ranks by"
@@ -586,8 +609,11 @@ def said(differences: pd.DataFrame) -> list[str]:
             p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
             lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {_verdict(row)}")
     if lines:
-        count = differences.comparisons.max()
-        corrected = "one comparison: not corrected" if count == 1 else f"corrected for {count} comparisons (Holm)"
+        counts = sorted({*differences.comparisons})
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        corrected = f"corrected for {number} comparisons (Holm)"
+        if counts == [1]:
+            corrected = "one comparison: not corrected"
         lines.append(f"p: paired t test, {corrected}, each measure for itself; intervals are not corrected.")
     return lines
 

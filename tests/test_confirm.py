@@ -165,6 +165,16 @@ class TestDone:
         assert "& test \\\\" in to_latex(both) and "& valid. \\\\" in to_latex(both)
         assert (alpha_th_table(searches.trials).images == "validation").all()
 
+    def test_a_search_that_went_on_says_that_another_trial_ranks_first(self, done):
+        searches = load_searches(done[0])
+        trials = searches.trials
+        other = trials[(trials.setting == "") & (trials.state == "finished")].objective.astype(float).idxmin()
+        trials.loc[other, "objective"] = 0.999
+        (row,) = alpha_th_table(trials, searches.confirmation).itertuples()
+        assert row.newer == trials.trial[other] and row.images == "test"
+        told = f"its trial {row.newer} ranks first now, and is not the one that was confirmed"
+        assert told in " ".join(table_notes(alpha_th_table(trials, searches.confirmation)))
+
     def test_of_a_confirmation_that_has_begun_only_test_numbers_are_shown(self, done):
         searches = load_searches(done[0])
         begun = searches.confirmation[searches.confirmation.setting == "found"]
@@ -376,6 +386,16 @@ class TestStatistics:
         expected = np.subtract(FOUND[::-1][1:4], few[1:4])
         assert row.seeds == 3 and row.difference == pytest.approx(expected.mean()) and row.comparisons == 1
 
+    def test_settings_without_a_seed_in_common_are_not_compared(self):
+        table = paired(made_up(found=[0.5, None, None], published=[None, 0.5, 0.6], unregularized=[None, 0.4, 0.7]))
+        assert {*zip(table.better, table.than, strict=True)} == {("published", "unregularized")}
+
+    def test_seeds_that_are_missing_are_told(self):
+        notes = " ".join(confirmation_notes(made_up(found=[0.5, None, None, 0.6], unregularized=[0.5] * 4)))
+        assert "failed or are not done are left out" in notes and "found, rank 1 2 of 4 seeds are measured" in notes
+        assert "unregularized 4" not in notes
+        assert "left out" not in " ".join(confirmation_notes(made_up(found=FOUND, unregularized=UNREGULARIZED)))
+
     def test_plain_sentences(self):
         sure = " ".join(said(paired(made_up(found=FOUND, unregularized=UNREGULARIZED))))
         assert "found (trial 3) against unregularized, paired over 5 seeds:" in sure
@@ -391,8 +411,9 @@ class TestStatistics:
         assert any("robust +0.100" in line and "the noise is unknown" in line for line in said(paired(same)))
 
     def test_holm(self):
-        values = [0.01, 0.04, 0.03, float("nan")]
-        assert holm(values)[:3] == pytest.approx([0.03, 0.06, 0.06]) and np.isnan(holm(values)[3])
+        assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+        values = [0.01, 0.04, 0.03, float("nan")]  # one that is unknown may be smaller than all of them
+        assert holm(values)[:3] == pytest.approx([0.04, 0.09, 0.09]) and np.isnan(holm(values)[3])
         assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
 
     def test_intervals_over_seeds(self):

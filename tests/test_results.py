@@ -281,9 +281,13 @@ class TestManySearches:
 
     def test_what_was_confirmed_comes_along(self, whole):
         assert load_searches(whole).confirmation.empty
-        table = "setting,seed,attack,eps,accuracy\n"
+        table = "setting,rank,trial,seed,split,measure,attack,eps,n,accuracy,low,high,weight,seeds,of_later\n"
         (whole / CONFIRMATION).write_text(table)
         assert load_searches(whole).confirmation.columns.tolist() == ["search", *table.strip().split(",")]
+        (whole / CONFIRMATION).write_text("setting,rank,trial\n")
+        searches = load_searches(whole)
+        assert searches.confirmation.empty
+        assert "confirmation.csv: damaged (it has no column seed)" in "\n".join(searches.notes)
 
     @pytest.mark.parametrize(
         ("folders", "message"),

@@ -420,6 +420,17 @@ class TestDatabases:
         path.write_text("this is no database at all" * 99)
         assert set_aside_if_damaged(url) == f"{path}.damaged" and not path.exists()
 
+    def test_what_a_power_cut_took_of_it_is_made_again(self, name, tmp_path):
+        """The file is whole, but the last commits are missing."""
+        url = f"sqlite:///{tmp_path}/study.db"
+        study = opened(Strategy(), name, url)
+        records = told(study)
+        expected = contents(opened(Strategy(), name, records=records))
+        with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as connection, connection:
+            connection.execute("DELETE FROM trial_params WHERE trial_id = 5")
+        assert opened(Strategy(), name, url, records).study.trials[4].params == records[4].params
+        assert contents(opened(Strategy(), name, url, records)) == expected
+
     def test_a_database_that_fails_is_one_line(self, name, tmp_path):
         study = opened(Strategy(), name, f"sqlite:///{tmp_path}/study.db")
         told(study)

@@ -1,5 +1,6 @@
 """What a search does when something fails, and how it goes on."""
 
+import errno
 import io
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 from ray.tune import ExperimentAnalysis
+from ray.tune.logger import JsonLoggerCallback
 from rich.console import Console
 from test_search import TO_THE_END, make_space, search
 
@@ -207,6 +209,20 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_later(small_disk):
     enlarge()
     results = resume(disk / "s")
     check_whole(disk / "s", results, ["finished"] * 4)
+
+
+def test_a_full_disk_of_ray_tunes_own_folder_is_one_line_too(tmp_path, monkeypatch):
+    """Ray Tune writes into a folder of its own below the temporary one, which may be another disk."""
+    plan = plan_search(make_space(), SearchOptions(name="s", storage_path=str(tmp_path), num_samples=2), TO_THE_END)
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JsonLoggerCallback, "log_trial_result", full)
+    with pytest.raises(InputError) as caught:
+        run_search(plan, Console(file=io.StringIO(), width=120))
+    text = str(caught.value)
+    assert "No space left on device" in text and text.endswith("go on: --resume=s") and "\n" not in text
 
 
 class TestOutOfMemory:
