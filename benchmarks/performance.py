@@ -68,8 +68,8 @@ def table_rows(part: str, goal: str, taken: Mapping[str, list[float]], unit: str
         median = statistics.median(seconds)
         value = work / median if "/s" in unit else median / work
         rows.append(
-            {"part": part, "goal": goal, "way": name, "median": value, "unit": unit, "times": times, "rounds": len(seconds),
-             "fastest": min(seconds), "slowest": max(seconds), "of": of}
+            {"part": part, "goal": goal, "way": name, "median": value, "unit": unit, "times": times,
+             "rounds": len(seconds), "fastest": min(seconds), "slowest": max(seconds), "of": of}
         )  # fmt: skip
     return rows
 
@@ -177,11 +177,9 @@ class Bench:
         stand_in = self.stand_in(data)
 
         def ours(precision: str) -> float:
-            # `train` also evaluates the untrained network, which is left out: epochs two and three less one.
-            marks: list[float] = []
-            train(
-                self.changed(precision=precision), data, device=self.device, on_epoch=lambda _: marks.append(self._now())
-            )  # fmt: skip
+            marks: list[float] = []  # the first after the evaluation of the untrained network, which is left out
+            settings = self.changed(precision=precision)
+            train(settings, data, device=self.device, on_epoch=lambda _: marks.append(self._now()))
             return marks[1] - marks[0]
 
         ways = {
