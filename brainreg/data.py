@@ -432,7 +432,7 @@ class _ImageFolder:
         return torch.tensor([label for _, label in self.samples])
 
     def fingerprint(self, times: bool = True) -> str:
-        return _fingerprint([Path(path) for path, _ in self.samples], times)
+        return _fingerprint([path for path, _ in self.samples], times)
 
     def read(self, indices: Sequence[int], mode: str, view: View | None) -> Iterator[np.ndarray]:
         """Decode the images of these indices, in their order, each (h, w) or (h, w, c)."""
@@ -549,14 +549,18 @@ def _is_gray(path: str) -> bool:
         return image.mode in ("1", "L", "LA", "I", "I;16", "F")
 
 
-def _fingerprint(paths: list[Path], times: bool = True) -> str:
+def _fingerprint(paths: Sequence[str | Path], times: bool = True) -> str:
     """Names, sizes and, unless left out, times of the files, not the path that leads there."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with _damaged(path):
+    digest, path = hashlib.sha256(), ""
+    try:
+        for path in map(os.fspath, paths):  # texts, since a data set may have a million files
             status = os.stat(path)
-        time = status.st_mtime_ns if times else ""
-        digest.update(f"{path.parent.name}/{path.name}\0{status.st_size}\0{time}\n".encode())
+            folder, name = os.path.split(path)
+            time = status.st_mtime_ns if times else ""
+            digest.update(f"{os.path.basename(folder)}/{name}\0{status.st_size}\0{time}\n".encode())
+    except OSError as error:
+        with _damaged(Path(path)):
+            raise error
     return digest.hexdigest()
 
 

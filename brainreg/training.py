@@ -431,12 +431,16 @@ def train(
             pairs.sampler.reshuffle()
         sums = torch.zeros(2, device=device)
         network.train()
+        # Copied once an epoch: a copy in each step would wait for the device.
+        shuffled_labels = labels[shuffled.to(device)].split(settings.resnet_batch_size)
+        if isinstance(images, torch.Tensor):
+            shuffled = shuffled.to(images.device)
         for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
-            cut = images[batch.to(images.device)].to(device) if isinstance(images, torch.Tensor) else images[batch]
+            cut = images[batch].to(device) if isinstance(images, torch.Tensor) else images[batch]
             inputs = scaling(to_float(data.task.augment(cut, batches).to(device)))
             with half:
                 logits = network(inputs)
-            cross_entropy = F.cross_entropy(logits.float(), labels[batch.to(device)])
+            cross_entropy = F.cross_entropy(logits.float(), shuffled_labels[step])
             if pairs is None:
                 loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
             else:

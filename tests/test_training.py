@@ -373,6 +373,56 @@ class TestTraining:
         assert loss == pytest.approx(result.history[result.best_epoch]["valid_cross_entropy"], rel=1e-4)
 
 
+class TestWork:
+    """What a run costs, counted, so that a slower one is noticed on any machine."""
+
+    def test_a_step_is_three_passes_and_the_epoch_evaluates_the_validation_images_alone(self, monkeypatch):
+        passes = []
+        features = ResNet.features
+
+        def counted(network, images):
+            passes.append((network.training, len(images)))
+            return features(network, images)
+
+        monkeypatch.setattr(ResNet, "features", counted)
+        run({**REGULARIZED, "epoch_num": 1})
+        untrained, steps, last = passes[:1], passes[1:-1], passes[-1:]
+        assert untrained == last == [(False, 144)]
+        assert steps == [(True, 64), (True, 8), (True, 8)] * 2
+
+    def test_without_pairs_a_step_is_one_pass(self, monkeypatch):
+        passes = []
+        features = ResNet.features
+        monkeypatch.setattr(
+            ResNet, "features", lambda network, images: passes.append(len(images)) or features(network, images)
+        )
+        run({**SMALL, "epoch_num": 1})
+        assert passes == [144, 64, 64, 144]
+
+    def test_batches_are_bytes_until_they_are_scaled(self, monkeypatch):
+        settings = Hyperparameters(**REGULARIZED)
+        data = load_training_data(settings)
+        cut = []
+        to_float = training.to_float
+        monkeypatch.setattr(training, "to_float", lambda images: cut.append(images.dtype) or to_float(images))
+        train(settings, data, device="cpu")
+        assert {*cut} == {torch.uint8}  # what is cut and augmented is a quarter of the bytes of float32
+
+    def test_the_device_is_waited_for_once_in_a_hundred_steps(self, monkeypatch):
+        waits = []
+        check = training._check_finite
+        monkeypatch.setattr(
+            training, "_check_finite", lambda sums, epoch, step: waits.append(step) or check(sums, epoch, step)
+        )
+        monkeypatch.setattr(torch.Tensor, "item", lambda tensor: waits.append("item") or float(tensor.tolist()))
+        settings = {**SMALL, "resnet_batch_size": 2, "train_image_num": 260, "epoch_num": 1}
+        data = load_training_data(Hyperparameters(**settings))
+        waits.clear()
+        train(Hyperparameters(**settings), data, device="cpu")
+        # Two metrics of the untrained network, two of the epoch, and every hundredth step.
+        assert waits == ["item", "item", 100, 130, "item", "item"]
+
+
 # Kills itself in the middle of the second epoch, as a machine that goes away would.
 KILLED = """
 import os, signal, sys

@@ -56,6 +56,9 @@ _VERSIONS: dict[str, tuple[AttackName, ...]] = {
 # (a unit in the last place of each pixel).
 _ROUNDING = 1e-5, 2**-24
 
+# Margin and loss of an image that Square has asked about before: it does not take it.
+_REFUSED = 1e30
+
 # The authors' attacks report through it, what they warn of among the rest.
 _logger = logging.getLogger("auto-attack")
 
@@ -456,12 +459,37 @@ def _fab(fab: FABAttack_PT, target: int | None) -> Callable[..., torch.Tensor]:
 
 
 class _Square(SquareAttack):
-    """The authors' Square attack; what it draws for each image is drawn once for all of them."""
+    """The authors' Square attack; what it draws for each image is drawn once for all of them.
+
+    In Linf it asks the network once about an image: few squares fit, and once most of them have been refused it draws
+    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better.
+    """
 
     def random_choice(self, shape: Sequence[int]) -> torch.Tensor:
         if len(shape) == 4:
             return super().random_choice([1, *shape[1:]]).expand(*shape)
         return super().random_choice(shape)
+
+    def attack_single_run(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(0)
+        self._weights = torch.randint(-(2**62), 2**62, x.shape[1:], generator=draws).to(x.device)
+        self._asked: list[set[int]] = [set() for _ in x]
+        return super().attack_single_run(x, y)
+
+    def margin_and_loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.norm != "Linf":
+            return super().margin_and_loss(x, y)
+        # An image is known by 64 bits, so that one in 10^19 comparisons is wrong.
+        hashes = (x.contiguous().view(torch.int32) * self._weights).sum(dim=(1, 2, 3)).tolist()
+        new = [i for i, (asked, value) in enumerate(zip(self._asked, hashes, strict=True)) if value not in asked]
+        margin, loss = torch.full((2, len(x)), _REFUSED, device=x.device)
+        if new:
+            margin[new], loss[new] = super().margin_and_loss(x[new], y[new])
+        for asked, value in zip(self._asked, hashes, strict=True):
+            asked.add(value)
+        # The next query is of those images that are not misclassified yet.
+        self._asked = [asked for asked, left in zip(self._asked, (margin > 0).tolist(), strict=True) if left]
+        return margin, loss
 
 
 def _square(square: _Square) -> Callable[..., torch.Tensor]:

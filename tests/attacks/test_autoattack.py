@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from brainreg.attacks import AutoAttack, strongest
-from brainreg.attacks.autoattack import perturbation
+from brainreg.attacks.autoattack import _Square, perturbation
 from brainreg.errors import InputError
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -194,6 +194,19 @@ class TestGrid:
         parts = attack(model, images, labels, grid, batch_size=7)
         assert whole.example_strength.isfinite().sum() > 10
         assert torch.allclose(parts.examples, whole.examples, atol=1e-5)
+
+    def test_square_asks_once_about_an_image_and_finds_the_same(self, digits, monkeypatch):
+        model, images, labels = digits
+        attack, outcomes, counted = short(attacks=("square",), n_queries=400), [], []
+        for margin_and_loss in (_Square.margin_and_loss, SquareAttack.margin_and_loss):
+            monkeypatch.setattr(_Square, "margin_and_loss", margin_and_loss)
+            counting = Counting(model)
+            outcomes.append(attack(counting, images, labels, (0.05, 0.1)))
+            counted.append(counting.images)
+        assert 10 < outcomes[0].example_strength.isfinite().sum() < 35
+        assert torch.equal(outcomes[0].examples, outcomes[1].examples)
+        assert torch.equal(outcomes[0].correct, outcomes[1].correct)
+        assert counted[0] < 0.85 * counted[1]
 
     def test_strength_zero_alone(self, digits):
         model, images, labels = digits

@@ -97,6 +97,19 @@ def test_batches_are_no_larger_than_told():
     assert model.largest_batch == 6
 
 
+def test_the_network_is_asked_as_often_for_all_images_as_for_one(digits):
+    """Once a step of the attack and of the way to its start, whatever the number of images."""
+    model, images, _ = digits
+    counted = []
+    for some in (images[:1], images):
+        calls = []
+        hook = model.register_forward_hook(lambda *arguments, calls=calls: calls.append(1))
+        median_squared_distance(model, some, seed=0, batch_size=len(some), repeats=1)
+        hook.remove()
+        counted.append(len(calls))
+    assert counted[1] < 1.5 * counted[0]
+
+
 def test_one_seed_gives_one_result(digits):
     first, again, other = (Boundary(steps=15)(*digits, (0,), seed=seed).examples for seed in (4, 4, 5))
     assert torch.equal(first, again)
