@@ -71,8 +71,12 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
     for _ in range(trials):
         trial = study.ask()
         record = study.propose(trial)
-        run = table.given[record.setting] if record.setting else table.nearest(record.params, tried, len(tried) == 192)
-        number = -1 if record.setting else numbers[next(i for i, one in enumerate(table.proposed) if one is run)]
+        if record.setting:
+            number, run = -1, table.given[record.setting]
+        else:
+            place = table.nearest(record.params, tried, len(tried) == len(table.proposed))
+            tried.add(place)
+            number, run = numbers[place], table.proposed[place]
         known = SimpleNamespace(
             trial_id=str(record.number), config={"number": record.number, "setting": record.setting}
         )
