@@ -33,7 +33,7 @@ from rich.console import Console
 import brainreg.cluster  # sets Ray's variables before Ray is imported
 from brainreg.attacks import Attack, Context
 from brainreg.cli import Parser, given_values, run
-from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
+from brainreg.cluster import check_nodes, start_ray, watch_own_node
 from brainreg.data import find_dataset
 from brainreg.errors import InputError, validated
 from brainreg.evaluate import REPORT, Subject, load_split, measure
@@ -43,7 +43,15 @@ from brainreg.objective import Objective
 from brainreg.progress import SYMBOLS, duration, shown, time_left
 from brainreg.records import CHECKPOINT, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest
 from brainreg.results import CONFIRMATION, load_results, ranked, settings_of, split_folders
-from brainreg.search import SearchOptions, differences, printer, say_dashboard, stopped_by_sigterm, told
+from brainreg.search import (
+    SearchOptions,
+    differences,
+    printer,
+    say_dashboard,
+    share_of_machines,
+    stopped_by_sigterm,
+    told,
+)
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces import Space
 from brainreg.storage import Storage
@@ -176,11 +184,6 @@ class Plan:
         return str(self.search).rsplit("/", 1)[-1]
 
     @property
-    def threads(self) -> int:
-        """CPU threads of a job."""
-        return max(int(self.options.cpus_per_trial), 1)
-
-    @property
     def device(self) -> str:
         """What a job runs on."""
         return "cuda" if self.gpus_per_trial else "cpu"
@@ -250,7 +253,7 @@ def plan_confirmation(
     seed = manifest["seed"]
     jobs = _jobs(results, space, order[: asked.top], fresh_seeds(seed, asked.seeds))
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
-    slots, gpus = _check_machine(merged, len(jobs))
+    slots, gpus = share_of_machines(merged, len(jobs))
     attacks = _check_data(jobs, measured, merged.data_dir)
     content = {
         "format": _FORMAT,
@@ -351,22 +354,6 @@ def _jobs(results: pd.DataFrame, space: Space, order: Sequence[int], seeds: Sequ
         for seed in seeds
         for setting, rank, number, one in settings
     )
-
-
-def _check_machine(options: SearchOptions, jobs: int) -> tuple[int, float]:
-    """How many jobs run at a time, and the GPUs of each."""
-    there = machines(options.address, options.dashboard_host)
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
-    for name, value, most, what in (
-        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
-        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
-    ):
-        if value > most:
-            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
-    slots = int(there.cpus // options.cpus_per_trial)
-    if gpus:
-        slots = min(slots, int(there.gpus // gpus))
-    return min(slots, options.max_concurrent or slots, jobs), gpus
 
 
 def _check_data(jobs: Sequence[Job], evaluation: Evaluation, data_dir: str) -> dict[str, tuple[Attack, list[float]]]:
@@ -600,7 +587,7 @@ class _Confirmation:
             while (todo or running) and not self.broken:
                 while todo and len(running) < plan.slots:
                     job = todo.popleft()
-                    arguments = (job, plan.evaluation, plan.folder.uri, data_dir, plan.threads, plan.device)
+                    arguments = (job, plan.evaluation, plan.folder.uri, data_dir, plan.options.threads, plan.device)
                     running[remote.remote(*arguments)] = job, time.monotonic()
                 for done in ray.wait([*running], timeout=1)[0]:
                     job, began = running.pop(done)

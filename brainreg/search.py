@@ -96,6 +96,11 @@ class SearchOptions(BaseModel):
     dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
     tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
 
+    @property
+    def threads(self) -> int:
+        """CPU threads of a trial."""
+        return max(int(self.cpus_per_trial), 1)
+
 
 # ---------------------------------------------------------------------------------------------
 # Plans
@@ -141,11 +146,6 @@ class SearchPlan:
         folder = Path(self.folder.root) if self.folder.is_local else Path("results", self.name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         return sqlalchemy.URL.create("sqlite", database=str(folder / _DATABASE)).render_as_string()
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of a trial."""
-        return max(int(self.options.cpus_per_trial), 1)
 
     @property
     def device(self) -> str:
@@ -271,22 +271,33 @@ def _plan(
     if folder.is_local:
         check_writable("--storage_path", options.storage_path)
     _check_settings(space, options.data_dir, seed)
-    there = machines(options.address, options.dashboard_host)
-    gpus_per_trial = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
-    if gpus_per_trial > there.gpus:
-        raise InputError(f"--gpus_per_trial={gpus_per_trial:g}: there are {there.gpus:g} GPUs")
-    if options.cpus_per_trial > there.cpus:
-        raise InputError(f"--cpus_per_trial={options.cpus_per_trial:g}: there are {there.cpus:g} CPU cores")
     num_samples = options.num_samples or space.budget.num_samples
-    slots = int(there.cpus // options.cpus_per_trial)
-    if gpus_per_trial:
-        slots = min(slots, int(there.gpus // gpus_per_trial))
-    slots = min(slots, options.max_concurrent or slots, num_samples)
+    slots, gpus_per_trial = share_of_machines(options, num_samples)
     resumed = folder.exists(MANIFEST)
     plan = SearchPlan(space, strategy, options, seed, num_samples, slots, gpus_per_trial, folder, records, resumed)
     if options.study is not None:
         _check_study(plan)
     return plan
+
+
+def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
+    """Return how many of the jobs run at a time, and the GPUs that each takes.
+
+    Raises:
+        InputError: a job takes more than there is; no cluster answers.
+    """
+    there = machines(options.address, options.dashboard_host)
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
+    for name, value, most, what in (
+        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
+        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
+    ):
+        if value > most:
+            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
+    slots = int(there.cpus // options.cpus_per_trial)
+    if gpus:
+        slots = min(slots, int(there.gpus // gpus))
+    return min(slots, options.max_concurrent or slots, jobs), gpus
 
 
 def _check_study(plan: SearchPlan) -> None:
@@ -347,7 +358,7 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
         folder.uri,
         data_dir,
         plan.seed,
-        plan.threads,
+        plan.options.threads,
         plan.device,
         proxy=plan.strategy.scheduler == "asha",
     )
@@ -567,7 +578,9 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
 
 
 def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
-    return train_command(settings_of(trial), None if plan.gpus_per_trial else plan.threads, plan.options.data_dir)
+    return train_command(
+        settings_of(trial), None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir
+    )
 
 
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:
@@ -593,7 +606,9 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
     remote = ray.remote(num_cpus=plan.options.cpus_per_trial, num_gpus=plan.gpus_per_trial)(final_attack)
     data_dir = str(Path(plan.options.data_dir).resolve())
     waiting = [
-        remote.remote(plan.folder.uri, number, data_dir, objective, budget, plan.seed, plan.threads, plan.device)
+        remote.remote(
+            plan.folder.uri, number, data_dir, objective, budget, plan.seed, plan.options.threads, plan.device
+        )
         for number in chosen.trial.tolist()
     ]
     rows = [
