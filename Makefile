@@ -1,10 +1,14 @@
 # make tune   a search on real images, on any machine, in minutes
+# make reproduce ROW=mnist_mnist   a row of the published table, found again: search, confirmation, figures
 # make test   the tests, in ten minutes at most
-# Both first make the virtual environment in .venv where it is missing or older than pyproject.toml.
+# All first make the virtual environment in .venv where it is missing or older than pyproject.toml.
 
 PYTHON ?= python3
 SPACE ?= digits_double
 ARGS ?=
+ROW ?= digits_double
+SIZE ?=
+BUDGET ?=
 
 BIN := .venv/bin
 # two processes, each with whole files of tests
@@ -12,7 +16,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscop
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help tune test test-all lint clean
+.PHONY: help tune reproduce test test-all lint clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -26,6 +30,10 @@ $(INSTALLED): pyproject.toml
 
 tune: $(INSTALLED)
 	$(BIN)/python tune_main.py --space=$(SPACE) $(ARGS)
+
+# where SIZE and BUDGET (in minutes) are not given, they are the command's own
+reproduce: $(INSTALLED)
+	$(BIN)/python -m brainreg.reproduce $(ROW) $(if $(SIZE),--size=$(SIZE)) $(if $(BUDGET),--budget=$(BUDGET)) $(ARGS)
 
 test: $(INSTALLED)
 	$(PYTEST) -m 'not slow'

@@ -8,7 +8,6 @@ The network is trained first; validation images are attacked, and test images wh
 hyperparameter is a flag.
 """
 
-import platform
 import sys
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ from brainreg.data import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation import correct
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training import load_training_data, to_float, train
+from brainreg.training import device_name, load_training_data, to_float, train
 
 
 class Counted(torch.nn.Module):
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> int:
     if len(labels) < flags.images:
         raise InputError(f"--images={flags.images}: there are {len(labels)} validation and test images")
     clean = correct(classifier, images, labels)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU ({platform.machine()})"
+    machine = device_name(device)
     print(
         f"{settings.archi}, {settings.base_channels} channels, {settings.task}: clean {clean.float().mean():.4f} of"
         f" {len(labels)} images; {flags.norm}; {machine}, {torch.get_num_threads()} threads; torch {torch.__version__}",

@@ -37,6 +37,7 @@ from brainreg.training import (
     RegularizationPairs,
     TrainingData,
     default_device,
+    device_name,
     folded,
     load_training_data,
     to_float,
@@ -376,10 +377,7 @@ def _trial(settings: dict[str, Any], data_dir: str, barrier: Any, queue: Any) ->
 
 
 def machine(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0].split(':')[1].strip() if names else 'CPU'}, {torch.get_num_threads()} threads"
+    return device_name(device) + ("" if device.type == "cuda" else f", {torch.get_num_threads()} threads used")
 
 
 def main(arguments: list[str]) -> int:
@@ -416,12 +414,17 @@ def main(arguments: list[str]) -> int:
             flags.save, index=False
         )
     print(f"\n{machine(bench.device)}; torch {torch.__version__}\n")
-    print("| part | goal | way | median | against the first | turns | note |\n|---|---|---|---|---|---|---|")
+    print("| part | goal | way | on a GPU | on a CPU | against the first | turns | note |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
+        median = f"{row['median']:.4g} {row['unit']}"
+        gpu, cpu = (median, "") if bench.gpu else ("not measured", median)
         print(
-            f"| {row['part']} ({row['of']}) | {row['goal']} | {row['way']} | {row['median']:.4g} {row['unit']} |"
-            f" {row['times']:.2f} | {row['rounds']} | {row.get('note', '')} |"
+            f"| {row['part']} ({row['of']}) | {row['goal']} | {row['way']} | {gpu} | {cpu} | {row['times']:.2f} |"
+            f" {row['rounds']} | {row.get('note', '')} |"
         )
+    for part in (part for part in flags.parts if part not in {row["part"] for row in rows}):
+        print(f"| {part} | | | not measured | not measured | | | |")
     return 0
 
 

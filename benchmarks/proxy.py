@@ -8,7 +8,6 @@ attacks; Kendall's tau compares the rankings. With `--standard`, AutoAttack's st
 images too, and is compared with.
 """
 
-import platform
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from brainreg.cli import Parser, run, use_threads
 from brainreg.evaluation import correct, proxy_accuracy, robust_accuracy
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces import UNREGULARIZED, load_space
-from brainreg.training import load_training_data, to_float, train
+from brainreg.training import default_device, device_name, load_training_data, to_float, train
 
 IMAGES = (50, 100)
 
@@ -44,7 +43,7 @@ def main(arguments: list[str]) -> int:
     objective = space.objective
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    machine = device_name(default_device())
     print(
         f"{objective.attack.title}, eps {objective.eps:g}, {objective.attack_image_num} images; {machine}", flush=True
     )

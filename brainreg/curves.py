@@ -1,4 +1,4 @@
-"""Accuracy by strength of attack: of the best and the unregularized network of searches, or from tables of before."""
+"""Accuracy by strength of attack: of networks of searches, of what a confirmation measured, or of earlier tables."""
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +105,27 @@ def measured_before(
                         curve = load_curves({of_search + network: search.fetch(file, temporary)})
                     tables.append(curve.assign(images=split))
     return pd.concat(tables[1:] or tables, ignore_index=True)
+
+
+def confirmed_curves(confirmation: pd.DataFrame | None) -> pd.DataFrame:
+    """Return what `python -m brainreg.confirm` measured, on test images: a row for each network, seed and strength.
+
+    Args:
+        confirmation: of `brainreg.results.load_searches`; None or without rows: nothing is confirmed.
+
+    Returns:
+        As `measure_searches`. Of the found settings, the one that is compared: that of rank 1.
+    """
+    if confirmation is None or not {*COLUMNS, "setting", "rank", "search"} <= {*confirmation.columns}:
+        return pd.DataFrame(columns=["network", *COLUMNS])
+    rows = confirmation[confirmation["rank"] <= 1]
+    names = [
+        name if not rank else f"{name} (trial {trial})"
+        for name, rank, trial in zip(rows.setting, rows["rank"], rows.trial, strict=True)
+    ]
+    if rows.search.nunique() > 1:
+        names = [f"{search}: {name}" for search, name in zip(rows.search, names, strict=True)]
+    return rows.assign(network=names)[["network", *COLUMNS]].reset_index(drop=True)
 
 
 def load_curves(paths: Mapping[str, str | Path | Sequence[str | Path]]) -> pd.DataFrame:

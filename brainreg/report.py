@@ -19,7 +19,7 @@ import pandas as pd
 
 import brainreg
 from brainreg.cli import DATA_DIR, Parser, check_writable, run, train_command
-from brainreg.curves import measured_before
+from brainreg.curves import confirmed_curves, measured_before
 from brainreg.errors import InputError
 from brainreg.page import ABSENT, facts_table, html_table, page, picture, scrolling, warning_box
 from brainreg.progress import duration
@@ -615,6 +615,11 @@ class _Report:
             raise
         except InputError as error:
             return body + _note(f"They cannot be shown: {error}.")
+        fresh = confirmed_curves(self.searches.confirmation)
+        if len(fresh):
+            alt = "Accuracy on test images by strength of each attack, a line for each setting of the confirmation"
+            figure = plots.robustness_curves(fresh, "test")
+            body += _figures([_figure(figure, "Confirmed on test images, with 95% intervals over fresh seeds", alt)])
         for images, part in curves.groupby("images", sort=False):
             alt = f"Accuracy on {images} images by strength of each attack, a line for each network"
             caption = f"On {images} images, with 95% intervals"
@@ -622,7 +627,7 @@ class _Report:
             seen = part[["network", "attack", "eps", "n"]].assign(**{"accuracy (%)": _intervals(part)})
             rows = _frame(f"Measured on {images} images", seen, texts=["attack"])
             body += f"<details><summary>All measurements on {images} images ({len(part)})</summary>{rows}</details>"
-        if curves.empty:
+        if curves.empty and fresh.empty:
             body += _note(
                 "None was measured yet. python -m brainreg.evaluate --checkpoint=…/best/checkpoint.pt measures a"
                 " network (and the same for the trial without regularization), and the next report shows it;"

@@ -60,7 +60,7 @@ from brainreg.spaces import UNREGULARIZED, Budget, Space
 from brainreg.storage import PATIENCE, Storage, StorageError, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
 from brainreg.tensorboard import TensorBoardLogger
-from brainreg.training import folded, load_classifier, load_training_data, to_float
+from brainreg.training import device_name, folded, load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
 
 _RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
@@ -516,7 +516,7 @@ def _manifest(plan: SearchPlan) -> dict[str, Any]:
 
 def _device_name(plan: SearchPlan) -> str:
     if not plan.gpus_per_trial:
-        return f"CPU ({platform.machine()})"
+        return device_name("cpu")
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "CUDA, on other machines than the driver's"
 
 

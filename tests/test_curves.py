@@ -2,10 +2,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 
-from brainreg.curves import load_curves, measure_searches
+from brainreg.curves import confirmed_curves, load_curves, measure_searches
 from brainreg.errors import InputError
 from brainreg.evaluation import COLUMNS, Evaluation
-from brainreg.results import load_results, ranked
+from brainreg.results import load_results, load_searches, ranked
 
 SEARCHES = ROOT / "tests" / "searches"
 EVALUATION = Evaluation(attacks=("gaussian", "fgsm"), num_epsilons=2, num_images=40)
@@ -70,3 +70,16 @@ def test_what_is_no_table_is_one_line(tmp_path, content, message):
         load_curves({"a": str(tmp_path / "robustness.csv")})
     with pytest.raises(InputError, match="name at least one"):
         load_curves({"a": ""})
+
+
+def test_what_was_confirmed_has_a_curve_for_each_setting_that_is_compared(confirmed_search, searched):
+    confirmation = load_searches(confirmed_search).confirmation
+    curves = confirmed_curves(confirmation)
+    first = confirmation[confirmation["rank"] == 1].trial.iloc[0]
+    assert curves.columns.tolist() == ["network", *COLUMNS]
+    assert {*curves.network} == {"unregularized", f"found (trial {first})"}
+    pgd = curves[(curves.network == "unregularized") & (curves.attack == "PGD Linf (20 steps)")]
+    assert pgd.accuracy.tolist() == confirmation[
+        (confirmation.setting == "unregularized") & (confirmation.attack == "PGD Linf (20 steps)")
+    ].accuracy.tolist() != []  # fmt: skip
+    assert confirmed_curves(load_searches(searched).confirmation).empty and confirmed_curves(None).empty

@@ -129,6 +129,9 @@ def test_a_confirmed_search_has_numbers_of_test_images(execute, confirmed_search
     assert ",test," in (tmp_path / "paper" / "alpha_th.csv").read_text()
     assert "validation" not in (tmp_path / "paper" / "alpha_th.csv").read_text()
 
+    notebook = execute("05_robustness_curves", experiment=str(confirmed_search), split="confirmed")
+    assert len(pictures(notebook)) == 1 and "found (trial" in texts(notebook)
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_that_has_only_begun_is_shown(name, execute, searched, tmp_path):

@@ -1,0 +1,204 @@
+"""A row found again: what is refused, what it costs, and one row from its first command to its files."""
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from brainreg import reproduce, tables
+from brainreg.attacks import AutoAttack
+from brainreg.errors import InputError
+from brainreg.reproduce import SIZES, Costs, Measurement, extent_within, markdown_table, probe, reproduced
+from brainreg.spaces import SPACES_FOLDER, load_space
+
+RESULTS = ROOT / "analysis" / "results"
+DIGITS = load_space("digits_double")
+COSTS = Costs(training=30, objective=10, evaluation=60)
+
+
+# ---------------------------------------------------------------------------------------------
+# The command line
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "ROW: missing; name a space"),
+        ("mnist_mnits", "space=mnist_mnits: no such space, and no such file; did you mean mnist_mnist"),
+        ("digits_double --size=wide", "--size=wide: no such choice; known: narrow, full"),
+        ("cifar100_imagenet --size=narrow", "--size=narrow: cifar100_imagenet has no narrow size; these have: "),
+        ("digits_double --budget=0", "--budget=0: must be greater than 0"),
+        ("digits_double --budget=soon", "--budget=soon: must be a number"),
+        (
+            "digits_double --storage_path=s3://bucket/a",
+            "--storage_path=s3://bucket/a: must be a folder of this machine",
+        ),
+        ("digits_double --storage_path=/proc/a", "--storage_path=/proc/a"),
+        ("digits_double --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+        ("mnist_mnist --data_dir=absent --dry-run", "task=MNIST: not found; looked for absent/"),
+        ("--table --save_dir=absent", "--save_dir=absent: nothing was reproduced there"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        reproduce.main(shlex.split(line))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_narrow_row_is_a_published_row_at_a_smaller_size():
+    names = [path.stem for path in (SPACES_FOLDER / "narrow").glob("*.yaml")]
+    assert "mnist_mnist" in names
+    for name in names:
+        narrow, full = load_space(f"narrow/{name}"), load_space(name)
+        assert (narrow.task, narrow.reg_data, narrow.published) == (full.task, full.reg_data, full.published)
+        assert narrow.fixed["base_channels"] < 64
+
+
+# ---------------------------------------------------------------------------------------------
+# What it costs
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_extent_fits_into_the_budget_and_uses_it():
+    settings, slots = 1 + len(DIGITS.given), 2
+    for minutes in range(6, 60):
+        try:
+            extent = extent_within(60 * minutes, COSTS, DIGITS, SIZES["narrow"], slots)
+        except InputError as error:
+            assert minutes < 12 and str(error) == (
+                f"--budget={minutes}: 6 trials and 3 seeds, the least, take up to 8 minutes"
+            )
+            continue
+        assert extent.seconds <= 60 * minutes
+        assert 6 <= extent.trials <= DIGITS.budget.num_samples and 3 <= extent.seeds <= 8
+        assert extent.search == COSTS.search(extent.trials, slots) == -(-extent.trials // 2) * 40
+        assert extent.confirmation == COSTS.confirmation(settings, extent.seeds, slots)
+        more = dataclasses.replace(extent, seeds=extent.seeds + 1)
+        unused = 60 * minutes - extent.seconds
+        assert extent.seeds == 8 or unused < COSTS.confirmation(settings, more.seeds, slots) - extent.confirmation
+    assert extent == extent_within(1e9, COSTS, DIGITS, SIZES["narrow"], slots)  # all that is asked for
+
+
+def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
+    """On a network that nothing changes the mind of."""
+
+    class Counted(nn.Module):
+        images = 0
+
+        def forward(self, images):
+            Counted.images += len(images)
+            logits = torch.zeros(len(images), 10) + torch.arange(10.0) + 1e-3 * images.flatten(1).mean(1)[:, None]
+            return logits * torch.linspace(1, 2, 10)
+
+    images, labels = torch.rand(3, 1, 8, 8), torch.full((3,), 9)
+    for attack in (
+        AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=10, n_target_classes=3),
+        AutoAttack(version="custom", attacks=("square",), n_queries=40),
+    ):
+        Counted.images = 0
+        assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
+        counted = 3 * reproduce._withstood(attack, 1.0, 1.0)
+        assert 0.7 * counted < Counted.images < 1.6 * counted
+
+
+def test_a_probe_tells_what_a_trial_costs():
+    space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
+    costs = probe(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), str(ROOT / "data"), "cpu", 1)
+    longer = probe(
+        space.override({"epoch_num": 20}, {}, {}), Measurement(seeds=(2, 2), num_images=80), "data", "cpu", 1
+    )
+    assert 0 < costs.training < longer.training and 0 < costs.evaluation < longer.evaluation
+    assert costs.objective > 0
+
+
+# ---------------------------------------------------------------------------------------------
+# A row, from its first command to its files
+# ---------------------------------------------------------------------------------------------
+
+_SMALL = """
+import sys
+from brainreg import reproduce
+from brainreg.cli import run
+from brainreg.reproduce import Measurement
+small = Measurement(seeds=(2, 2), attacks=("gaussian", "pgd"), num_epsilons=3, num_images=20, least_trials=3)
+reproduce.SIZES["full"] = small
+run(reproduce.main)
+"""
+
+
+@pytest.mark.slow
+def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        "extends: digits_double\ndescription: a test\n"
+        "fixed: {base_channels: 4, epoch_num: 2, phase_duration: 1, train_image_num: 400}\n"
+        "objective: {attack_image_num: 40, attack: {version: custom, attacks: [apgd-ce], n_iter: 3}}\n"
+        "budget: {num_samples: 3}\n"
+    )
+    folder = tmp_path / "results"
+    line = [sys.executable, "-c", _SMALL, "tiny.yaml", f"--save_dir={tmp_path / 'kept'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for stage in ("search.json", "confirmation"):
+        with (tmp_path / "out.txt").open("a") as out:
+            process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            while not (folder / "reproduce_tiny_full" / stage).exists():
+                assert process.poll() is None, (tmp_path / "out.txt").read_text()
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM if stage == "search.json" else signal.SIGINT)
+            assert process.wait(120) == 130
+    assert not (tmp_path / "kept").exists()
+    refused = subprocess.run([*line, "--budget=7"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: --budget=7: tiny_full was begun with 60;")
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on with tiny_full: 3 trials, 2 seeds" in done.stdout and "paired over 2 seeds" in done.stdout
+
+    said = (tmp_path / "out.txt").read_text()
+    assert said.index("will cost at most") < said.index("tune_main.py") and "the same command goes on" in said
+    kept = tmp_path / "kept" / "tiny_full"
+    assert {path.name for path in kept.iterdir()} >= {
+        "reproduction.json", "trials.csv", "confirmation.csv", "alpha_th.csv", "robustness_curves.png",
+        "comparison.png", "landscape.png",
+    }  # fmt: skip
+    record = json.loads((kept / "reproduction.json").read_text())
+    assert record["trials"] == 3 and len(record["confirmed_seeds"]) == 2 and record["seconds"]["wall"]["search"] > 0
+    assert len(pd.read_csv(kept / "trials.csv")) == 3
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept.iterdir() if path.suffix != ".png")
+    assert "| tiny, full | unregularized | 2 |" in markdown_table(tmp_path / "kept")
+
+
+# ---------------------------------------------------------------------------------------------
+# What was reproduced
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_readme_shows_what_was_reproduced():
+    assert markdown_table(RESULTS) in (ROOT / "README.md").read_text()
+
+
+def test_what_was_reproduced_is_whole():
+    rows = [*reproduced(RESULTS)]
+    assert {record["row"] for record, _ in rows} >= {"mnist_mnist", "fashionmnist_fashionmnist", "digits_double"}
+    for record, confirmation in rows:
+        folder = RESULTS / f"{record['row']}_{record['size']}"
+        assert sorted(confirmation.seed.unique()) == record["confirmed_seeds"]
+        summary = tables.confirmed(confirmation)
+        assert (summary.seeds == len(record["confirmed_seeds"])).all()
+        assert {"Gaussian", "Uniform", "SaltPepper"} <= {*confirmation.attack}
+        assert any("Square" in name for name in confirmation.attack)
+        assert any("AutoAttack standard" in name for name in confirmation.attack)
+        trials = pd.read_csv(folder / "trials.csv")
+        assert len(trials) == record["trials"] and record["best_trial"] in set(trials.trial)
+        assert (folder / "robustness_curves.png").exists() and (folder / "comparison.png").exists()
