@@ -41,7 +41,16 @@ from brainreg.results import CONFIRMATION, load_results, ranked
 from brainreg.search import SearchOptions, share_of_machines, stopped_by_sigterm
 from brainreg.spaces import PUBLISHED, SPACES_FOLDER, UNREGULARIZED, Space, load_space
 from brainreg.storage import Storage
-from brainreg.training import as_classifier, default_device, device_name, folded, load_training_data, to_float, train
+from brainreg.training import (
+    TrainingData,
+    as_classifier,
+    default_device,
+    device_name,
+    folded,
+    load_training_data,
+    to_float,
+    train,
+)
 
 ROOT = SPACES_FOLDER.parent
 RECORD = "reproduction.json"
@@ -80,12 +89,12 @@ class Measurement:
     attacks: tuple[str, ...] = ("noise", "square", "autoattack")
     strengths: tuple[float, ...] = (0.5, 1, 1.5)
     num_epsilons: int = 6
-    num_images: int = 100
+    num_images: int = 50
     least_trials: int = 6
 
 
 SIZES = {
-    "narrow": Measurement(seeds=(3, 8)),
+    "narrow": Measurement(seeds=(5, 8)),
     "full": Measurement(seeds=(3, 5), num_epsilons=10, num_images=1000),
 }
 
@@ -145,10 +154,7 @@ def probe(space: Space, measurement: Measurement, data_dir: str, device: str, th
         InputError: data that are missing.
     """
     torch.set_num_threads(threads)
-    settings = Hyperparameters(**space.setting(PUBLISHED if PUBLISHED in space.given else UNREGULARIZED))
-    if not settings.regularized:  # no published setting: any regularized one costs as much
-        settings = settings.model_copy(update={"reg_alpha": 0.1})
-    data = load_training_data(settings, data_dir, device)
+    settings, data = _costliest(space, data_dir, device)
     marks: list[tuple[int, float]] = []
 
     def on_step(step: int, total: int) -> None:
@@ -182,6 +188,18 @@ def probe(space: Space, measurement: Measurement, data_dir: str, device: str, th
     )
 
 
+def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameters, TrainingData]:
+    """A setting with the most pairs a step that the space can propose, and its data."""
+    problem = None
+    for setting in space.corners():
+        settings = Hyperparameters(**setting)
+        try:
+            return settings, load_training_data(settings, data_dir, device)
+        except InputError as error:  # its range selects too few pairs, or there are no data
+            problem = error
+    raise problem
+
+
 def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
     """Seconds of a forward pass and of a forward pass with its gradient, an image."""
 
@@ -209,7 +227,7 @@ def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, 
 
 def _withstood(attack: AutoAttack, forward: float, gradient: float) -> float:
     """Seconds that an image costs which withstands an attack, over any number of strengths: its passes are counted."""
-    steps, targets = attack.n_iter, attack.n_target_classes
+    steps, targets = attack.n_iter + 5, attack.n_target_classes  # five for starts and checks
     gradients = {"apgd-ce": steps, "apgd-dlr": steps, "apgd-t": steps * targets, "fab": steps, "fab-t": steps * targets}
     used = attack.attacks or ("apgd-ce", "apgd-t", "fab-t", "square")
     queries = attack.n_queries if "square" in used else 0

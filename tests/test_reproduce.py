@@ -44,7 +44,10 @@ COSTS = Costs(training=30, objective=10, evaluation=60)
             "digits_double --storage_path=s3://bucket/a",
             "--storage_path=s3://bucket/a: must be a folder of this machine",
         ),
-        ("digits_double --storage_path=/proc/a", "--storage_path=/proc/a"),
+        (
+            "digits_double --storage_path=/dev/null/a",
+            "--storage_path=/dev/null/a: /dev/null is a file; must be a folder",
+        ),
         ("digits_double --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
         ("mnist_mnist --data_dir=absent --dry-run", "task=MNIST: not found; looked for absent/"),
         ("--table --save_dir=absent", "--save_dir=absent: nothing was reproduced there"),
@@ -111,7 +114,7 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
         Counted.images = 0
         assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
         counted = 3 * reproduce._withstood(attack, 1.0, 1.0)
-        assert 0.7 * counted < Counted.images < 1.6 * counted
+        assert 0.7 * counted < Counted.images < 1.4 * counted
 
 
 def test_a_probe_tells_what_a_trial_costs():
