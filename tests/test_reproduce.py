@@ -106,7 +106,7 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
             logits = torch.zeros(len(images), 10) + torch.arange(10.0) + 1e-3 * images.flatten(1).mean(1)[:, None]
             return logits * torch.linspace(1, 2, 10)
 
-    images, labels = torch.rand(3, 1, 8, 8), torch.full((3,), 9)
+    images, labels = torch.rand(3, 1, 28, 28), torch.full((3,), 9)
     for attack in (
         AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=10, n_target_classes=3),
         AutoAttack(version="custom", attacks=("square",), n_queries=40),

@@ -1,0 +1,78 @@
+"""The scripts of benchmarks/: what they time against computes the same, and each of them still runs."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT
+
+from brainreg import training
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.training import load_training_data, train
+
+BENCHMARKS = ROOT / "benchmarks"
+SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
+
+# The smallest that each can do; of the others, only that they start.
+SMALLEST = {
+    "performance.py": "--parts step pairs --made_up_images --rounds=1 --threads=1 --device=cpu",
+    "precision.py": "--seeds=1 --threads=1",
+    "choose_eps.py": "--task=digits --base_channels=2 --epoch_num=1 --valid_portion=0.25 --eps 0.1 --seeds 0",
+}
+WITHOUT_FLAGS = ("digits_size.py", "published_rows.py")
+
+
+def test_a_step_of_the_stand_in_is_a_step_of_the_loop(monkeypatch):
+    """With all images in one batch, their order is no matter."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stand_in import StandIn
+
+    settings = Hyperparameters(
+        task="digits", base_channels=4, reg_alpha=0.5, reg_thresh=0.5, reg_image_num=100, reg_batch_size=4,
+        valid_portion=0.2, train_image_num=96, resnet_batch_size=96, epoch_num=1, lr=0.02,
+    )  # fmt: skip
+    initial, trained = {}, {}
+    build = training.build_model
+
+    def built(*arguments):
+        network = build(*arguments)
+        initial.update({name: value.clone() for name, value in network.state_dict().items()})
+        return network
+
+    def keep(classifier, metrics):
+        trained.update({name: value.clone() for name, value in classifier[1].state_dict().items()})
+        return {}
+
+    monkeypatch.setattr(training, "build_model", built)
+    train(settings, load_training_data(settings, ROOT / "data", "cpu"), device="cpu", measure=keep)
+    monkeypatch.setattr(training, "build_model", build)
+
+    data = load_training_data(settings, ROOT / "data", "cpu")  # its pairs from the first one on
+    stand_in = StandIn(settings, data, data.images, data.valid_images, torch.device("cpu"))
+    stand_in.network.load_state_dict(initial)
+    stand_in.network.train()
+    (batch,) = stand_in.batches()
+    stand_in.step(*batch)
+    after = stand_in.network.state_dict()
+    moved = 0.0
+    for name, value in trained.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4)
+            moved = max(moved, float((value - initial[name]).abs().max()))
+    assert moved > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_it_runs(script, tmp_path):
+    start = [str(BENCHMARKS / script), *SMALLEST.get(script, "--help").split()]
+    if script in WITHOUT_FLAGS:
+        start = ["-c", f"import runpy; print(runpy.run_path({start[0]!r})['main'])"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *start],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout, done.stderr
