@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,6 +36,7 @@ from brainreg.evaluate import load_split
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models import build_model
 from brainreg.progress import SYMBOLS, duration, shown
+from brainreg.published import row_name
 from brainreg.records import MANIFEST, UNFINISHED, read_manifest
 from brainreg.results import CONFIRMATION, load_results, ranked
 from brainreg.search import SearchOptions, share_of_machines, stopped_by_sigterm
@@ -247,7 +248,7 @@ def _probed(space: Space, measurement: Measurement, options: SearchOptions, slot
 
 
 @dataclass(frozen=True)
-class Extent:
+class Workload:
     """How much is done, and the seconds that it takes at most.
 
     Attributes:
@@ -267,8 +268,8 @@ class Extent:
         return self.search + self.confirmation + _OVERHEAD
 
 
-def extent_within(seconds: float, costs: Costs, space: Space, measurement: Measurement, slots: int) -> Extent:
-    """Return the largest extent that takes no longer: half of the time is the confirmation's, the rest the search's.
+def workload_within(seconds: float, costs: Costs, space: Space, measurement: Measurement, slots: int) -> Workload:
+    """Return the largest workload that takes no longer: half of the time is the confirmation's, the rest the search's.
 
     Raises:
         InputError: not even the smallest fits.
@@ -277,8 +278,8 @@ def extent_within(seconds: float, costs: Costs, space: Space, measurement: Measu
     fewest, most = measurement.seeds
     least = min(measurement.least_trials, space.budget.num_samples)
 
-    def of(trials: int, seeds: int) -> Extent:
-        return Extent(trials, seeds, costs.search(trials, slots), costs.confirmation(settings, seeds, slots))
+    def of(trials: int, seeds: int) -> Workload:
+        return Workload(trials, seeds, costs.search(trials, slots), costs.confirmation(settings, seeds, slots))
 
     if (smallest := of(least, fewest)).seconds > seconds:
         raise InputError(
@@ -352,31 +353,31 @@ class _Row:
                     f"--budget={self.budget:g}: {self.name} was begun with {plan['budget']:g}; go on without the flag,"
                     f" or remove {self.search} and {self.plan_file} to begin anew"
                 )
-            extent = Extent(**plan["extent"])
+            workload = Workload(**plan["workload"])
             spent = sum(plan["wall_seconds"].values())
             self.say(
-                f"goes on with {self.name}: {extent.trials} trials, {extent.seeds} seeds;"
-                f" {duration(spent)} of at most {duration(extent.seconds)} are spent"
+                f"goes on with {self.name}: {workload.trials} trials, {workload.seeds} seeds;"
+                f" {duration(spent)} of at most {duration(workload.seconds)} are spent"
             )
             return plan
         self.say(f"{self.name}: timing a few steps ...")
         costs = _probed(self.space, self.measurement, self.options, slots, device)
         cards = max(1, round(slots * gpus)) if gpus else 1
         budget = Reproduction(**({} if self.budget is None else {"budget": self.budget})).budget
-        extent = extent_within(60 * budget / cards, costs, self.space, self.measurement, slots)
+        workload = workload_within(60 * budget / cards, costs, self.space, self.measurement, slots)
         settings = 1 + len(self.space.given)
         self.say(
-            f"will cost at most {duration(extent.seconds)} on {device_name(device)}, {slots} networks at a time:\n"
-            f"  search: {extent.trials} trials, {duration(extent.search)} (each {duration(costs.training)} of training"
-            f" and {duration(costs.objective)} of attack)\n"
-            f"  confirmation: {settings} settings with {extent.seeds} seeds, {duration(extent.confirmation)} (each"
+            f"will cost at most {duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time:\n"
+            f"  search: {workload.trials} trials, {duration(workload.search)} (each {duration(costs.training)} of"
+            f" training and {duration(costs.objective)} of attack)\n"
+            f"  confirmation: {settings} settings with {workload.seeds} seeds, {duration(workload.confirmation)} (each"
             f" {duration(costs.training)} of training and {duration(costs.evaluation)} of noise and attacks)\n"
             f"  starts and notebooks: {duration(_OVERHEAD)}"
         )
         return {
             "row": self.row,
             "size": self.size,
-            "extent": asdict(extent),
+            "workload": asdict(workload),
             "costs": asdict(costs),
             "slots": slots,
             "device": device_name(device),
@@ -385,7 +386,7 @@ class _Row:
         }
 
     def _search(self, plan: dict[str, Any]) -> int:
-        trials = plan["extent"]["trials"]
+        trials = plan["workload"]["trials"]
         command = [sys.executable, str(ROOT / "tune_main.py")]
         if (self.search / MANIFEST).exists():
             states = load_results(self.search).state
@@ -402,7 +403,7 @@ class _Row:
     def _confirm(self, plan: dict[str, Any]) -> int:
         measurement, eps = self.measurement, self.space.objective.eps
         command = [sys.executable, "-m", "brainreg.confirm", str(self.search), "--top=1"]
-        command += [f"--seeds={plan['extent']['seeds']}", f"--attacks={','.join(measurement.attacks)}"]
+        command += [f"--seeds={plan['workload']['seeds']}", f"--attacks={','.join(measurement.attacks)}"]
         command += [f"--eps={','.join(f'{eps * factor:.6g}' for factor in measurement.strengths)}"]
         command += [f"--num_epsilons={measurement.num_epsilons}", f"--num_images={measurement.num_images}"]
         return self._run("confirmation", command + self._machine_flags(), plan)
@@ -462,7 +463,7 @@ class _Row:
             if (self._outcome / name).exists():
                 shutil.copyfile(self._outcome / name, target / name)
         best = ranked(results).query("setting == ''").iloc[0]
-        extent = Extent(**plan["extent"])
+        workload = Workload(**plan["workload"])
         measured = confirmation.groupby(["setting", "seed"])
         record = {
             "row": self.row,
@@ -471,7 +472,7 @@ class _Row:
             "space": manifest["space"],
             "strategy": manifest["strategy"],
             "seed": manifest["seed"],
-            "trials": extent.trials,
+            "trials": workload.trials,
             "best_trial": int(best.trial),
             "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
             "versions": manifest["versions"],
@@ -479,7 +480,7 @@ class _Row:
             "at_a_time": plan["slots"],
             "date": time.strftime("%Y-%m-%d"),
             "seconds": {
-                "estimated_at_most": round(extent.seconds),
+                "estimated_at_most": round(workload.seconds),
                 "wall": {name: round(value) for name, value in plan["wall_seconds"].items()},
                 "trials": round(float(results.seconds.sum())),
                 "confirmed_networks": round(
@@ -510,55 +511,69 @@ def reproduced(folder: str | Path) -> Iterator[tuple[dict[str, Any], pd.DataFram
 
 
 def markdown_table(folder: str | Path) -> str:
-    """Return the table of all rows in a folder, as the README shows it: means over seeds with 95% intervals.
+    """Return the tables of all rows in a folder, as the README shows them, and what they cost.
+
+    Accuracies and differences are in percent, means over seeds with 95% intervals, on test images.
 
     Raises:
         InputError: nothing was reproduced there.
     """
-    lines, verdicts = [], []
+    accuracies = ["| data | setting | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
+    differences = ["| data | difference | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
+    costs = []
     for record, confirmation in reproduced(folder):
+        name = f"{row_name(record['space']['task'], record['space']['reg_data'])}, {record['size']}"
         summary = tables.confirmed(confirmation)
         for setting in (UNREGULARIZED, PUBLISHED, tables.FOUND):
             for one in summary[summary.setting == setting].itertuples():
-                if not lines:
-                    lines.append("| row | setting | seeds | clean | under noise | AutoAttack |")
-                    lines.append("|---|---|---|---|---|---|")
-                noise, robust = (
-                    f"{_cell(one, name)} at {eps:.3g}" for name, eps in (("noise", one.noise_eps), ("robust", one.eps))
-                )
-                name = Path(record["row"]).name
-                lines.append(
-                    f"| {name}, {record['size']} | {setting}{_symbols(one)} | {one.seeds} | {_cell(one, 'clean')} |"
-                    f" {noise} | {robust} |"
-                )
-        verdicts += [f"* {name}: {line}" for line in _verdicts(tables.paired(confirmation))]
-    if not lines:
+                cells = [name, f"{setting}{_symbols(one)}", *(_accuracy(one, measure) for measure in _SHOWN)]
+                accuracies.append(f"| {' | '.join(cells)} |")
+        paired = tables.paired(confirmation)
+        for (better, than), group in paired.groupby(["better", "than"], sort=False):
+            by_measure = {row.measure: _difference(row) for row in group.itertuples()}
+            cells = [name, f"{better} - {than}", *(by_measure.get(measure, "") for measure in _SHOWN)]
+            differences.append(f"| {' | '.join(cells)} |")
+        costs.append(_cost(name, record, summary.iloc[0]))
+    if not costs:
         raise InputError(f"--save_dir={folder}: nothing was reproduced there")
-    return "\n".join([*lines, "", *verdicts])
+    return "\n".join([*accuracies, "", *differences, "", *costs])
 
 
-def _cell(one: Any, measure: str) -> str:
+_SHOWN = ("clean", "noise", "robust")
+
+
+def _accuracy(one: Any, measure: str) -> str:
     mean, low, high = (100 * getattr(one, f"{measure}{end}") for end in ("", "_low", "_high"))
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _difference(row: Any) -> str:
+    larger = not math.isnan(row.corrected) and row.corrected < 0.05
+    verdict = ("**better**" if row.difference > 0 else "**worse**") if larger else "within noise"
+    return f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] {verdict}"
 
 
 def _symbols(one: Any) -> str:
     if one.setting == UNREGULARIZED:
         return ""
     settings = {SYMBOLS[name]: getattr(one, name) for name in SYMBOLS if name != "reg_range"}
-    return " (" + ", ".join(f"{symbol} {shown(value)}" for symbol, value in settings.items() if pd.notna(value)) + ")"
+    whole = {SYMBOLS[name] for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
+    texts = [
+        f"{symbol} {shown(int(value) if symbol in whole else value)}"
+        for symbol, value in settings.items()
+        if pd.notna(value)
+    ]
+    return f" ({', '.join(texts)})"
 
 
-def _verdicts(differences: pd.DataFrame) -> Iterator[str]:
-    """A line for each comparison: what is larger than the noise, and what is not."""
-    for (better, than), group in differences.groupby(["better", "than"], sort=False):
-        parts = []
-        for row in group[group.measure != "objective"].itertuples():
-            larger = not math.isnan(row.corrected) and row.corrected < 0.05
-            name = {"robust": "AutoAttack"}.get(row.measure, row.measure)
-            said = ("**better**" if row.difference > 0 else "**worse**") if larger else "not larger than the noise"
-            parts.append(f"{name} {100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}], {said}")
-        yield f"{better} against {than}, points: {'; '.join(parts)}"
+def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
+    seconds, seeds = sum(record["seconds"]["wall"].values()), len(record["confirmed_seeds"])
+    noise, attack = f"{first.noise_kind} noise of {first.noise_eps:.3g}", f"{first.attack} of {first.eps:.3g}"
+    return (
+        f"* {name}: {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f} test"
+        f" images, clean and under {noise}, {first.robust_n:.0f} under {attack}; {duration(seconds)} on"
+        f" {record['device']}: `{record['command']}`"
+    )
 
 
 def _find_row(row: str, size: str | None) -> tuple[str, str]:
