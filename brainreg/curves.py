@@ -120,7 +120,7 @@ def confirmed_curves(confirmation: pd.DataFrame | None) -> pd.DataFrame:
         return pd.DataFrame(columns=["network", *COLUMNS])
     rows = confirmation[confirmation["rank"] <= 1]
     names = [
-        name if not rank else f"{name} (trial {trial})"
+        name if not rank else f"{name} (trial {trial:.0f})"
         for name, rank, trial in zip(rows.setting, rows["rank"], rows.trial, strict=True)
     ]
     if rows.search.nunique() > 1:

@@ -8,50 +8,36 @@ A row is the name of a space. It says what it will cost before it begins. Interr
 Settings, numbers and figures are put in analysis/results/, and `--table` shows what lies there as the README does.
 """
 
-import contextlib
 import json
 import math
-import multiprocessing
+import os
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg import tables
-from brainreg.attacks import NOISES, AutoAttack
-from brainreg.cli import Parser, check_writable, from_flags, given_values, make_folder, run, to_flags, write_text
+from brainreg.cli import Parser, check_writable, from_flags, given_values, make_folder, run
+from brainreg.costs import OVERHEAD, Measurement, Workload, probed, workload_within
 from brainreg.errors import InputError
-from brainreg.evaluate import load_split
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.models import build_model
 from brainreg.progress import SYMBOLS, duration, shown
 from brainreg.published import row_name
-from brainreg.records import MANIFEST, UNFINISHED, read_manifest
-from brainreg.results import CONFIRMATION, load_results, ranked
-from brainreg.search import SearchOptions, share_of_machines, stopped_by_sigterm
+from brainreg.records import FINISHED, MANIFEST, UNFINISHED, read_manifest
+from brainreg.results import CONFIRMATION, load_results
+from brainreg.search import SearchOptions, differences, share_of_machines, stopped_by_sigterm, told
 from brainreg.spaces import PUBLISHED, SPACES_FOLDER, UNREGULARIZED, Space, load_space
 from brainreg.storage import Storage
-from brainreg.training import (
-    TrainingData,
-    as_classifier,
-    default_device,
-    device_name,
-    folded,
-    load_training_data,
-    to_float,
-    train,
-)
+from brainreg.training import default_device, device_name
 
 ROOT = SPACES_FOLDER.parent
 RECORD = "reproduction.json"
@@ -61,37 +47,13 @@ _NARROW = "narrow"
 
 _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
 _FIGURES = ("comparison", "differences", "landscape", "robustness_curves")
-_TRIALS, _ALPHA_TH = "trials.csv", "alpha_th.csv"
+_TRIALS, _ALPHA_TH, _CURVES = "trials.csv", "alpha_th.csv", "robustness_curves.csv"
 
-# Seconds that the starts of Ray, the loading of data and the notebooks take.
-_OVERHEAD = 90
+# Columns of a search's table that say where it ran, or are told in full elsewhere.
+_LEFT_OUT = ("checkpoint", "node", "epochs", "retries")
 
-# Seconds of training that tell what a step costs.
-_PROBE_SECONDS = 6
-
-# Columns of a search's table that say where it ran.
-_OF_THE_MACHINE = ("checkpoint", "node")
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """How the settings that a search found are measured on test images.
-
-    Attributes:
-        seeds: fresh ones, the fewest and the most.
-        attacks: as `brainreg.confirm` takes them.
-        strengths: of Square and AutoAttack, in multiples of the search's eps.
-        num_epsilons: strengths of a curve of noise.
-        num_images: that are attacked, of each network.
-        least_trials: of a search.
-    """
-
-    seeds: tuple[int, int]
-    attacks: tuple[str, ...] = ("noise", "square", "autoattack")
-    strengths: tuple[float, ...] = (0.5, 1, 1.5)
-    num_epsilons: int = 6
-    num_images: int = 50
-    least_trials: int = 6
+# Differences over seeds need as many.
+_ENOUGH_SEEDS = 2
 
 
 SIZES = {
@@ -117,202 +79,29 @@ class Reproduction(BaseModel):
 
 
 # ---------------------------------------------------------------------------------------------
-# What it costs
-# ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds, at most: where networks withstand attacks, and without early stopping.
-
-    Attributes:
-        training: of one network.
-        objective: measuring it in the search.
-        evaluation: measuring it on test images.
-    """
-
-    training: float
-    objective: float
-    evaluation: float
-
-    def search(self, trials: int, slots: int) -> float:
-        """Seconds of so many trials."""
-        return math.ceil(trials / slots) * (self.training + self.objective)
-
-    def confirmation(self, settings: int, seeds: int, slots: int) -> float:
-        """Seconds of so many settings with so many seeds."""
-        return math.ceil(settings * seeds / slots) * (self.training + self.evaluation)
-
-
-class _Enough(Exception):
-    """A step's cost is known."""
-
-
-def probe(space: Space, measurement: Measurement, data_dir: str, device: str, threads: int) -> Costs:
-    """Train a few steps and time a network's passes, and return what a trial and an evaluation would take from that.
-
-    Raises:
-        InputError: data that are missing.
-    """
-    torch.set_num_threads(threads)
-    settings, data = _costliest(space, data_dir, device)
-    marks: list[tuple[int, float]] = []
-
-    def on_step(step: int, total: int) -> None:
-        marks.append((step, time.monotonic()))
-        if len(marks) > 8 and marks[-1][1] - marks[0][1] > _PROBE_SECONDS:
-            raise _Enough
-
-    with contextlib.suppress(_Enough):
-        train(settings.model_copy(update={"epoch_num": 1}), data, device=device, on_step=on_step)
-    warm = marks[min(5, len(marks) - 1)]
-    step = (marks[-1][1] - warm[1]) / max(marks[-1][0] - warm[0], 1)
-    steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size) * settings.epoch_num
-
-    network = build_model(
-        settings.archi, data.in_channels, data.num_classes, settings.base_channels, data.image_size
-    ).eval()
-    model = folded(as_classifier(network, data.task)).to(device)
-    test, _ = load_split(settings, "test", data_dir)
-    images = to_float(test[: min(measurement.num_images, 250)]).to(device)
-    forward, gradient = _pass_seconds(model, images)
-    validation = len(data.valid_labels) * forward
-    noise = len(test) * forward * len(NOISES) * (measurement.num_epsilons - 1)
-    objective = space.objective
-    square = AutoAttack(version="custom", attacks=("square",))
-    return Costs(
-        training=steps * step + settings.epoch_num * validation,
-        objective=2 * validation + objective.attack_image_num * _withstood(objective.attack, forward, gradient),
-        evaluation=len(test) * forward
-        + noise
-        + measurement.num_images * sum(_withstood(attack, forward, gradient) for attack in (AutoAttack(), square)),
-    )
-
-
-def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameters, TrainingData]:
-    """A setting with the most pairs a step that the space can propose, and its data."""
-    problem = None
-    for setting in space.corners():
-        settings = Hyperparameters(**setting)
-        try:
-            return settings, load_training_data(settings, data_dir, device)
-        except InputError as error:  # its range selects too few pairs, or there are no data
-            problem = error
-    raise problem
-
-
-def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds of a forward pass and of a forward pass with its gradient, an image."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            model(images)
-
-    def gradient() -> None:
-        shown = images.clone().requires_grad_()
-        model(shown).logsumexp(dim=1).sum().backward()
-
-    found = []
-    for one in (forward, gradient):
-        one()
-        times = []
-        for _ in range(10):
-            began = time.perf_counter()
-            one()
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        found.append(sorted(times)[5] / len(images))
-    return found[0], found[1]
-
-
-def _withstood(attack: AutoAttack, forward: float, gradient: float) -> float:
-    """Seconds that an image costs which withstands an attack, over any number of strengths: its passes are counted."""
-    steps, targets = attack.n_iter + 5, attack.n_target_classes  # five for starts and checks
-    gradients = {"apgd-ce": steps, "apgd-dlr": steps, "apgd-t": steps * targets, "fab": steps, "fab-t": steps * targets}
-    used = attack.attacks or ("apgd-ce", "apgd-t", "fab-t", "square")
-    queries = attack.n_queries if "square" in used else 0
-    return sum(gradients.get(name, 0) for name in used) * gradient + queries * forward
-
-
-def _probed(space: Space, measurement: Measurement, options: SearchOptions, slots: int, device: str) -> Costs:
-    """`probe` in as many processes as trials run at a time: they slow each other down."""
-    if device == "cpu" and slots > 1:
-        with ProcessPoolExecutor(slots, mp_context=multiprocessing.get_context("spawn")) as pool:
-            arguments = (space, measurement, options.data_dir, device, options.threads)
-            costs = [job.result() for job in [pool.submit(probe, *arguments) for _ in range(slots)]]
-    else:
-        costs = [probe(space, measurement, options.data_dir, device, options.threads)]
-    parts = [[getattr(one, name) for one in costs] for name in Costs.__dataclass_fields__]
-    return Costs(*(sum(values) / len(values) for values in parts))
-
-
-@dataclass(frozen=True)
-class Workload:
-    """How much is done, and the seconds that it takes at most.
-
-    Attributes:
-        trials: of the search.
-        seeds: of each setting in the confirmation.
-        search, confirmation: seconds.
-    """
-
-    trials: int
-    seeds: int
-    search: float
-    confirmation: float
-
-    @property
-    def seconds(self) -> float:
-        """All of it."""
-        return self.search + self.confirmation + _OVERHEAD
-
-
-def workload_within(seconds: float, costs: Costs, space: Space, measurement: Measurement, slots: int) -> Workload:
-    """Return the largest workload that takes no longer: half of the time is the confirmation's, the rest the search's.
-
-    Raises:
-        InputError: not even the smallest fits.
-    """
-    settings = 1 + len(space.given)
-    fewest, most = measurement.seeds
-    least = min(measurement.least_trials, space.budget.num_samples)
-
-    def of(trials: int, seeds: int) -> Workload:
-        return Workload(trials, seeds, costs.search(trials, slots), costs.confirmation(settings, seeds, slots))
-
-    if (smallest := of(least, fewest)).seconds > seconds:
-        raise InputError(
-            f"--budget={seconds / 60:.3g}: {least} trials and {fewest} seeds, the least, take up to"
-            f" {math.ceil(smallest.seconds / 60)} minutes"
-        )
-    half = (seconds - _OVERHEAD) / 2
-    seeds = max((n for n in range(fewest, most + 1) if of(least, n).confirmation <= half), default=fewest)
-    trials = max(n for n in range(least, space.budget.num_samples + 1) if of(n, seeds).seconds <= seconds or n == least)
-    if of(trials, seeds).seconds > seconds:
-        seeds = fewest
-    while seeds < most and of(trials, seeds + 1).seconds <= seconds:  # what the search leaves
-        seeds += 1
-    return of(trials, seeds)
-
-
-# ---------------------------------------------------------------------------------------------
 # A row
 # ---------------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Row:
-    """A row that is being reproduced."""
+    """A row that is being reproduced.
+
+    Attributes:
+        row, size: which.
+        space: what is searched, and `space_name`, as it is given to the search.
+        options: of search and confirmation, and `given`, those of them that flags gave.
+        budget: where the flag was given.
+    """
 
     row: str
     size: str
     space: Space
     space_name: str
-    budget: float | None  # where the flag was given
-    save_dir: str
     options: SearchOptions
-    say: Callable[[str], None]
+    given: Mapping[str, Any]
+    budget: float | None
+    save_dir: str
 
     @property
     def name(self) -> str:
@@ -323,82 +112,127 @@ class _Row:
         return SIZES[self.size]
 
     @property
+    def folder(self) -> Storage:
+        return Storage(self.options.storage_path)
+
+    @property
     def search(self) -> Path:
         return Path(self.options.storage_path) / f"reproduce_{self.name}"
 
     @property
-    def plan_file(self) -> Path:
-        return self.search.with_name(f"{self.search.name}.json")
+    def plan_file(self) -> str:
+        return f"{self.search.name}.json"
 
     def go(self) -> int:
         """Do what is left; return the exit status."""
-        plan = self._plan()
+        plan = self.plan()
+        self.folder.write(self.plan_file, json.dumps(plan, indent=1))
         stages = (("search", self._search), ("confirmation", self._confirm), ("notebooks", self._show))
         for stage, action in stages:
-            status = action(plan)
-            if status:
-                self.say(f"the {stage} ended with status {status}; nothing is lost, the same command goes on")
+            if status := action(plan):
+                _say(f"the {stage} ended with status {status}; when that is mended, the same command goes on")
                 return status
         self._publish(plan)
         return 0
 
-    def _plan(self) -> dict[str, Any]:
+    # --- the plan -----------------------------------------------------------------------------
+
+    def plan(self) -> dict[str, Any]:
         """What was planned before, or is now; and said."""
         slots, gpus = share_of_machines(self.options, 10**6)
         device = "cuda" if gpus else "cpu"
-        if self.plan_file.exists():
-            plan = json.loads(self.plan_file.read_text())
-            if self.budget is not None and self.budget != plan["budget"]:
-                raise InputError(
-                    f"--budget={self.budget:g}: {self.name} was begun with {plan['budget']:g}; go on without the flag,"
-                    f" or remove {self.search} and {self.plan_file} to begin anew"
-                )
-            workload = Workload(**plan["workload"])
-            spent = sum(plan["wall_seconds"].values())
-            self.say(
-                f"goes on with {self.name}: {workload.trials} trials, {workload.seeds} seeds;"
-                f" {duration(spent)} of at most {duration(workload.seconds)} are spent"
+        if (plan := self._planned()) is not None:
+            workload, spent = Workload(**plan["workload"]), sum(plan["wall_seconds"].values())
+            _say(
+                f"goes on with {self.name}: {workload.trials} trials, {workload.seeds} seeds; {duration(spent)} of"
+                f" about {duration(workload.seconds)} are spent"
             )
+            if device_name(device) not in plan["devices"]:
+                _say(f"note: begun on {plan['devices'][0]}, goes on on {device_name(device)}, at another speed")
+                plan["devices"].append(device_name(device))
             return plan
-        self.say(f"{self.name}: timing a few steps ...")
-        costs = _probed(self.space, self.measurement, self.options, slots, device)
-        cards = max(1, round(slots * gpus)) if gpus else 1
-        budget = Reproduction(**({} if self.budget is None else {"budget": self.budget})).budget
-        workload = workload_within(60 * budget / cards, costs, self.space, self.measurement, slots)
+        if (self.search / MANIFEST).exists():
+            raise InputError(
+                f"ROW={self.row}: {self.search} holds a search, and its plan {self.folder.path(self.plan_file)} is"
+                " missing; remove the folder to begin anew"
+            )
+        _say(f"{self.name}: timing a few steps ...")
+        at_a_time = slots if not gpus else max(1, int(1 / gpus))
+        arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
+        costs = probed(*arguments, at_a_time=at_a_time)
+        budget = self.budget or Reproduction().budget
+        cards = max(1, round(slots * gpus))
+        workload = workload_within(budget, costs, self.space, self.measurement, slots, cards)
         settings = 1 + len(self.space.given)
-        self.say(
-            f"will cost at most {duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time:\n"
+        _say(
+            f"will cost about {duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time, if all"
+            " withstand the attacks:\n"
             f"  search: {workload.trials} trials, {duration(workload.search)} (each {duration(costs.training)} of"
             f" training and {duration(costs.objective)} of attack)\n"
             f"  confirmation: {settings} settings with {workload.seeds} seeds, {duration(workload.confirmation)} (each"
             f" {duration(costs.training)} of training and {duration(costs.evaluation)} of noise and attacks)\n"
-            f"  starts and notebooks: {duration(_OVERHEAD)}"
+            f"  starts and notebooks: {duration(OVERHEAD)}"
         )
         return {
             "row": self.row,
             "size": self.size,
+            "space": self.space.model_dump(mode="json"),
+            "budget": budget,
             "workload": asdict(workload),
             "costs": asdict(costs),
-            "slots": slots,
-            "device": device_name(device),
-            "budget": budget,
+            "at_a_time": slots,
+            "devices": [device_name(device)],
             "wall_seconds": {},
         }
+
+    def _planned(self) -> dict[str, Any] | None:
+        """The plan of before; one line where it is of something else."""
+        content, path = self.folder.read(self.plan_file), self.folder.path(self.plan_file)
+        if content is None:
+            return None
+        anew = f"remove {self.search} and {path} to begin anew"
+        try:
+            plan = json.loads(content)
+            Workload(**plan["workload"])
+            missing = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds"} - plan.keys()
+            if missing:
+                raise ValueError(f"{', '.join(sorted(missing))}: missing")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
+        if self.budget not in (None, plan["budget"]):
+            raise InputError(
+                f"--budget={self.budget:g}: {self.name} was begun with {plan['budget']:g}; go on without the flag,"
+                f" or {anew}"
+            )
+        for key, old, new in differences(plan["space"], self.space.model_dump(mode="json")):
+            raise InputError(f"ROW={self.row}: {key} is {told(new)}, and was {told(old)} when it was begun; {anew}")
+        return plan
+
+    # --- the stages ---------------------------------------------------------------------------
 
     def _search(self, plan: dict[str, Any]) -> int:
         trials = plan["workload"]["trials"]
         command = [sys.executable, str(ROOT / "tune_main.py")]
         if (self.search / MANIFEST).exists():
             states = load_results(self.search).state
-            if (states != UNFINISHED).sum() >= trials and read_manifest(Storage(self.search))["num_samples"] == trials:
-                self.say(f"the search is done: {trials} trials")
-                return 0
+            if (states != UNFINISHED).sum() >= trials:
+                _say(f"the search is done: {trials} trials")
+                return self._nothing_found()
             command += [f"--resume={self.search}"]
         else:
             command += [f"--space={self.space_name}", f"--name={self.search.name}"]
             command += [f"--storage_path={self.options.storage_path}"]
         command += [f"--num-samples={trials}", "--final_attack_seconds=0", *self._machine_flags()]
-        return self._run("search", command, plan)
+        return self._run("search", command, plan) or self._nothing_found()
+
+    def _nothing_found(self) -> int:
+        """1 where there is nothing to confirm."""
+        results = load_results(self.search)
+        if ((results.setting == tables.PROPOSED) & (results.state == FINISHED)).any():
+            return 0
+        failed = results.error[results.error.fillna("") != ""]
+        _say(f"no proposed trial has finished{f'; the first that failed: {failed.iloc[0]}' if len(failed) else ''}")
+        return 1
 
     def _confirm(self, plan: dict[str, Any]) -> int:
         measurement, eps = self.measurement, self.space.objective.eps
@@ -406,10 +240,16 @@ class _Row:
         command += [f"--seeds={plan['workload']['seeds']}", f"--attacks={','.join(measurement.attacks)}"]
         command += [f"--eps={','.join(f'{eps * factor:.6g}' for factor in measurement.strengths)}"]
         command += [f"--num_epsilons={measurement.num_epsilons}", f"--num_images={measurement.num_images}"]
-        return self._run("confirmation", command + self._machine_flags(), plan)
+        status = self._run("confirmation", command + self._machine_flags(), plan)
+        if status == 1 and (self.search / CONFIRMATION).exists():
+            seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
+            if len(seeds) == 1 + len(self.space.given) and seeds.min() >= _ENOUGH_SEEDS:
+                _say("some trainings failed, as told above; what is measured is shown, and the notes say so")
+                return 0
+        return status
 
     def _machine_flags(self) -> list[str]:
-        return shlex.split(to_flags(self.options.model_copy(update={"storage_path": "results"})))
+        return [f"--{name}={value}" for name, value in self.given.items() if name != "storage_path"]
 
     def _show(self, plan: dict[str, Any]) -> int:
         outcome = self._outcome
@@ -422,8 +262,7 @@ class _Row:
                 command += ["-p", "save_dir", str(outcome.resolve())]
             if notebook == "05_robustness_curves":
                 command += ["-p", "split", "confirmed"]
-            status = self._run("notebooks", command, plan)
-            if status:
+            if status := self._run("notebooks", command, plan):
                 return status
         return self._run("notebooks", [sys.executable, "-m", "brainreg.report", str(self.search)], plan)
 
@@ -433,65 +272,87 @@ class _Row:
 
     def _run(self, stage: str, command: Sequence[str], plan: dict[str, Any]) -> int:
         """Run a command, and count its seconds, also of one that does not come to its end."""
-        self.say(f"\n$ {' '.join(['python', *command[1:]])}")
+        _say(f"\n$ {shlex.join(['python', *command[1:]])}")
         before, began = plan["wall_seconds"].get(stage, 0.0), time.monotonic()
         process = subprocess.Popen(command, start_new_session=True)  # it is interrupted once, by what follows
-        status, interrupted = None, False
-        while status is None:
-            try:
-                status = process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                pass
-            except KeyboardInterrupt:
-                interrupted = True
+        interrupted = False
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    pass
+                except KeyboardInterrupt:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+                plan["wall_seconds"][stage] = before + time.monotonic() - began
+                self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+        finally:  # a full disk, say
+            if process.poll() is None:
                 process.send_signal(signal.SIGINT)
-            plan["wall_seconds"][stage] = before + time.monotonic() - began
-            make_folder(f"--storage_path={self.options.storage_path}", self.plan_file.parent)
-            write_text(self.plan_file, json.dumps(plan, indent=1))
+                process.wait()
+        status = process.returncode
         return 130 if interrupted else status if status >= 0 else 128 - status
 
+    # --- what is kept -------------------------------------------------------------------------
+
     def _publish(self, plan: dict[str, Any]) -> None:
-        """Put what was found where it is kept."""
+        """Put what was found where it is kept: all of it, or nothing."""
         target = Path(self.save_dir) / self.name
-        make_folder(f"--save_dir={self.save_dir}", target)
+        part = target.with_name(f"{target.name}.part")
+        make_folder(f"--save_dir={self.save_dir}", part)
         manifest, results = read_manifest(Storage(self.search)), load_results(self.search)
-        kept = [name for name in results.columns if name not in (*_OF_THE_MACHINE, "epochs", "retries")]
         confirmation = pd.read_csv(self.search / CONFIRMATION)
-        write_text(target / _TRIALS, results[kept].to_csv(index=False))
-        write_text(target / CONFIRMATION, confirmation.to_csv(index=False))
-        for name in (_ALPHA_TH, "robustness_curves.csv", *(f"{figure}.png" for figure in _FIGURES)):
-            if (self._outcome / name).exists():
-                shutil.copyfile(self._outcome / name, target / name)
-        best = ranked(results).query("setting == ''").iloc[0]
-        workload = Workload(**plan["workload"])
-        measured = confirmation.groupby(["setting", "seed"])
-        record = {
-            "row": self.row,
+        kept = results[[name for name in results.columns if name not in _LEFT_OUT]]
+        kept = kept.assign(error=kept.error.str.split(":").str[0])  # what follows may name places of the machine
+        try:
+            kept.to_csv(part / _TRIALS, index=False)
+            confirmation.to_csv(part / CONFIRMATION, index=False)
+            for name in (_ALPHA_TH, _CURVES, *(f"{figure}.png" for figure in _FIGURES)):
+                if (self._outcome / name).exists():
+                    shutil.copyfile(self._outcome / name, part / name)
+            record = self._record(plan, manifest, results, confirmation)
+            (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
+        except OSError as error:
+            raise InputError(
+                f"--save_dir={self.save_dir}: cannot be written ({error.strerror}); when that is mended, the same"
+                " command goes on"
+            ) from error
+        spent = sum(plan["wall_seconds"].values())
+        _say(f"\nall of it: {duration(spent)}; settings, numbers and figures: {target}\n")
+        _say("\n".join(tables.said(tables.paired(confirmation.assign(search=self.name)))))
+
+    def _record(
+        self, plan: Mapping[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
+    ) -> dict[str, Any]:
+        found = confirmation[confirmation["rank"] == 1]
+        trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
+        attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
+        return {
+            "row": Path(self.row).stem,
             "size": self.size,
-            "command": f"make reproduce ROW={self.row} SIZE={self.size} BUDGET={plan['budget']:g}",
+            "command": f"make reproduce ROW={Path(self.row).stem} SIZE={self.size} BUDGET={plan['budget']:g}",
             "space": manifest["space"],
             "strategy": manifest["strategy"],
             "seed": manifest["seed"],
-            "trials": workload.trials,
-            "best_trial": int(best.trial),
+            "trials": len(results),
+            "found_trial": int(found.trial.iloc[0]),
+            "planned_seeds": plan["workload"]["seeds"],
             "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
             "versions": manifest["versions"],
-            "device": plan["device"],
-            "at_a_time": plan["slots"],
+            "devices": plan["devices"],
+            "at_a_time": plan["at_a_time"],
             "date": time.strftime("%Y-%m-%d"),
             "seconds": {
-                "estimated_at_most": round(workload.seconds),
+                "estimated": round(Workload(**plan["workload"]).seconds),
                 "wall": {name: round(value) for name, value in plan["wall_seconds"].items()},
                 "trials": round(float(results.seconds.sum())),
-                "confirmed_networks": round(
-                    float(measured.training_seconds.first().sum() + confirmation.seconds.fillna(0).sum())
-                ),
+                "confirmed_networks": round(float(trained + attacked)),
             },
         }
-        write_text(target / RECORD, json.dumps(record, indent=1) + "\n")
-        spent = sum(plan["wall_seconds"].values())
-        self.say(f"\nall of it: {duration(spent)}; settings, numbers and figures: {target}\n")
-        self.say("\n".join(tables.said(tables.paired(confirmation.assign(search=self.name)))))
 
 
 def _say(text: str) -> None:
@@ -518,18 +379,16 @@ def markdown_table(folder: str | Path) -> str:
     Raises:
         InputError: nothing was reproduced there.
     """
-    accuracies = ["| data | setting | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
-    differences = ["| data | difference | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
+    accuracies = ["| row | setting | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
+    differences = ["| row | difference | clean | under noise | AutoAttack |", "|---|---|---|---|---|", _CLAIM]
     costs = []
     for record, confirmation in reproduced(folder):
-        name = f"{row_name(record['space']['task'], record['space']['reg_data'])}, {record['size']}"
-        summary = tables.confirmed(confirmation)
+        name, summary = f"{record['row']}, {record['size']}", tables.confirmed(confirmation)
         for setting in (UNREGULARIZED, PUBLISHED, tables.FOUND):
             for one in summary[summary.setting == setting].itertuples():
                 cells = [name, f"{setting}{_symbols(one)}", *(_accuracy(one, measure) for measure in _SHOWN)]
                 accuracies.append(f"| {' | '.join(cells)} |")
-        paired = tables.paired(confirmation)
-        for (better, than), group in paired.groupby(["better", "than"], sort=False):
+        for (better, than), group in tables.paired(confirmation).groupby(["better", "than"], sort=False):
             by_measure = {row.measure: _difference(row) for row in group.itertuples()}
             cells = [name, f"{better} - {than}", *(by_measure.get(measure, "") for measure in _SHOWN)]
             differences.append(f"| {' | '.join(cells)} |")
@@ -540,39 +399,39 @@ def markdown_table(folder: str | Path) -> str:
 
 
 _SHOWN = ("clean", "noise", "robust")
+_CLAIM = "| *arXiv 2410.03952* | *published - unregularized, as claimed* | *slightly worse* | *better* | *better* |"
 
 
 def _accuracy(one: Any, measure: str) -> str:
     mean, low, high = (100 * getattr(one, f"{measure}{end}") for end in ("", "_low", "_high"))
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    seeds = "" if one.seeds == one.planned else f" ({one.seeds} of {one.planned} seeds)"
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]{seeds}"
 
 
 def _difference(row: Any) -> str:
-    larger = not math.isnan(row.corrected) and row.corrected < 0.05
-    verdict = ("**better**" if row.difference > 0 else "**worse**") if larger else "within noise"
-    return f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}] {verdict}"
+    said = {"better": "**better**", "worse": "**worse**", "not larger than the noise": "within noise"}
+    verdict = tables.verdict(row).removeprefix("larger than the noise, ")
+    interval = "" if math.isnan(row.low) else f" [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+    return f"{100 * row.difference:+.1f}{interval} {said.get(verdict, verdict)}"
 
 
 def _symbols(one: Any) -> str:
     if one.setting == UNREGULARIZED:
         return ""
-    settings = {SYMBOLS[name]: getattr(one, name) for name in SYMBOLS if name != "reg_range"}
-    whole = {SYMBOLS[name] for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
-    texts = [
-        f"{symbol} {shown(int(value) if symbol in whole else value)}"
-        for symbol, value in settings.items()
-        if pd.notna(value)
-    ]
+    whole = {name for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
+    values = {name: getattr(one, name) for name in SYMBOLS if pd.notna(getattr(one, name))}
+    texts = [f"{SYMBOLS[name]} {shown(int(value) if name in whole else value)}" for name, value in values.items()]
     return f" ({', '.join(texts)})"
 
 
 def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
     seconds, seeds = sum(record["seconds"]["wall"].values()), len(record["confirmed_seeds"])
     noise, attack = f"{first.noise_kind} noise of {first.noise_eps:.3g}", f"{first.attack} of {first.eps:.3g}"
+    data = row_name(record["space"]["task"], record["space"]["reg_data"])
     return (
-        f"* {name}: {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f} test"
-        f" images, clean and under {noise}, {first.robust_n:.0f} under {attack}; {duration(seconds)} on"
-        f" {record['device']}: `{record['command']}`"
+        f"* {name}: {data}; {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f}"
+        f" test images, clean and under {noise}, {first.robust_n:.0f} of them under {attack}; {duration(seconds)} on"
+        f" {', '.join(record['devices'])}: `{record['command']}`"
     )
 
 
@@ -580,6 +439,8 @@ def _find_row(row: str, size: str | None) -> tuple[str, str]:
     """The size that is meant, and the name of its space."""
     narrow = SPACES_FOLDER / _NARROW / f"{row}.yaml"
     load_space(row)  # or it is no row
+    if row.startswith(f"{_NARROW}/"):
+        raise InputError(f"ROW={row}: must be the row's own name; --size=narrow makes it narrow")
     if size == _NARROW and not narrow.exists():
         names = ", ".join(sorted(path.stem for path in narrow.parent.glob("*.yaml")))
         raise InputError(f"--size=narrow: {row} has no narrow size; these have: {names}")
@@ -594,7 +455,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("table", action="store_true", help="show what was reproduced, and exit")
     parser.add_flag("dry-run", action="store_true", help="say what it would cost, and exit")
     parser.add_flags(Reproduction, "how much")
-    parser.add_flags(SearchOptions, "the machine", skip=("num_samples", "name", "study", "tensorboard"))
+    parser.add_flags(SearchOptions, "the machine", skip=("num_samples", "name", "study", "tensorboard", "address"))
     flags = parser.parse_args(arguments)
     asked, options = from_flags(Reproduction, flags), from_flags(SearchOptions, flags)
     if flags.table:
@@ -611,10 +472,11 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise InputError("ROW: its notebooks need papermill; install '.[analysis]'") from error
     size, space_name = _find_row(flags.row, asked.size)
+    given = given_values(SearchOptions, flags)
     budget = given_values(Reproduction, flags).get("budget")
-    row = _Row(flags.row, size, load_space(space_name), space_name, budget, asked.save_dir, options, _say)
+    row = _Row(flags.row, size, load_space(space_name), space_name, options, given, budget, asked.save_dir)
     if flags.dry_run:
-        row._plan()
+        row.plan()
         print("nothing was started (--dry-run)")
         return 0
     with stopped_by_sigterm():

@@ -607,7 +607,7 @@ def said(differences: pd.DataFrame) -> list[str]:
         for row in group.itertuples():
             interval = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3f} to {row.high:+.3f}"
             p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
-            lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {_verdict(row)}")
+            lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {verdict(row)}")
     if lines:
         counts = sorted({*differences.comparisons})
         number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
@@ -618,7 +618,8 @@ def said(differences: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _verdict(row: Any) -> str:
+def verdict(row: Any) -> str:
+    """Return what a row of `paired` says: whether its difference is larger than the noise."""
     if row.seeds < 2:
         return "one seed, so the noise is unknown"
     if pd.isna(row.corrected):

@@ -17,13 +17,14 @@ from torch import nn
 
 from brainreg import reproduce, tables
 from brainreg.attacks import AutoAttack
+from brainreg.costs import Costs, Measurement, probe, withstood, workload_within
 from brainreg.errors import InputError
-from brainreg.reproduce import SIZES, Costs, Measurement, markdown_table, probe, reproduced, workload_within
+from brainreg.reproduce import SIZES, markdown_table, reproduced
 from brainreg.spaces import SPACES_FOLDER, load_space
 
 RESULTS = ROOT / "analysis" / "results"
 DIGITS = load_space("digits_double")
-COSTS = Costs(training=30, objective=10, evaluation=60)
+COSTS = Costs(training=30, proxy=5, objective=10, evaluation=60)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -79,7 +80,7 @@ def test_the_workload_fits_into_the_budget_and_uses_it():
     settings, slots = 1 + len(DIGITS.given), 2
     for minutes in range(6, 60):
         try:
-            workload = workload_within(60 * minutes, COSTS, DIGITS, SIZES["narrow"], slots)
+            workload = workload_within(minutes, COSTS, DIGITS, SIZES["narrow"], slots)
         except InputError as error:
             assert minutes < 12 and str(error) == (
                 f"--budget={minutes}: 6 trials and 5 seeds, the least, take up to 11 minutes"
@@ -92,7 +93,7 @@ def test_the_workload_fits_into_the_budget_and_uses_it():
         more = dataclasses.replace(workload, seeds=workload.seeds + 1)
         unused = 60 * minutes - workload.seconds
         assert workload.seeds == 8 or unused < COSTS.confirmation(settings, more.seeds, slots) - workload.confirmation
-    assert workload == workload_within(1e9, COSTS, DIGITS, SIZES["narrow"], slots)  # all that is asked for
+    assert workload == workload_within(1e6, COSTS, DIGITS, SIZES["narrow"], slots)  # all that is asked for
 
 
 def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
@@ -113,7 +114,7 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
     ):
         Counted.images = 0
         assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
-        counted = 3 * reproduce._withstood(attack, 1.0, 1.0)
+        counted = 3 * withstood(attack, 2, 1.0, 1.0)
         assert 0.7 * counted < Counted.images < 1.4 * counted
 
 
@@ -135,7 +136,7 @@ _SMALL = """
 import sys
 from brainreg import reproduce
 from brainreg.cli import run
-from brainreg.reproduce import Measurement
+from brainreg.costs import Measurement
 small = Measurement(seeds=(2, 2), attacks=("gaussian", "pgd"), num_epsilons=3, num_images=20, least_trials=3)
 reproduce.SIZES["full"] = small
 run(reproduce.main)
@@ -204,5 +205,5 @@ def test_what_was_reproduced_is_whole():
         assert any("Square" in name for name in confirmation.attack)
         assert any("AutoAttack standard" in name for name in confirmation.attack)
         trials = pd.read_csv(folder / "trials.csv")
-        assert len(trials) == record["trials"] and record["best_trial"] in set(trials.trial)
+        assert len(trials) == record["trials"] and record["found_trial"] in set(trials.trial)
         assert (folder / "robustness_curves.png").exists() and (folder / "comparison.png").exists()
