@@ -43,7 +43,7 @@ class Measurement:
     attacks: tuple[str, ...] = ("noise", "square", "autoattack")
     strengths: tuple[float, ...] = (0.5, 1, 1.5)
     num_epsilons: int = 6
-    num_images: int = 50
+    num_images: int = 24
     least_trials: int = 6
 
 

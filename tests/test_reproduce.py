@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from brainreg import reproduce, tables
+from brainreg import costs, reproduce, tables
 from brainreg.attacks import AutoAttack
 from brainreg.costs import Costs, Measurement, probe, withstood, workload_within
 from brainreg.errors import InputError
@@ -118,14 +118,15 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
         assert 0.7 * counted < Counted.images < 1.4 * counted
 
 
-def test_a_probe_tells_what_a_trial_costs():
+def test_a_probe_tells_what_a_trial_costs(monkeypatch):
+    monkeypatch.setattr(costs, "_PROBE_SECONDS", 0.5)
     space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
-    costs = probe(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), str(ROOT / "data"), "cpu", 1)
+    short = probe(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), str(ROOT / "data"), "cpu", 1)
     longer = probe(
         space.override({"epoch_num": 20}, {}, {}), Measurement(seeds=(2, 2), num_images=80), "data", "cpu", 1
     )
-    assert 0 < costs.training < longer.training and 0 < costs.evaluation < longer.evaluation
-    assert costs.objective > 0
+    assert 0 < short.training < longer.training and 0 < short.evaluation < longer.evaluation
+    assert short.objective > 0
 
 
 # ---------------------------------------------------------------------------------------------
