@@ -8,6 +8,7 @@ A row is the name of a space. It says what it will cost before it begins. Interr
 Settings, numbers and figures are put in analysis/results/, and `--table` shows what lies there as the README does.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -262,7 +263,7 @@ class _Row:
                 command += ["-p", "save_dir", str(outcome.resolve())]
             if notebook == "05_robustness_curves":
                 command += ["-p", "split", "confirmed"]
-            if status := self._run("notebooks", command, plan):
+            if status := self._run("notebooks", command, plan, log=outcome / f"{notebook}.log"):
                 return status
         return self._run("notebooks", [sys.executable, "-m", "brainreg.report", str(self.search)], plan)
 
@@ -270,11 +271,17 @@ class _Row:
     def _outcome(self) -> Path:
         return self.search / "reproduction"
 
-    def _run(self, stage: str, command: Sequence[str], plan: dict[str, Any]) -> int:
-        """Run a command, and count its seconds, also of one that does not come to its end."""
+    def _run(self, stage: str, command: Sequence[str], plan: dict[str, Any], log: Path | None = None) -> int:
+        """Run a command, and count its seconds, also of one that does not come to its end.
+
+        Args:
+            log: file for what it prints, which is shown where it fails.
+        """
         _say(f"\n$ {shlex.join(['python', *command[1:]])}")
         before, began = plan["wall_seconds"].get(stage, 0.0), time.monotonic()
-        process = subprocess.Popen(command, start_new_session=True)  # it is interrupted once, by what follows
+        with log.open("w") if log else contextlib.nullcontext() as out:
+            # In a session of its own, it is interrupted once, by what follows.
+            process = subprocess.Popen(command, start_new_session=True, stdout=out, stderr=out)
         interrupted = False
         try:
             while process.poll() is None:
@@ -292,6 +299,8 @@ class _Row:
                 process.send_signal(signal.SIGINT)
                 process.wait()
         status = process.returncode
+        if status and log:
+            _say(log.read_text())
         return 130 if interrupted else status if status >= 0 else 128 - status
 
     # --- what is kept -------------------------------------------------------------------------
