@@ -439,8 +439,8 @@ def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
     data = row_name(record["space"]["task"], record["space"]["reg_data"])
     return (
         f"* {name}: {data}; {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f}"
-        f" test images, clean and under {noise}, {first.robust_n:.0f} of them under {attack}; {duration(seconds)} on"
-        f" {', '.join(record['devices'])}: `{record['command']}`"
+        f" test images, clean and under {noise}, {first.robust_n:.0f} of them, other ones for each seed, under"
+        f" {attack}; {duration(seconds)} on {', '.join(record['devices'])}: `{record['command']}`"
     )
 
 
