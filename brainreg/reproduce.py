@@ -74,6 +74,14 @@ class Reproduction(BaseModel):
         " or where the row has no narrow size)",
     )
     budget: float = Field(60, gt=0, description="minutes that it may cost; GPU minutes where there are GPUs")
+    trials: int | None = Field(
+        None, ge=1, description="of the search, whatever they cost; with seeds (absent: by budget)"
+    )
+    seeds: int | None = Field(
+        None,
+        ge=_ENOUGH_SEEDS,
+        description="of each confirmed setting, whatever they cost; with trials (absent: by budget)",
+    )
     save_dir: str = Field(
         "analysis/results", description="folder in which ROW_SIZE/ gets settings, numbers and figures at the end"
     )
@@ -92,7 +100,7 @@ class _Row:
         row, size: which.
         space: what is searched, and `space_name`, as it is given to the search.
         options: of search and confirmation, and `given`, those of them that flags gave.
-        budget: where the flag was given.
+        asked: those of `budget`, `trials` and `seeds` that flags gave.
     """
 
     row: str
@@ -101,7 +109,7 @@ class _Row:
     space_name: str
     options: SearchOptions
     given: Mapping[str, Any]
-    budget: float | None
+    asked: Mapping[str, Any]
     save_dir: str
 
     @property
@@ -161,10 +169,13 @@ class _Row:
         at_a_time = slots if not gpus else max(1, int(1 / gpus))
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
         costs = probed(*arguments, at_a_time=at_a_time)
-        budget = self.budget or Reproduction().budget
-        cards = max(1, round(slots * gpus))
-        workload = workload_within(budget, costs, self.space, self.measurement, slots, cards)
-        settings = 1 + len(self.space.given)
+        asked, settings = Reproduction(**self.asked), 1 + len(self.space.given)
+        if asked.trials:
+            seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots)
+            workload = Workload(asked.trials, asked.seeds, *seconds)
+        else:
+            cards = max(1, round(slots * gpus))
+            workload = workload_within(asked.budget, costs, self.space, self.measurement, slots, cards)
         _say(
             f"will cost about {duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time, if all"
             " withstand the attacks:\n"
@@ -178,7 +189,7 @@ class _Row:
             "row": self.row,
             "size": self.size,
             "space": self.space.model_dump(mode="json"),
-            "budget": budget,
+            "budget": asked.budget,
             "workload": asdict(workload),
             "costs": asdict(costs),
             "at_a_time": slots,
@@ -200,11 +211,12 @@ class _Row:
                 raise ValueError(f"{', '.join(sorted(missing))}: missing")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
-        if self.budget not in (None, plan["budget"]):
-            raise InputError(
-                f"--budget={self.budget:g}: {self.name} was begun with {plan['budget']:g}; go on without the flag,"
-                f" or {anew}"
-            )
+        begun = {"budget": plan["budget"], "trials": plan["workload"]["trials"], "seeds": plan["workload"]["seeds"]}
+        for key, value in self.asked.items():
+            if value != begun[key]:
+                raise InputError(
+                    f"--{key}={value:g}: {self.name} was begun with {begun[key]:g}; go on without the flag, or {anew}"
+                )
         for key, old, new in differences(plan["space"], self.space.model_dump(mode="json")):
             raise InputError(f"ROW={self.row}: {key} is {told(new)}, and was {told(old)} when it was begun; {anew}")
         return plan
@@ -343,7 +355,8 @@ class _Row:
         return {
             "row": Path(self.row).stem,
             "size": self.size,
-            "command": f"make reproduce ROW={Path(self.row).stem} SIZE={self.size} BUDGET={plan['budget']:g}",
+            "command": f"make reproduce ROW={Path(self.row).stem} SIZE={self.size}"
+            f' ARGS="--trials={len(results)} --seeds={plan["workload"]["seeds"]}"',
             "space": manifest["space"],
             "strategy": manifest["strategy"],
             "seed": manifest["seed"],
@@ -482,8 +495,14 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("ROW: its notebooks need papermill; install '.[analysis]'") from error
     size, space_name = _find_row(flags.row, asked.size)
     given = given_values(SearchOptions, flags)
-    budget = given_values(Reproduction, flags).get("budget")
-    row = _Row(flags.row, size, load_space(space_name), space_name, options, given, budget, asked.save_dir)
+    amounts = {
+        key: value for key, value in given_values(Reproduction, flags).items() if key not in ("size", "save_dir")
+    }
+    for one, other in (("trials", "seeds"), ("seeds", "trials")):
+        if one in amounts and (other not in amounts or "budget" in amounts):
+            also = f"--{other} is missing" if other not in amounts else f"--budget={amounts['budget']:g} is given, too"
+            raise InputError(f"--{one}={amounts[one]}: {also}; give trials and seeds, or a budget")
+    row = _Row(flags.row, size, load_space(space_name), space_name, options, given, amounts, asked.save_dir)
     if flags.dry_run:
         row.plan()
         print("nothing was started (--dry-run)")

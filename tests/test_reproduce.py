@@ -42,6 +42,12 @@ COSTS = Costs(training=30, proxy=5, objective=10, evaluation=60)
         ("cifar100_imagenet --size=narrow", "--size=narrow: cifar100_imagenet has no narrow size; these have: "),
         ("digits_double --budget=0", "--budget=0: must be greater than 0"),
         ("digits_double --budget=soon", "--budget=soon: must be a number"),
+        ("digits_double --trials=3", "--trials=3: --seeds is missing; give trials and seeds, or a budget"),
+        ("digits_double --seeds=1 --trials=3", "--seeds=1: must be at least 2"),
+        (
+            "digits_double --seeds=2 --trials=3 --budget=9",
+            "--trials=3: --budget=9 is given, too; give trials and seeds",
+        ),
         (
             "digits_double --storage_path=s3://bucket/a",
             "--storage_path=s3://bucket/a: must be a folder of this machine",
