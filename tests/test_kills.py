@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_moments_of_one_search(tmp_path):
     """Of the driver, of a worker, of Ray's process on the machine, of everything at once: see the script."""
     ended = subprocess.run(

@@ -189,7 +189,7 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
     assert len(pd.read_csv(kept / "trials.csv")) == 3
     assert str(tmp_path) not in "".join(path.read_text() for path in kept.iterdir() if path.suffix != ".png")
     shown = markdown_table(tmp_path / "kept")
-    assert "| digits - digits, full | unregularized | " in shown and "| found - unregularized | " in shown
+    assert "| tiny, full | unregularized | " in shown and "| found - unregularized | " in shown
 
 
 # ---------------------------------------------------------------------------------------------
