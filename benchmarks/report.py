@@ -80,7 +80,7 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
         known = SimpleNamespace(
             trial_id=str(record.number), config={"number": record.number, "setting": record.setting}
         )
-        reports = ({"epoch": i, "proxy_objective": value} for i, value in enumerate(run.proxies, start=1))
+        reports = (run.report(epoch) for epoch in range(1, len(run.training) + 1))
         done = next(
             (one["epoch"] for one in reports if asha.on_trial_result(None, known, one) == TrialScheduler.STOP), None
         )

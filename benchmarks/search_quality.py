@@ -66,12 +66,19 @@ _ACCURACIES = ("clean_accuracy", "robust_accuracy")
 
 @dataclass(frozen=True)
 class Run:
-    """One setting's training: seconds of each epoch and of its proxy, the proxies, and what was measured at the end."""
+    """One setting's training: of each epoch the seconds, those of its proxy, the validation cross-entropy and the
+    proxy, and what was measured at the end."""
 
     training: list[float]
     proxying: list[float]
+    cross_entropies: list[float]
     proxies: list[float]
     measured: dict[str, float]
+
+    def report(self, epoch: int) -> dict[str, float]:
+        """What the scheduler hears after an epoch."""
+        known = {"valid_cross_entropy": self.cross_entropies[epoch - 1], "proxy_objective": self.proxies[epoch - 1]}
+        return {"epoch": epoch, **known}
 
     @property
     def seconds(self) -> float:
@@ -94,6 +101,7 @@ class RunTable:
             run = Run(
                 np.diff(epochs.seconds, prepend=0).tolist(),
                 epochs.proxy_seconds.tolist(),
+                epochs.valid_cross_entropy.tolist(),
                 epochs.proxy_objective.tolist(),
                 {name: float(first[name]) for name in names},
             )
@@ -138,7 +146,8 @@ class RunTable:
         for i, (run, values) in enumerate(zip(self.proposed, dealt.tolist(), strict=True)):
             clean, robust = np.clip(values[-2:], 0, 1).tolist()
             own = {"clean_accuracy": clean, "robust_accuracy": robust, "objective": (clean + robust) / 2}
-            table.proposed[i] = replace(run, proxies=values[:-2], measured=run.measured | own)
+            entropies, proxies = np.exp(values[: len(run.training)]).tolist(), values[len(run.training) : -2]
+            table.proposed[i] = replace(run, cross_entropies=entropies, proxies=proxies, measured=run.measured | own)
         table.foretold = self.smoothed  # which say nothing of this noise
         return table
 
@@ -185,7 +194,7 @@ class RunTable:
 
 
 def _measured(run: Run) -> list[float]:
-    return [*run.proxies, *(run.measured[name] for name in _ACCURACIES)]
+    return [*np.log(run.cross_entropies), *run.proxies, *(run.measured[name] for name in _ACCURACIES)]
 
 
 @dataclass
@@ -263,9 +272,8 @@ def search(
                 found.lefts.append((now, left[id(run)]))
             begin(now)
             continue
-        report = {"epoch": epoch}
+        report = run.report(epoch) if uses_proxy else {"epoch": epoch}
         if uses_proxy:
-            report["proxy_objective"] = run.proxies[epoch - 1]
             study.report(trial, epoch, report["proxy_objective"])
         known = SimpleNamespace(trial_id=str(trial.number), config={"number": trial.number, "setting": record.setting})
         if scheduler.on_trial_result(None, known, report) == TrialScheduler.STOP:

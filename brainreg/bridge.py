@@ -166,8 +166,10 @@ class AshaScheduler(RecoveringScheduler):
 
     It decides as Ray Tune's own does, which lets a trial go on if, at a rung, it is not below the quantile of those
     that came there before; there, the part that is kept also says how far apart the rungs are. Trials are known by
-    their numbers, and what they reported before the search was resumed counts. Given settings are never stopped, and
-    have no part in the quantile: the curve of an unregularized network is not like the others.
+    their numbers, and what they reported before the search was resumed counts. As the objective measures the epoch
+    with the lowest validation cross-entropy, a trial is judged at a rung by its epoch with the lowest so far. Given
+    settings are never stopped, and have no part in the quantile: the curve of an unregularized network is not like the
+    others.
 
     Args:
         epochs: most epochs of a trial.
@@ -188,6 +190,7 @@ class AshaScheduler(RecoveringScheduler):
         super().__init__()
         self._rungs: dict[int, dict[int, float]] = {math.ceil(part * epochs): {} for part in rungs}
         self._kept = kept
+        self._best: dict[int, tuple[float, int, float]] = {}  # validation cross-entropy, epoch and proxy
         for record in records:
             if record.setting:
                 continue
@@ -197,11 +200,15 @@ class AshaScheduler(RecoveringScheduler):
 
     def decide(self, number: int, report: Mapping[str, Any]) -> bool:
         """Return whether a trial goes on after an epoch's report, and remember the report."""
-        reached = self._rungs.get(report.get("epoch"))
-        if reached is None or "proxy_objective" not in report or number in reached:
+        if "proxy_objective" not in report:
+            return True
+        own = report["valid_cross_entropy"], report["epoch"], report["proxy_objective"]
+        self._best[number] = min(self._best.get(number, own), own)  # ties go to the earliest, as in training
+        reached = self._rungs.get(report["epoch"])
+        if reached is None or number in reached:
             return True
         others = list(reached.values())
-        reached[number] = report["proxy_objective"]
+        reached[number] = self._best[number][-1]
         return not others or reached[number] >= np.quantile(others, 1 - self._kept)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

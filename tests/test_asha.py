@@ -1,5 +1,6 @@
 """The scheduler that stops trials: its decisions, without Ray running."""
 
+import itertools
 import random
 from types import SimpleNamespace
 
@@ -10,22 +11,32 @@ from brainreg.bridge import AshaScheduler
 from brainreg.records import FAILED, STOPPED, TrialRecord
 
 
-def report(epoch: int, value: float) -> dict[str, float]:
-    return {"epoch": epoch, "valid_accuracy": 0.9, "proxy_objective": value}
+def report(epoch: int, value: float, cross_entropy: float | None = None) -> dict[str, float]:
+    """Of an epoch; later ones have a lower cross-entropy unless it is given."""
+    entropy = 1 / (epoch + 1) if cross_entropy is None else cross_entropy
+    return {"epoch": epoch, "valid_cross_entropy": entropy, "valid_accuracy": 0.9, "proxy_objective": value}
 
 
 def trial(number: int, setting: str = "") -> SimpleNamespace:
     return SimpleNamespace(trial_id=f"ray_{number}", config={"number": number, "setting": setting})
 
 
-def record(number: int, values: list[float], **content) -> TrialRecord:
+def record(number: int, values: list[float], cross_entropies: list[float] = (), **content) -> TrialRecord:
     """A trial that reported these proxies, after epoch 0, which has none."""
-    epochs = [{"epoch": 0, "valid_accuracy": 0.1}, *(report(i, value) for i, value in enumerate(values, start=1))]
+    reports = [report(*one) for one in itertools.zip_longest(range(1, len(values) + 1), values, cross_entropies)]
+    epochs = [{"epoch": 0, "valid_cross_entropy": 2.3, "valid_accuracy": 0.1}, *reports]
     return TrialRecord(number, content.pop("setting", ""), {}, epochs=epochs, **content)
 
 
-def goes_on(scheduler: AshaScheduler, number: int, epoch: int, value: float, setting: str = "") -> bool:
-    decision = scheduler.on_trial_result(None, trial(number, setting), report(epoch, value))
+def goes_on(
+    scheduler: AshaScheduler,
+    number: int,
+    epoch: int,
+    value: float,
+    setting: str = "",
+    cross_entropy: float | None = None,
+) -> bool:
+    decision = scheduler.on_trial_result(None, trial(number, setting), report(epoch, value, cross_entropy))
     return decision == TrialScheduler.CONTINUE
 
 
@@ -85,6 +96,47 @@ def test_reports_without_a_proxy_go_on():
     ):
         assert scheduler.on_trial_result(None, trial(1), result) == TrialScheduler.CONTINUE
     assert not goes_on(scheduler, 1, 10, 0.1)
+
+
+class TestBestEpoch:
+    """The objective measures the epoch with the lowest validation cross-entropy, and so do the rungs."""
+
+    def test_a_trial_is_not_stopped_for_its_last_epoch(self):
+        scheduler = AshaScheduler(10)
+        reach(scheduler, 10, [0.8, 0.8])
+        goes_on(scheduler, 2, 9, 0.85, cross_entropy=0.3)
+        assert goes_on(scheduler, 2, 10, 0.4, cross_entropy=0.4)
+
+    def test_nor_kept_for_it(self):
+        scheduler = AshaScheduler(10)
+        reach(scheduler, 10, [0.8, 0.8])
+        goes_on(scheduler, 2, 9, 0.4, cross_entropy=0.3)
+        assert not goes_on(scheduler, 2, 10, 0.85, cross_entropy=0.4)
+
+    def test_it_is_that_of_the_trial_itself(self):
+        scheduler = AshaScheduler(10)
+        goes_on(scheduler, 0, 2, 0.9, cross_entropy=0.1)
+        reach(scheduler, 5, [0.9, 0.6, 0.7])
+        assert scheduler.stopped == {1, 2}
+
+    def test_of_two_as_low_it_is_the_earlier_as_in_training(self):
+        scheduler = AshaScheduler(10)
+        reach(scheduler, 10, [0.8, 0.8])
+        goes_on(scheduler, 2, 9, 0.85, cross_entropy=0.3)
+        assert goes_on(scheduler, 2, 10, 0.4, cross_entropy=0.3)
+
+    def test_what_others_are_compared_with_is_their_best_epoch(self):
+        scheduler = AshaScheduler(10)
+        goes_on(scheduler, 0, 9, 0.5, cross_entropy=0.2)
+        goes_on(scheduler, 0, 10, 0.9, cross_entropy=0.3)
+        assert goes_on(scheduler, 1, 10, 0.6)
+
+    def test_it_is_known_when_the_search_is_resumed(self):
+        """Of a trial that goes on, and of those that it is compared with."""
+        others = [record(0, [0.8] * 9 + [0.1], [0.3] * 9 + [0.4], ended=STOPPED)]
+        begun = record(1, [0.9] * 9, [0.3] * 9)
+        assert goes_on(AshaScheduler(10, [*others, begun]), 1, 10, 0.1, cross_entropy=0.4)
+        assert not goes_on(AshaScheduler(10, [*others, begun]), 2, 10, 0.7)
 
 
 class TestGivenSettings:
