@@ -41,7 +41,7 @@ from brainreg.evaluation import TELLING, Evaluation, planned
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SYMBOLS, duration, shown, time_left
-from brainreg.records import CHECKPOINT, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest
+from brainreg.records import CHECKPOINT, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest, search_id
 from brainreg.results import CONFIRMATION, load_results, ranked, settings_of, split_folders
 from brainreg.search import (
     SearchOptions,
@@ -77,7 +77,7 @@ _LINE_SECONDS = 60
 _SEND_SECONDS = 5
 
 # Flags of a search that mean nothing here.
-_OTHERS = ("num_samples", "name", "storage_path", "study", "tensorboard")
+_OTHERS = ("num_samples", "name", "id", "storage_path", "study", "tensorboard")
 
 
 class Extent(BaseModel):
@@ -151,7 +151,7 @@ class Plan:
         measures: which rows of a job's robustness table stand for its clean, robust and noise accuracy.
         jobs: in the order in which they run: one seed after the other, so that pairs are whole early.
         chosen: how the best settings were chosen, a sentence.
-        seed: the search's, from which the fresh ones are drawn.
+        seed: the search's.
         options: the search's, with what the flags change.
         slots: jobs at a time.
         gpus_per_trial: 0 on a CPU.
@@ -251,7 +251,9 @@ def plan_confirmation(
         if versions[name] != then:
             notes.append(f"it began with {name} {then}; this is {versions[name]}")
     seed = manifest["seed"]
-    jobs = _jobs(results, space, order[: asked.top], fresh_seeds(seed, asked.seeds))
+    used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
+    seeds = fresh_seeds(search_id(manifest), asked.seeds, used, begun)
+    jobs = _jobs(results, space, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks = _check_data(jobs, measured, merged.data_dir)
@@ -262,7 +264,7 @@ def plan_confirmation(
         "first_seeds": before["first_seeds"] if before else asked.seeds,
         "order": order,
         "chosen": chosen,
-        "seeds": fresh_seeds(seed, asked.seeds),
+        "seeds": seeds,
         "evaluation": measured.model_dump(mode="json"),
         "started": before["started"] if before else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": before["versions"] if before else versions,
@@ -574,7 +576,7 @@ class _Confirmation:
             given = f"{job.setting}" if not job.rank else f"rank {job.rank}, trial {job.trial}"
             self.say(f"  {given} ({', '.join(settings)})")
         self.say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")
-        self.say(f"seeds, drawn from the search's {plan.seed}: {', '.join(map(str, plan.manifest['seeds']))}")
+        self.say(f"seeds, drawn from the search's id (search.json): {', '.join(map(str, plan.manifest['seeds']))}")
         for note in plan.notes:
             self.say(f"note: {note}")
 

@@ -65,7 +65,7 @@ class Costs:
 
     def search(self, trials: int, slots: int) -> float:
         """Seconds of so many trials."""
-        proxy = self.proxy if Strategy().for_trials(trials).scheduler == "asha" else 0
+        proxy = self.proxy if Strategy().scheduler_of(trials) == "asha" else 0
         return math.ceil(trials / slots) * (self.training + proxy + self.objective)
 
     def confirmation(self, settings: int, seeds: int, slots: int) -> float:

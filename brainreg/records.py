@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -196,6 +196,13 @@ def read_manifest(search: Storage) -> dict[str, Any]:
     if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
         raise InputError(f"{search.path(MANIFEST)}: damaged (it does not say what is searched)")
     return manifest
+
+
+def search_id(manifest: Mapping[str, Any]) -> str:
+    """Return what tells a search from every other one: its own id, or what stands for it in an earlier version."""
+    if "id" in manifest:
+        return str(manifest["id"])
+    return json.dumps([manifest.get("started"), manifest["space"]], sort_keys=True)
 
 
 # ---------------------------------------------------------------------------------------------

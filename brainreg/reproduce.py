@@ -53,6 +53,9 @@ _TRIALS, _ALPHA_TH, _CURVES = "trials.csv", "alpha_th.csv", "robustness_curves.c
 # Columns of a search's table that say where it ran, or are told in full elsewhere.
 _LEFT_OUT = ("checkpoint", "node", "epochs", "retries")
 
+# Flags of a search that mean nothing here, or that are the reproduction's own.
+_OTHERS = ("num_samples", "name", "id", "study", "tensorboard", "address")
+
 # Differences over seeds need as many.
 _ENOUGH_SEEDS = 2
 
@@ -82,6 +85,16 @@ class Reproduction(BaseModel):
         ge=_ENOUGH_SEEDS,
         description="of each confirmed setting, whatever they cost; with trials (absent: by budget)",
     )
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="what the fresh seeds of the confirmation are drawn from; another one repeats the row with other"
+        " seeds (absent: the row's own, so that the same command makes the same networks again)",
+    )
+    sampler_seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of the search's proposals (absent: from the row's space)"
+    )
     save_dir: str = Field(
         "analysis/results", description="folder in which ROW_SIZE/ gets settings, numbers and figures at the end"
     )
@@ -100,7 +113,7 @@ class _Row:
         row, size: which.
         space: what is searched, and `space_name`, as it is given to the search.
         options: of search and confirmation, and `given`, those of them that flags gave.
-        asked: those of `budget`, `trials` and `seeds` that flags gave.
+        asked: those of `budget`, `trials`, `seeds`, `id` and `sampler_seed` that flags gave.
     """
 
     row: str
@@ -115,6 +128,14 @@ class _Row:
     @property
     def name(self) -> str:
         return f"{Path(self.row).stem}_{self.size}"
+
+    @property
+    def id(self) -> str:
+        """The search's: the row's own, so that the same command trains the same networks, unless another is asked for.
+
+        Rows have different ones, and so are confirmed with different seeds.
+        """
+        return self.asked.get("id") or f"reproduction of {Path(self.row).stem}, {self.size}"
 
     @property
     def measurement(self) -> Measurement:
@@ -190,6 +211,8 @@ class _Row:
             "size": self.size,
             "space": self.space.model_dump(mode="json"),
             "budget": asked.budget,
+            "id": self.id,
+            "sampler_seed": asked.sampler_seed,
             "workload": asdict(workload),
             "costs": asdict(costs),
             "at_a_time": slots,
@@ -211,11 +234,12 @@ class _Row:
                 raise ValueError(f"{', '.join(sorted(missing))}: missing")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
-        begun = {"budget": plan["budget"], "trials": plan["workload"]["trials"], "seeds": plan["workload"]["seeds"]}
+        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "id", "sampler_seed")}}
         for key, value in self.asked.items():
             if value != begun[key]:
                 raise InputError(
-                    f"--{key}={value:g}: {self.name} was begun with {begun[key]:g}; go on without the flag, or {anew}"
+                    f"--{key}={told(value)}: {self.name} was begun with {told(begun[key])}; go on without the flag, or"
+                    f" {anew}"
                 )
         for key, old, new in differences(plan["space"], self.space.model_dump(mode="json")):
             raise InputError(f"ROW={self.row}: {key} is {told(new)}, and was {told(old)} when it was begun; {anew}")
@@ -234,7 +258,9 @@ class _Row:
             command += [f"--resume={self.search}"]
         else:
             command += [f"--space={self.space_name}", f"--name={self.search.name}"]
-            command += [f"--storage_path={self.options.storage_path}"]
+            command += [f"--storage_path={self.options.storage_path}", f"--id={self.id}"]
+            if "sampler_seed" in self.asked:
+                command += [f"--sampler_seed={self.asked['sampler_seed']}"]
         command += [f"--num-samples={trials}", "--final_attack_seconds=0", *self._machine_flags()]
         return self._run("search", command, plan) or self._nothing_found()
 
@@ -352,11 +378,13 @@ class _Row:
         found = confirmation[confirmation["rank"] == 1]
         trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
         attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
+        flags = [f"--trials={len(results)}", f"--seeds={plan['workload']['seeds']}"]
+        flags += [f"--{key}={shlex.quote(str(self.asked[key]))}" for key in ("sampler_seed", "id") if key in self.asked]
         return {
             "row": Path(self.row).stem,
             "size": self.size,
-            "command": f"make reproduce ROW={Path(self.row).stem} SIZE={self.size}"
-            f' ARGS="--trials={len(results)} --seeds={plan["workload"]["seeds"]}"',
+            "command": f'make reproduce ROW={Path(self.row).stem} SIZE={self.size} ARGS="{" ".join(flags)}"',
+            "id": self.id,
             "space": manifest["space"],
             "strategy": manifest["strategy"],
             "seed": manifest["seed"],
@@ -477,7 +505,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("table", action="store_true", help="show what was reproduced, and exit")
     parser.add_flag("dry-run", action="store_true", help="say what it would cost, and exit")
     parser.add_flags(Reproduction, "how much")
-    parser.add_flags(SearchOptions, "the machine", skip=("num_samples", "name", "study", "tensorboard", "address"))
+    parser.add_flags(SearchOptions, "the machine", skip=_OTHERS)
     flags = parser.parse_args(arguments)
     asked, options = from_flags(Reproduction, flags), from_flags(SearchOptions, flags)
     if flags.table:
@@ -494,7 +522,7 @@ def main(arguments: Sequence[str]) -> int:
     except ImportError as error:
         raise InputError("ROW: its notebooks need papermill; install '.[analysis]'") from error
     size, space_name = _find_row(flags.row, asked.size)
-    given = given_values(SearchOptions, flags)
+    given = {name: value for name, value in given_values(SearchOptions, flags).items() if name not in _OTHERS}
     amounts = {
         key: value for key, value in given_values(Reproduction, flags).items() if key not in ("size", "save_dir")
     }

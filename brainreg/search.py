@@ -9,6 +9,7 @@ import shlex
 import signal
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +53,7 @@ from brainreg.records import (
     check_no_driver,
     read_manifest,
     read_trials,
+    search_id,
     trial_name,
     write_manifest,
 )
@@ -87,6 +89,12 @@ class SearchOptions(BaseModel):
         3, ge=0, description="times that a trial is tried again after a lost worker or node, or for lack of memory"
     )
     name: str | None = Field(None, description="name of the search's folder (absent: space and time)")
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="what a confirmation draws its fresh seeds from (absent: another one for each search)",
+    )
     storage_path: str = Field("results", description="folder of the searches' folders, or s3://BUCKET/PATH")
     study: str | None = Field(
         None, description="database of the study, such as postgresql+psycopg://USER@HOST/NAME (absent: SQLite)"
@@ -113,7 +121,8 @@ class SearchPlan:
 
     Attributes:
         space, strategy, options: what the search is.
-        seed: of everything that is drawn.
+        seed: of everything that is drawn but the proposals, which have `strategy.sampler_seed`.
+        id: tells it from every other search, also of the same space and seed; a confirmation draws its seeds from it.
         num_samples: trials, those that ended before the search is resumed too.
         slots: trials at a time.
         gpus_per_trial: 0 on a CPU.
@@ -126,6 +135,7 @@ class SearchPlan:
     strategy: Strategy
     options: SearchOptions
     seed: int
+    id: str
     num_samples: int
     slots: int
     gpus_per_trial: float
@@ -171,7 +181,8 @@ def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None 
     if own is not None and own.exists() and not (own.is_dir() and not any(own.iterdir())):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
     trials = options.num_samples or space.budget.num_samples
-    return _plan(space, (strategy or Strategy()).for_trials(trials), options, folder)
+    strategy = (strategy or Strategy()).completed(space, trials, _seed(space))
+    return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex)
 
 
 def find_search(name: str, storage_path: str, flag: str) -> Storage:
@@ -212,7 +223,14 @@ def plan_resume(
     check_no_driver(folder)
     where = f"{folder.path(MANIFEST)}: "
     stored = validated(Space, manifest["space"], spell=lambda key: f"{where}space.{key}")
-    stored_strategy = validated(Strategy, manifest["strategy"], spell=lambda key: f"{where}strategy.{key}")
+    stored_strategy = validated(
+        Strategy,
+        {"sampler_seed": manifest["seed"], **manifest["strategy"]},  # earlier versions drew proposals from the seed
+        spell=lambda key: f"{where}strategy.{key}",
+    )
+    identity = search_id(manifest)
+    if options.get("id") not in (None, identity):
+        raise InputError(f"--id={options['id']}: this search has {identity}; resume it without the flag")
     now = space(stored).model_dump(mode="json")
     now_strategy = {**stored_strategy.model_dump(), **(strategy or {})}
     for old, new in ((stored.model_dump(mode="json"), now), (stored_strategy.model_dump(), now_strategy)):
@@ -227,7 +245,7 @@ def plan_resume(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
         )
     records = tuple(read_trials(folder))
-    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, records)
+    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records)
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
     return plan
@@ -264,17 +282,28 @@ def _answering(storage: Storage, action: Callable[[], Any]) -> Any:
         raise InputError(f"--storage_path={storage}: {error}") from error
 
 
+def _seed(space: Space) -> int:
+    return Hyperparameters(**space.setting(UNREGULARIZED)).seed
+
+
 def _plan(
-    space: Space, strategy: Strategy, options: SearchOptions, folder: Storage, records: tuple[TrialRecord, ...] = ()
+    space: Space,
+    strategy: Strategy,
+    options: SearchOptions,
+    folder: Storage,
+    identity: str,
+    records: tuple[TrialRecord, ...] = (),
 ) -> SearchPlan:
-    seed = Hyperparameters(**space.setting(UNREGULARIZED)).seed
+    seed = _seed(space)
     if folder.is_local:
         check_writable("--storage_path", options.storage_path)
     _check_settings(space, options.data_dir, seed)
     num_samples = options.num_samples or space.budget.num_samples
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     resumed = folder.exists(MANIFEST)
-    plan = SearchPlan(space, strategy, options, seed, num_samples, slots, gpus_per_trial, folder, records, resumed)
+    plan = SearchPlan(
+        space, strategy, options, seed, identity, num_samples, slots, gpus_per_trial, folder, records, resumed
+    )
     if options.study is not None:
         _check_study(plan)
     return plan
@@ -348,6 +377,7 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     ended = sum(record.state != UNFINISHED for record in plan.records)
     known = f"{ended} of them done before, " if plan.resumed else ""
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
+    say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
     say_dashboard(start_ray(options.address, options.dashboard_host), say)
     if options.tensorboard:
         missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
@@ -411,7 +441,9 @@ def _study(plan: SearchPlan, say: Callable[[str], None]) -> SearchStudy:
     if own and (aside := set_aside_if_damaged(plan.database)):
         say(f"the study's database is damaged; it is made again from the trials' records, and kept as {aside}")
     return SearchStudy(
-        plan.space, plan.strategy, plan.num_samples, plan.seed, plan.name, plan.database, plan.records, own=own
+        *(plan.space, plan.strategy, plan.num_samples, plan.strategy.sampler_seed),
+        *(plan.name, plan.database, plan.records),
+        own=own,
     )
 
 
@@ -490,10 +522,11 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 def _manifest(plan: SearchPlan) -> dict[str, Any]:
     packages = ("torch", "torchvision", "ray", "optuna", "pyautoattack", "numpy")
-    options = plan.options.model_dump()
+    options = plan.options.model_dump(exclude={"id"})
     if options["study"] is not None:
         options["study"] = sqlalchemy.make_url(options["study"]).render_as_string(hide_password=True)
     content = {
+        "id": plan.id,
         "space": plan.space.model_dump(mode="json"),
         "strategy": plan.strategy.model_dump(),
         "options": options,

@@ -1,5 +1,7 @@
 """Every draw of a run comes from its one seed, by a stream for each use."""
 
+import hashlib
+from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
@@ -31,16 +33,33 @@ def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generato
     return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
 
 
-def fresh_seeds(seed: int, count: int) -> list[int]:
-    """Return seeds that another seed draws, all different from it and from each other; the first are always the same.
+def text_seed(text: str) -> int:
+    """Return the seed that a text stands for: a whole number for itself, else 32 bits of its digest.
 
-    >>> fresh_seeds(0, 5)[:2] == fresh_seeds(0, 2)
-    True
+    >>> text_seed("7"), text_seed("a") == text_seed("b")
+    (7, False)
     """
-    generator = seeded_generator(seed, Stream.FRESH_SEEDS)
-    seeds: list[int] = []
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def fresh_seeds(identity: str, count: int, used: Iterable[int] = (), begun: Iterable[int] = ()) -> list[int]:
+    """Return so many seeds, all different, that a search's identity draws: another search has others.
+
+    Args:
+        identity: of the search.
+        count: how many.
+        used: seeds that the search itself trained with, which are not fresh.
+        begun: the first ones, where they were drawn before.
+
+    >>> fresh_seeds("a", 5)[:2] == fresh_seeds("a", 2), fresh_seeds("a", 2) == fresh_seeds("b", 2)
+    (True, False)
+    """
+    generator = seeded_generator(text_seed(identity), Stream.FRESH_SEEDS)
+    used, seeds = set(used), list(begun)
     while len(seeds) < count:
         drawn = int(torch.randint(2**32, (1,), generator=generator))
-        if drawn not in (seed, *seeds):
+        if drawn not in used and drawn not in seeds:
             seeds.append(drawn)
-    return seeds
+    return seeds[:count]

@@ -1,6 +1,7 @@
 """The study: Optuna proposes settings and is told what became of them. Nothing of Ray is needed."""
 
 import contextlib
+import json
 import re
 import sqlite3
 import warnings
@@ -17,7 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.seeds import text_seed
 from brainreg.spaces import Space
 from brainreg.storage import PATIENCE, StorageError, within
 
@@ -60,10 +63,38 @@ class Strategy(BaseModel):
         f" for {_ASHA_FROM} trials or more)",
     )
 
-    def for_trials(self, num_samples: int) -> "Strategy":
-        """Return the strategy of a search of so many trials, with its scheduler."""
-        chosen = self.scheduler or ("asha" if num_samples >= _ASHA_FROM else "none")
-        return self.model_copy(update={"scheduler": chosen})
+    sampler_seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of what the sampler draws (absent: from the seed and the space)"
+    )
+
+    def scheduler_of(self, num_samples: int) -> str:
+        """Return the scheduler of a search of so many trials."""
+        return self.scheduler or ("asha" if num_samples >= _ASHA_FROM else "none")
+
+    def completed(self, space: Space, num_samples: int, seed: int) -> "Strategy":
+        """Return the strategy of a search of so many trials, with its scheduler and its sampler's seed.
+
+        Args:
+            space: what is searched.
+            num_samples: trials.
+            seed: of the search.
+        """
+        scheduler = self.scheduler_of(num_samples)
+        drawn = sampler_seed(space, seed) if self.sampler_seed is None else self.sampler_seed
+        return self.model_copy(update={"scheduler": scheduler, "sampler_seed": drawn})
+
+
+def sampler_seed(space: Space, seed: int) -> int:
+    """Return the seed of a search's proposals: the same for one space and seed, another one for another space.
+
+    (Of the seed alone, the first proposals of every space would be the same draws.)
+    """
+    defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+    content = space.model_dump(mode="json", include={"task", "reg_data", "search", "published"}, exclude_defaults=True)
+    content["fixed"] = {
+        name: value for name, value in space.fixed.items() if name != "seed" and value != defaults[name]
+    }
+    return text_seed(json.dumps([seed, content], sort_keys=True))
 
 
 def make_sampler(name: str, num_samples: int, seed: int, known: int = 0) -> BaseSampler:

@@ -65,13 +65,18 @@ def done(confirmed_search, tmp_path_factory):
     return search, table.assign(measure=table.measure.fillna("")), (confirmed_search.parent / "printed.txt").read_text()
 
 
+def drawn(done, count: int) -> list[int]:
+    """The seeds of the confirmation of a search, by its id alone."""
+    return fresh_seeds(json.loads((done[0] / "search.json").read_text())["id"], count, used=[0])
+
+
 class TestDone:
     def test_every_row_says_how_it_was_measured(self, done):
         _, table, _ = done
         assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
         jobs = table.groupby(["setting", "rank", "seed"])
         assert jobs.ngroups == 6 and (jobs.size() == 1 + 3 * 3 + 1).all()
-        assert sorted(table.seed.unique()) == sorted(fresh_seeds(0, 2)) and 0 not in table.seed.tolist()
+        assert sorted(table.seed.unique()) == sorted(drawn(done, 2)) and 0 not in table.seed.tolist()
         measured = table[table.measure != ""]
         assert (measured.groupby(["setting", "rank", "seed"]).measure.agg(set) == {"clean", "robust", "noise"}).all()
         robust = table[table.measure == "robust"]
@@ -92,7 +97,7 @@ class TestDone:
     def test_a_job_is_what_train_py_measures(self, done, tmp_path):
         """The command line of one network, with the fresh seed, gives the same numbers on the same test images."""
         search, table, _ = done
-        seed = fresh_seeds(0, 1)[0]
+        seed = drawn(done, 1)[0]
         ended = subprocess.run(
             [sys.executable, "train.py", "--task=digits", "--base_channels=4", "--train_image_num=400", "--epoch_num=3",
              "--phase_duration=1", "--valid_portion=0.2", f"--seed={seed}", *FLAGS, "--eps=0.05", "--threads=1",
@@ -142,8 +147,22 @@ class TestDone:
 
     def test_more_seeds_keep_those_of_before_and_are_noted(self, done):
         plan = plan_confirmation(done[0], {"seeds": 3}, {}, {})
-        assert [job.settings.seed for job in plan.jobs[::3]] == fresh_seeds(0, 3)
+        assert [job.settings.seed for job in plan.jobs[::3]] == drawn(done, 3)
         assert any("finds one by chance" in note for note in plan.notes)
+
+    def test_a_confirmation_of_an_earlier_version_keeps_its_seeds(self, done, tmp_path):
+        """They came from the search's seed; its search had no id."""
+        search = copied(done[0], tmp_path)
+        manifest, began = (
+            json.loads((search / name).read_text()) for name in ("search.json", f"{FOLDER}/{FOLDER}.json")
+        )
+        del manifest["id"], manifest["strategy"]["sampler_seed"]
+        (search / "search.json").write_text(json.dumps(manifest))
+        (search / FOLDER / f"{FOLDER}.json").write_text(json.dumps({**began, "seeds": [5, 6]}))
+        plan = plan_confirmation(search, {"seeds": 4}, {}, {})
+        assert plan.manifest["seeds"][:2] == [5, 6] and len({*plan.manifest["seeds"]}) == 4
+        (search / FOLDER / f"{FOLDER}.json").unlink()
+        assert not {5, 6, *drawn(done, 4)} & {*plan_confirmation(search, {"seeds": 4}, {}, {}).manifest["seeds"]}
 
     def test_two_at_a_time(self, done):
         search, _, _ = done
@@ -438,6 +457,8 @@ class TestStatistics:
         assert confirmation_notes(nothing) == [] and len(shown_confirmed(confirmed(nothing))) == 0
 
     def test_fresh_seeds(self):
-        seeds = fresh_seeds(7, 100)
+        seeds = fresh_seeds("7", 100)
         assert len({7, *seeds}) == 101 and all(0 <= seed < 2**32 for seed in seeds)
-        assert fresh_seeds(7, 3) == seeds[:3] and fresh_seeds(8, 3) != seeds[:3]
+        assert fresh_seeds("7", 3) == seeds[:3] and not {*fresh_seeds("8", 3)} & {*seeds}
+        assert fresh_seeds("7", 3, used=seeds[:1]) == seeds[1:4]
+        assert fresh_seeds("7", 3, begun=[5]) == [5, *seeds[:2]]

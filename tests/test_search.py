@@ -19,7 +19,7 @@ from brainreg.results import BEST, ranked, settings_of
 from brainreg.search import SearchOptions, plan_search, run_search
 from brainreg.spaces import Space
 from brainreg.storage import Storage
-from brainreg.study import Strategy
+from brainreg.study import Strategy, sampler_seed
 from brainreg.training import load_checkpoint, load_training_data, train
 
 TINY = {"base_channels": 2, "train_image_num": 64, "epoch_num": 2, "valid_portion": 0.05, "resnet_batch_size": 32}
@@ -102,6 +102,7 @@ class TestFinishedSearch:
         manifest = read_manifest(Storage(folder))
         assert Space(**manifest["space"]) == make_space()
         assert manifest["seed"] == 0 and manifest["num_samples"] == 5
+        assert manifest["strategy"]["sampler_seed"] == sampler_seed(make_space(), 0) and len(manifest["id"]) > 20
         assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
         assert {path.name for path in folder.iterdir()} >= {
             "search.json",
@@ -135,6 +136,7 @@ class TestFinishedSearch:
         lines = text.splitlines()
         best = ranked(results).iloc[0]
         assert lines[0] == f"starting Ray for 5 trials, 2 at a time, in {folder}"
+        assert f"drawn from {sampler_seed(make_space(), 0)} " in lines[1]
         assert any(line.startswith("5/5 trials done, 0 running; best") for line in lines)
         assert "robust: AutoAttack custom Linf (apgd-ce; 2 steps), eps 0.02" in lines
         header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["trial", "alpha"])
@@ -279,6 +281,14 @@ class TestPlan:
         with pytest.raises(InputError, match=r"--name=s: .*out/s already holds a search; .* --resume=s$"):
             plan_search(make_space(), SearchOptions(name="s", storage_path=str(tmp_path / "out")))
         assert [path.name for path in folder.iterdir()] == ["search.json"]
+
+    def test_each_search_has_an_id_of_its_own_unless_it_is_given(self, tmp_path):
+        def plan(**options):
+            return plan_search(make_space(), SearchOptions(storage_path=str(tmp_path), **options))
+
+        first, second = plan(), plan()
+        assert first.id != second.id and first.strategy.sampler_seed == second.strategy.sampler_seed
+        assert plan(id="mine").id == "mine"
 
     def test_slots(self, tmp_path):
         def slots(**options) -> int:

@@ -2,12 +2,16 @@
 
 import contextlib
 import doctest
+import json
+import re
 import sqlite3
 import warnings
 from dataclasses import replace
 
 import optuna
+import pandas as pd
 import pytest
+from conftest import ROOT
 from services import PASSWORD, postgresql_server, unanswered
 
 import brainreg.study
@@ -23,6 +27,7 @@ from brainreg.study import (
     hypervolume,
     make_sampler,
     open_database,
+    sampler_seed,
     set_aside_if_damaged,
 )
 
@@ -305,6 +310,39 @@ class TestProposals:
         strategy = Strategy(sampler=sampler)
         first, second, other = (self.propose(opened(strategy, name, seed=seed), 5) for seed in (3, 3, 4))
         assert first == second and first[1:] != other[1:]
+
+    def test_another_space_of_the_same_seed_has_other_draws(self):
+        """And the same space has the same, whatever it is called and whatever is only said."""
+        content = SPACE.model_dump()
+        seeds = [
+            sampler_seed(Space(**{**content, **change}), seed)
+            for change, seed in (
+                ({}, 0),
+                ({"name": "another", "description": "another"}, 0),
+                ({"fixed": {**content["fixed"], "seed": 0, "momentum": 0.9}}, 0),
+                ({}, 1),
+                ({"task": "MNIST"}, 0),
+                ({"task": "MNIST", "reg_data": "MNIST"}, 0),
+                ({"fixed": {**content["fixed"], "epoch_num": 4}}, 0),
+                ({"search": {**content["search"], "reg_alpha": {"low": 0.1, "high": 11, "log": True}}}, 0),
+            )
+        ]
+        assert seeds[0] == seeds[1] == seeds[2] and len({*seeds}) == 6
+
+    @pytest.mark.parametrize("row", ["digits_double", "fashionmnist_fashionmnist", "mnist_mnist"])
+    def test_a_recorded_row_is_proposed_again_with_the_sampler_seed_that_it_names(self, row, name):
+        """As far as its proposals are drawn before anything is measured; each first third of a search is."""
+        folder = ROOT / "analysis" / "results" / f"{row}_narrow"
+        record, trials = json.loads((folder / "reproduction.json").read_text()), pd.read_csv(folder / "trials.csv")
+        space = Space(**record["space"])
+        study = SearchStudy(
+            space, Strategy(), len(trials), int(re.search(r"sampler_seed=(\d+)", record["command"])[1]), name
+        )
+        for trial in range(max(len(trials) // 3, 1)):
+            proposed = study.propose(study.ask()).hyperparameters
+            for key in space.search.keys() & proposed.keys():
+                if not (trial < len(space.given)):
+                    assert proposed[key] == pytest.approx(trials[key][trial])
 
     def test_a_resumed_search_does_not_repeat_its_draws(self, sampler, name, tmp_path):
         url = f"sqlite:///{tmp_path}/study.db"

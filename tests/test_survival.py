@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import re
 import signal
@@ -94,6 +95,8 @@ class TestResumed:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
+            ({"options": {"id": "another"}}, "--id=another: this search has "),
+            ({"strategy": {"sampler_seed": 7}}, "--resume=s: sampler_seed=7: this search has "),
             ({"options": {"num_samples": 2}}, "--num_samples=2: this search has begun"),
             ({"strategy": {"sampler": "gp"}}, "--resume=s: sampler=gp: this search has tpe; resume it without"),
             ({"strategy": {"objective": "pareto"}}, "--resume=s: objective=pareto: this search has combined"),
@@ -114,6 +117,19 @@ class TestResumed:
             )
         assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
         assert {path: path.stat().st_mtime for path in folder.rglob("*")} == before
+
+    def test_a_search_of_an_earlier_version_keeps_its_sampler_seed(self, resumed):
+        """It proposed from the seed itself, and its manifest names neither that nor an id."""
+        folder, _, _ = resumed
+        content = (folder / "search.json").read_text()
+        manifest = json.loads(content)
+        del manifest["id"], manifest["strategy"]["sampler_seed"]
+        (folder / "search.json").write_text(json.dumps(manifest))
+        try:
+            plan = plan_resume(Storage(folder), {})
+            assert plan.strategy.sampler_seed == plan.seed == 0 and plan.id == plan_resume(Storage(folder), {}).id
+        finally:
+            (folder / "search.json").write_text(content)
 
     def test_two_drivers(self, resumed):
         folder, _, _ = resumed
