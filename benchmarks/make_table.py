@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces import Space, load_space
+from brainreg.spaces import EARLY_STOPPED, Space, load_space
 from brainreg.training import load_training_data, to_float, train
 
 
@@ -33,6 +33,7 @@ def settings_of(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
     rows = [
         {"setting": -1 - i, "hyperparameters": space.setting(name), "drawn": space.parameters(name)}
         for i, name in enumerate(space.given)
+        if name != EARLY_STOPPED  # the unregularized setting, trained once more
     ]
     for number in range(count):
         trial = study.ask()

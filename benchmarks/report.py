@@ -72,7 +72,7 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
         trial = study.ask()
         record = study.propose(trial)
         if record.setting:
-            number, run = -1, table.given[record.setting]
+            number, run = -1, table.of_given(record.setting)
         else:
             place = table.nearest(record.params, tried, len(tried) == len(table.proposed))
             tried.add(place)

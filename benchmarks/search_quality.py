@@ -51,7 +51,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from brainreg.bridge import AshaScheduler
-from brainreg.spaces import Space, load_space
+from brainreg.spaces import EARLY_STOPPED, UNREGULARIZED, Space, load_space
 from brainreg.study import SearchStudy, Strategy, hypervolume
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -113,6 +113,10 @@ class RunTable:
         self._places = np.array(places)
         self.smoothed: list[float] = []
         self.foretold: list[float] = []
+
+    def of_given(self, setting: str) -> Run:
+        """The run of a given setting; that of the unregularized one for the same with another best epoch."""
+        return self.given[UNREGULARIZED if setting == EARLY_STOPPED else setting]
 
     def smooth(self) -> tuple[np.ndarray, np.ndarray]:
         """Fit what was measured of the settings: objectives without noise, and those foretold from the others' runs.
@@ -247,7 +251,7 @@ def search(
         found.driver_seconds += time.perf_counter() - began
         found.begun += 1
         if record.setting:
-            run = table.given[record.setting]
+            run = table.of_given(record.setting)
         else:
             number = table.promising(tried) if oracle else table.nearest(record.params, tried, repeats)
             tried.add(number)

@@ -181,8 +181,11 @@ def finished_records(count: int) -> list[TrialRecord]:
     """Trials as a search leaves them: settings drawn at random, measured somehow."""
     space, study = load_space(SPACE), optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     draws = np.random.default_rng(0)
-    records = [TrialRecord(0, "unregularized", space.setting("unregularized"), measured=measured_of(0.0))]
-    for number in range(1, count):
+    records = [
+        TrialRecord(number, name, space.setting(name), measured=measured_of(0.0))
+        for number, name in enumerate(space.given)
+    ]
+    for number in range(len(records), count):
         trial = study.ask()
         setting = space(trial)
         clean, robust = 0.99 - setting["reg_alpha"] * 0.1, 0.5 - abs(setting["reg_alpha"] - 0.1)

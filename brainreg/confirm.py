@@ -4,8 +4,9 @@ python -m brainreg.confirm results/NAME
 python -m brainreg.confirm results/NAME --top=3 --seeds=5
 python -m brainreg.confirm s3://BUCKET/NAME --address=auto --num-images=500
 
-Beside the best settings, the published and the unregularized one are trained with the same seeds, and compared in
-pairs. Interrupted, it goes on where it was when it is started again.
+Beside the best settings, the published and the unregularized one are trained with the same seeds, and the latter once
+more with its best epoch chosen by the search's objective; they are compared in pairs. Interrupted, it goes on where it
+was when it is started again.
 """
 
 import json
@@ -39,7 +40,7 @@ from brainreg.errors import InputError, validated
 from brainreg.evaluate import REPORT, Subject, load_split, measure
 from brainreg.evaluation import TELLING, Evaluation, planned
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.objective import Objective
+from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.progress import SYMBOLS, duration, shown, time_left
 from brainreg.records import CHECKPOINT, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest, search_id
 from brainreg.results import CONFIRMATION, load_results, ranked, settings_of, split_folders
@@ -53,11 +54,11 @@ from brainreg.search import (
     told,
 )
 from brainreg.seeds import fresh_seeds
-from brainreg.spaces import Space
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, Space, shown_name
 from brainreg.storage import Storage
 from brainreg.study import front
 from brainreg.tables import FOUND, MEASURES, PROPOSED, confirmation_notes, confirmed, paired, said, shown_confirmed
-from brainreg.training import load_training_data, train
+from brainreg.training import load_checkpoint, load_training_data, to_float, train
 from brainreg.trial import may_pass, storage_failed
 
 FOLDER = "confirmation"
@@ -66,6 +67,9 @@ _FORMAT = 1
 
 # What a confirmation must find of itself to go on.
 _KEPT = {"extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
+
+# Given settings of a confirmation that does not say which it trains; earlier ones knew no other.
+_FIRST_CONTROLS = (PUBLISHED, UNREGULARIZED)
 
 # A limit that no attack reaches, in minutes.
 _NO_LIMIT = 1e6
@@ -117,16 +121,18 @@ class Job:
     """One setting with one seed.
 
     Attributes:
-        setting: found, published or unregularized.
+        setting: found, published, unregularized or early_stopped.
         rank: of a found setting in the search, 1 for the best; 0 for the given ones.
         trial: of the search that had the setting; None where none did.
         settings: what is trained, with the fresh seed.
+        objective: of the search, where the best epoch is chosen by it on validation images; else None.
     """
 
     setting: str
     rank: int
     trial: int | None
     settings: Hyperparameters
+    objective: Objective | None = None
 
     @property
     def name(self) -> str:
@@ -135,7 +141,7 @@ class Job:
         return f"{setting}-seed_{self.settings.seed}"
 
     def __str__(self) -> str:
-        what = f"trial {self.trial}, rank {self.rank}" if self.rank else self.setting
+        what = f"trial {self.trial}, rank {self.rank}" if self.rank else shown_name(self.setting)
         return f"{what}, seed {self.settings.seed}"
 
 
@@ -253,7 +259,8 @@ def plan_confirmation(
     seed = manifest["seed"]
     used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
     seeds = fresh_seeds(search_id(manifest), asked.seeds, used, begun)
-    jobs = _jobs(results, space, order[: asked.top], seeds)
+    controls = before.get("controls", _FIRST_CONTROLS) if before else space.given
+    jobs = _jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks = _check_data(jobs, measured, merged.data_dir)
@@ -264,6 +271,7 @@ def plan_confirmation(
         "first_seeds": before["first_seeds"] if before else asked.seeds,
         "order": order,
         "chosen": chosen,
+        "controls": list(controls),
         "seeds": seeds,
         "evaluation": measured.model_dump(mode="json"),
         "started": before["started"] if before else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -345,14 +353,22 @@ def _read_manifest(search: Storage) -> dict[str, Any] | None:
     return manifest
 
 
-def _jobs(results: pd.DataFrame, space: Space, order: Sequence[int], seeds: Sequence[int]) -> tuple[Job, ...]:
+def _jobs(
+    results: pd.DataFrame, space: Space, controls: Sequence[str], order: Sequence[int], seeds: Sequence[int]
+) -> tuple[Job, ...]:
     by_number = results.set_index("trial", drop=False)
     settings = [(FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)]
-    for name in space.given:
+    for name in (name for name in space.given if name in controls):
         numbers = results.trial[results.setting == name].tolist()
         settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**space.setting(name))))
     return tuple(
-        Job(setting, rank, number, one.model_copy(update={"seed": seed}))
+        Job(
+            setting,
+            rank,
+            number,
+            one.model_copy(update={"seed": seed}),
+            space.objective if setting == EARLY_STOPPED else None,
+        )
         for seed in seeds
         for setting, rank, number, one in settings
     )
@@ -469,12 +485,20 @@ def run_job(
 def _run(job: Job, evaluation: Evaluation, folder: Storage, place: _Workplace, data_dir: str, device: str) -> None:
     data = load_training_data(job.settings, data_dir, device)
     images, labels = load_split(job.settings, "test", data_dir)
+    checkpoint = place.path / CHECKPOINT
+    choice = {}
+    if job.objective is not None:
+        valid_images, valid_labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
+        history = load_checkpoint(checkpoint)["history"] if checkpoint.exists() else ()
+        by_epoch = job.objective.by_epoch(valid_images, valid_labels, job.settings.seed, history)
+        choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
     result = train(
         job.settings,
         data,
         device=device,
-        checkpoint=place.path / CHECKPOINT,
+        checkpoint=checkpoint,
         on_epoch=lambda metrics: place.send(),
+        **choice,
     )
     robustness = measure(
         Subject(result.classifier, job.settings, images, labels, "test", job.settings.seed),
@@ -573,7 +597,7 @@ class _Confirmation:
         )
         for job in plan.jobs[:count]:
             settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
-            given = f"{job.setting}" if not job.rank else f"rank {job.rank}, trial {job.trial}"
+            given = shown_name(job.setting) if not job.rank else f"rank {job.rank}, trial {job.trial}"
             self.say(f"  {given} ({', '.join(settings)})")
         self.say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")
         self.say(f"seeds, drawn from the search's id (search.json): {', '.join(map(str, plan.manifest['seeds']))}")
@@ -684,9 +708,10 @@ def _outcome(done: ray.ObjectRef) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", "again": True}
 
 
-# The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, published or
-# unregularized. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a row stands for
-# that in summaries. `seeds`: how many are to be measured. `weight`: of the clean accuracy in the objective.
+# The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, published,
+# unregularized or early_stopped. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a
+# row stands for that in summaries. `seeds`: how many are to be measured. `weight`: of the clean accuracy in the
+# objective.
 COLUMNS = (
     *("setting", "rank", "trial", *SYMBOLS, "seed", "split", "measure"),
     *("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds"),

@@ -56,21 +56,23 @@ class Costs:
         proxy: attacking it in a few steps after each epoch, where the search stops trials early.
         objective: measuring it in the search.
         evaluation: measuring it on test images.
+        choice: choosing the best epoch of one network by the objective.
     """
 
     training: float
     proxy: float
     objective: float
     evaluation: float
+    choice: float = 0.0
 
     def search(self, trials: int, slots: int) -> float:
         """Seconds of so many trials."""
         proxy = self.proxy if Strategy().scheduler_of(trials) == "asha" else 0
-        return math.ceil(trials / slots) * (self.training + proxy + self.objective)
+        return math.ceil(trials / slots) * (self.training + proxy + self.objective) + self.choice
 
     def confirmation(self, settings: int, seeds: int, slots: int) -> float:
         """Seconds of so many settings with so many seeds."""
-        return math.ceil(settings * seeds / slots) * (self.training + self.evaluation)
+        return math.ceil(settings * seeds / slots) * (self.training + self.evaluation) + seeds / slots * self.choice
 
 
 class _Enough(Exception):
@@ -109,10 +111,13 @@ def probe(space: Space, measurement: Measurement, data_dir: str, device: str, th
     noise = len(test) * forward * len(NOISES) * (measurement.num_epsilons - 1)
     objective, strengths = space.objective, len(measurement.strengths)
     square = AutoAttack(version="custom", attacks=("square",))
+    attacked = objective.attack_image_num * withstood(objective.attack, 1, forward, gradient)
+    fewer_steps = objective.attack_image_num * withstood(PROXY, 1, forward, gradient)
     return Costs(
         training=steps * step + settings.epoch_num * validation,
         proxy=settings.epoch_num * objective.proxy_image_num * withstood(PROXY, 1, forward, gradient),
-        objective=2 * validation + objective.attack_image_num * withstood(objective.attack, 1, forward, gradient),
+        objective=2 * validation + attacked,
+        choice=settings.epoch_num * (fewer_steps + attacked),
         evaluation=len(test) * forward
         + noise
         + measurement.num_images

@@ -12,7 +12,7 @@ from brainreg.evaluate import SPLITS, TABLE, evaluation_folder, load_split
 from brainreg.evaluation import COLUMNS, Evaluation, evaluate
 from brainreg.records import CHECKPOINT, TrialFiles, trial_name
 from brainreg.results import BEST, load_results, ranked, split_folders
-from brainreg.spaces import PUBLISHED, UNREGULARIZED
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.storage import Storage
 from brainreg.tables import PROPOSED
 from brainreg.training import default_device, load_classifier, to_float
@@ -27,7 +27,7 @@ def measure_searches(
     parts: Path | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> pd.DataFrame:
-    """Measure the robustness of the best network that each search proposed, and of its unregularized one.
+    """Measure the robustness of the best network that each search proposed, and of its unregularized ones.
 
     Args:
         folders: of the searches, as `brainreg.results.load_searches` takes them.
@@ -38,7 +38,7 @@ def measure_searches(
         on_progress: as `brainreg.evaluation.evaluate` calls it.
 
     Returns:
-        The columns of `brainreg.evaluation.COLUMNS` and, before them, `network`. No rows of a search of which neither
+        The columns of `brainreg.evaluation.COLUMNS` and, before them, `network`. No rows of a search of which none
         has finished.
 
     Raises:
@@ -48,7 +48,7 @@ def measure_searches(
     tables = [pd.DataFrame(columns=["network", *COLUMNS])]
     for name, search in searches.items():
         finished = ranked(load_results(search))
-        for setting in (UNREGULARIZED, PROPOSED):
+        for setting in (UNREGULARIZED, EARLY_STOPPED, PROPOSED):
             of_setting = finished[finished.setting == setting]
             if of_setting.empty:
                 continue
@@ -66,7 +66,7 @@ def measure_searches(
                 parts=parts,
                 on_progress=on_progress,
             )
-            network = setting or f"best proposed (trial {trial})"
+            network = shown_name(setting) or f"best proposed (trial {trial})"
             tables.append(measured.table.assign(network=network if len(searches) == 1 else f"{name}: {network}"))
     return pd.concat(tables[1:] or tables, ignore_index=True)[["network", *COLUMNS]]
 
@@ -94,9 +94,9 @@ def measured_before(
         of_search = f"{name}: " if len(searches) > 1 else ""
         networks = {BEST: BEST}
         finished = ranked(trials[trials.search == name])
-        for setting in (UNREGULARIZED, PUBLISHED, PROPOSED):
+        for setting in (UNREGULARIZED, EARLY_STOPPED, PUBLISHED, PROPOSED):
             for trial in finished[finished.setting == setting].trial.iloc[:1]:
-                networks[trial_name(trial)] = setting or f"best proposed (trial {trial})"
+                networks[trial_name(trial)] = shown_name(setting) or f"best proposed (trial {trial})"
         for folder, network in networks.items():
             for split in SPLITS:
                 file = f"{folder}/{evaluation_folder(split)}/{TABLE}"
@@ -120,7 +120,7 @@ def confirmed_curves(confirmation: pd.DataFrame | None) -> pd.DataFrame:
         return pd.DataFrame(columns=["network", *COLUMNS])
     rows = confirmation[confirmation["rank"] <= 1]
     names = [
-        name if not rank else f"{name} (trial {trial:.0f})"
+        shown_name(name) if not rank else f"{name} (trial {trial:.0f})"
         for name, rank, trial in zip(rows.setting, rows["rank"], rows.trial, strict=True)
     ]
     if rows.search.nunique() > 1:

@@ -1,6 +1,8 @@
 """What a search maximizes, and how it is measured on a trained classifier."""
 
+import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -12,6 +14,10 @@ from brainreg.attacks import NOISES, AutoAttack, add_noise
 from brainreg.errors import InputError
 from brainreg.evaluation import as_large_as_fits, correct, proxy_accuracy
 from brainreg.seeds import Stream, seeded_generator
+from brainreg.training import folded
+
+# The objective after an epoch, among the metrics of a training whose best epoch is chosen by it.
+EPOCH_OBJECTIVE = "epoch_objective"
 
 # Images classified together.
 _CLEAN_BATCH = 500
@@ -52,29 +58,36 @@ class Objective(BaseModel):
         Raises:
             InputError: fewer images than are to be attacked.
         """
-        attacked, _ = self.divide(len(labels), seed)
         noised = add_noise(self.noise, images, self.noise_eps, seed)
         clean, noisy = (
             as_large_as_fits(partial(correct, classifier, shown, labels), _CLEAN_BATCH).float().mean().item()
             for shown in (images, noised)
         )
         began = time.monotonic()
+        robust = self._robust(classifier, images, labels, seed)
+        return {
+            "objective": self.combined(clean, robust),
+            "clean_accuracy": clean,
+            "clean_n": len(labels),
+            "robust_accuracy": robust,
+            "robust_n": self.attack_image_num,
+            "noise_accuracy": noisy,
+            "attack_seconds": time.monotonic() - began,
+        }
+
+    def combined(self, clean: float, robust: float) -> float:
+        """Return the objective of two accuracies."""
+        return self.weight * clean + (1 - self.weight) * robust
+
+    def _robust(self, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> float:
+        attacked, _ = self.divide(len(labels), seed)
         outcome = as_large_as_fits(
             lambda size: self.attack(
                 classifier, images[attacked], labels[attacked], [self.eps], batch_size=size, seed=seed
             ),
             self.attack_batch_size,
         )
-        robust = outcome.correct[0].float().mean().item()
-        return {
-            "objective": self.weight * clean + (1 - self.weight) * robust,
-            "clean_accuracy": clean,
-            "clean_n": len(labels),
-            "robust_accuracy": robust,
-            "robust_n": len(attacked),
-            "noise_accuracy": noisy,
-            "attack_seconds": time.monotonic() - began,
-        }
+        return outcome.correct[0].float().mean().item()
 
     def proxy(
         self, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int, clean_accuracy: float
@@ -95,8 +108,41 @@ class Objective(BaseModel):
             ),
             self.attack_batch_size,
         )
-        combined = self.weight * clean_accuracy + (1 - self.weight) * robust
-        return {"proxy_robust_accuracy": robust, "proxy_objective": combined}
+        return {"proxy_robust_accuracy": robust, "proxy_objective": self.combined(clean_accuracy, robust)}
+
+    def by_epoch(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        seed: int,
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> Callable[[nn.Module, Mapping[str, float]], dict[str, float]]:
+        """Return what measures the objective after each epoch, so that the best epoch can be chosen by it.
+
+        It attacks in full only where that can find a new best: where few steps of the attack leave no more than the
+        best epoch before reached, the full attack would leave less, and the epoch has no `EPOCH_OBJECTIVE`.
+
+        Args:
+            images, labels, seed: those of `measure`.
+            history: metrics of the epochs before, where training goes on.
+
+        Returns:
+            `measure` of `brainreg.training.train`, to be used with `choose_by=EPOCH_OBJECTIVE`.
+        """
+        best = max((epoch.get(EPOCH_OBJECTIVE, -math.inf) for epoch in history), default=-math.inf)
+        fewer_steps = self.model_copy(update={"proxy_image_num": self.attack_image_num})
+
+        def measure(classifier: nn.Module, metrics: Mapping[str, float]) -> dict[str, float]:
+            nonlocal best
+            network, clean = folded(classifier), metrics["valid_accuracy"]
+            bound = fewer_steps.proxy(network, images, labels, seed, clean)["proxy_objective"]
+            if bound <= best:
+                return {}
+            objective = self.combined(clean, self._robust(network, images, labels, seed))
+            best = max(best, objective)
+            return {EPOCH_OBJECTIVE: objective}
+
+        return measure
 
     def divide(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of `n` validation images are attacked to measure the objective, and all others, shuffled."""

@@ -33,7 +33,7 @@ from brainreg.progress import SYMBOLS
 from brainreg.published import PUBLISHED_SETTINGS
 from brainreg.records import FINISHED, STOPPED
 from brainreg.similarity import RANGES
-from brainreg.spaces import PUBLISHED, UNREGULARIZED
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.tables import FOUND, MEASURES, PROPOSED, SETTINGS, over_seeds
 
 # Width of a paper's column, in inches.
@@ -52,9 +52,11 @@ _PLAIN = "{x:g}"  # how numbers on an axis are written
 # How the settings that others are compared with are marked in every figure.
 _MARKED = {
     UNREGULARIZED: {"marker": "s", "color": _BLACK, "markersize": 4.5},
+    EARLY_STOPPED: {"marker": "<", "color": "#606060", "markersize": 5},
     PUBLISHED: {"marker": "D", "color": _RED, "markersize": 5},
     FOUND: {"marker": "*", "color": _ORANGE, "markersize": 10},
 }
+_GIVEN = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED)
 _STOPPED = {"linestyle": "none", "marker": "x", "color": "#505050", "markersize": 3, "markeredgewidth": 0.7}
 _EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
@@ -225,8 +227,8 @@ def progress(trials: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], markersize=3.5, label=said, **look))
         _mark_given(axes, finished, "trial", "objective", scales=(1, 100))
     handles += [
-        _marker(setting, label=setting)
-        for setting in (UNREGULARIZED, PUBLISHED)
+        _marker(setting, label=shown_name(setting))
+        for setting in _GIVEN
         if (trials[trials.state == FINISHED].setting == setting).any()
     ]
     stopped = trials[trials.state == STOPPED]
@@ -247,7 +249,7 @@ def _line(look: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mark_given(axes: Axes, finished: pd.DataFrame, x: str, y: str, scales: tuple[float, float]) -> None:
-    for setting in (UNREGULARIZED, PUBLISHED):
+    for setting in _GIVEN:
         given = finished[finished.setting == setting]
         at = scales[0] * _floats(given[x]), scales[1] * _floats(given[y])
         axes.plot(*at, linestyle="none", zorder=4, **_MARKED[setting], **_EDGE)
@@ -500,8 +502,8 @@ def pareto(trials: pd.DataFrame) -> Figure:
         handles.append(Line2D([], [], markersize=5, label=label, **look))
         _mark_given(axes, finished, "clean_accuracy", "robust_accuracy", scales=(100, 100))
     handles += [
-        _marker(setting, label=setting)
-        for setting in (UNREGULARIZED, PUBLISHED)
+        _marker(setting, label=shown_name(setting))
+        for setting in _GIVEN
         if (trials[trials.state == FINISHED].setting == setting).any()
     ]
     axes.set_xlabel("clean accuracy, validation (%)")
@@ -574,9 +576,12 @@ def robustness_curves(curves: pd.DataFrame, images: str = "") -> Figure:
     rows = math.ceil(len(attacks) / count)
     figure, grid = _new(0.2 + 1.65 * rows, rows, count, sharey=True)
     networks = [*measured.network.unique()]
-    looks = dict(_looks([name for name in networks if name != UNREGULARIZED]))
-    if UNREGULARIZED in networks:
-        looks[UNREGULARIZED] = {"color": _BLACK, "marker": "s", "linestyle": "--"}
+    controls = {
+        shown_name(name): {"color": _MARKED[name]["color"], "marker": _MARKED[name]["marker"], "linestyle": line}
+        for name, line in ((UNREGULARIZED, "--"), (EARLY_STOPPED, ":"))
+    }
+    looks = dict(_looks([name for name in networks if name not in controls]))
+    looks |= {name: look for name, look in controls.items() if name in networks}
     for axes, attack in zip(grid.flat, attacks, strict=False):
         axes.grid(axis="y")
         of_attack = measured[measured.attack == attack]
@@ -694,7 +699,7 @@ def comparison(table: pd.DataFrame) -> Figure:
     grid[0].set_yticks(range(len(table)), names)
     grid[0].set_ylim(len(table) - 0.5, -0.5)
     figure.supxlabel(f"accuracy, {' and '.join(table.images.unique())} (%)", fontsize=8)
-    _legend_above(figure, [_marker(setting, label=setting) for setting in known])
+    _legend_above(figure, [_marker(setting, label=shown_name(setting)) for setting in known])
     return figure
 
 

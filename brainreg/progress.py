@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.spaces import shown_name
 
 # The paper's symbols are shorter than the flags.
 SYMBOLS = {
@@ -180,7 +181,8 @@ class SearchProgress:
 
     def _print_trial(self, trial: _Trial, outcome: str) -> None:
         settings = [f"{SYMBOLS.get(key, key)} {shown(value)}" for key, value in self._searched(trial) if shown(value)]
-        self._print(f"trial {trial.number} ({', '.join([trial.setting] * bool(trial.setting) + settings)}): {outcome}")
+        named = [shown_name(trial.setting)] * bool(trial.setting)
+        self._print(f"trial {trial.number} ({', '.join(named + settings)}): {outcome}")
         self._print(self.line())
 
     def _print(self, text: str) -> None:
@@ -261,7 +263,7 @@ def _add_row(
 ) -> None:
     settings = (shown(value) for _, value in searched)
     accuracies = (fraction(measured.get(name)) for name in _ACCURACIES)
-    table.add_row(str(number), *settings, *accuracies, f"{last}, {setting}" if setting else last)
+    table.add_row(str(number), *settings, *accuracies, f"{last}, {shown_name(setting)}" if setting else last)
 
 
 def ranked_table(results: pd.DataFrame, searched: Iterable[str], rows: int = 15) -> Table:

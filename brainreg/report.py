@@ -25,7 +25,7 @@ from brainreg.page import ABSENT, facts_table, html_table, page, picture, scroll
 from brainreg.progress import duration
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, FormatError, read_manifest
 from brainreg.results import FINAL_TABLE, RUNNING, Searches, load_searches, settings_of, split_folders
-from brainreg.spaces import PUBLISHED, UNREGULARIZED
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.storage import Storage, StorageError
 
 try:
@@ -53,7 +53,7 @@ _FINAL = ("trial", "setting", "attack", "eps", "n", "accuracy", "low", "high", "
 # How states look in the plots, and what those at the foot are called there.
 _STATES = {FINISHED: "dot", STOPPED: "cross", FAILED: "bolt", UNFINISHED: "ring"}
 _SEARCH_SHAPES = ("dot", "up", "down", "plus", "hexagon")
-_GIVEN_SHAPES = {UNREGULARIZED: "square", PUBLISHED: "diamond"}
+_GIVEN_SHAPES = {UNREGULARIZED: "square", EARLY_STOPPED: "left", PUBLISHED: "diamond"}
 _COLORS = 6  # of searches, in the style
 
 _STYLE = """
@@ -92,7 +92,8 @@ polyline.c4 { fill: none; stroke: var(--c4); } polyline.c5 { fill: none; stroke:
 .plot .s-stopped, .key .s-stopped { fill: none; stroke: var(--dim); stroke-width: 1.1; }
 .plot .s-failed, .key .s-failed { fill: none; stroke: var(--fail); stroke-width: 1.5; }
 .plot .s-unfinished, .key .s-unfinished { fill: none; stroke: var(--ink); stroke-width: 1.3; }
-.g-unregularized { fill: var(--ink); } .g-published { fill: var(--fail); } .g-best { fill: var(--best); }
+.g-unregularized { fill: var(--ink); } .g-early_stopped { fill: var(--soft); }
+.g-published { fill: var(--fail); } .g-best { fill: var(--best); }
 .plot .g-best { stroke: var(--ink); stroke-width: .8; fill-opacity: 1; }
 .js .plot { cursor: crosshair; }
 .plot use.on, .plot use:focus { stroke: var(--ink); stroke-width: 2.5; fill-opacity: 1; outline: none; }
@@ -291,13 +292,13 @@ class _Report:
             return escape(f"{said}No trial has finished yet.")
         best = one.loc[one.objective.idxmax()]
         said += (
-            f"The best of {len(one)} finished trials is trial {best.trial} ({best.setting or 'proposed'}): objective"
-            f" {best.objective:.1%}, clean {best.clean_accuracy:.1%}, robust {best.robust_accuracy:.1%} on validation"
-            " images"
+            f"The best of {len(one)} finished trials is trial {best.trial}"
+            f" ({shown_name(best.setting) or 'proposed'}): objective {best.objective:.1%},"
+            f" clean {best.clean_accuracy:.1%}, robust {best.robust_accuracy:.1%} on validation images"
         )
-        for setting in (UNREGULARIZED, PUBLISHED):
+        for setting in _GIVEN_SHAPES:
             for other in one[(one.setting == setting) & (one.trial != best.trial)].itertuples():
-                said += f"; {setting}: {other.objective:.1%}"
+                said += f"; {shown_name(setting)}: {other.objective:.1%}"
         return escape(f"{said}.")
 
     # -----------------------------------------------------------------------------------------
@@ -351,7 +352,7 @@ class _Report:
         settings = {*self.trials[self.trials.state == FINISHED].setting}
         for setting, shape in _GIVEN_SHAPES.items():
             if setting in settings:
-                entries.append(key(shape, f"g-{setting}", setting))
+                entries.append(key(shape, f"g-{setting}", shown_name(setting)))
         if "" in settings:
             entries.append(key("star", "g-best", "best proposed"))
         return "".join(entries)
@@ -511,7 +512,9 @@ class _Report:
         return options
 
     def _command(self, trial: pd.Series) -> str:
-        """What trains a trial again; nothing where its setting is not one of this version."""
+        """What trains a trial again; nothing where its setting is not one of this version, or train.py cannot."""
+        if trial.setting == EARLY_STOPPED:
+            return ""
         try:
             return train_command(settings_of(trial), *self._options[trial.search])
         except ValueError:

@@ -36,7 +36,7 @@ from brainreg.published import row_name
 from brainreg.records import FINISHED, MANIFEST, UNFINISHED, read_manifest
 from brainreg.results import CONFIRMATION, load_results
 from brainreg.search import SearchOptions, differences, share_of_machines, stopped_by_sigterm, told
-from brainreg.spaces import PUBLISHED, SPACES_FOLDER, UNREGULARIZED, Space, load_space
+from brainreg.spaces import EARLY_STOPPED, SPACES_FOLDER, UNREGULARIZED, Space, load_space, shown_name
 from brainreg.storage import Storage
 from brainreg.training import default_device, device_name
 
@@ -201,7 +201,8 @@ class _Row:
             f"will cost about {duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time, if all"
             " withstand the attacks:\n"
             f"  search: {workload.trials} trials, {duration(workload.search)} (each {duration(costs.training)} of"
-            f" training and {duration(costs.objective)} of attack)\n"
+            f" training and {duration(costs.objective)} of attack; one chooses its epoch by the objective, for"
+            f" {duration(costs.choice)} more)\n"
             f"  confirmation: {settings} settings with {workload.seeds} seeds, {duration(workload.confirmation)} (each"
             f" {duration(costs.training)} of training and {duration(costs.evaluation)} of noise and attacks)\n"
             f"  starts and notebooks: {duration(OVERHEAD)}"
@@ -434,13 +435,21 @@ def markdown_table(folder: str | Path) -> str:
     costs = []
     for record, confirmation in reproduced(folder):
         name, summary = f"{record['row']}, {record['size']}", tables.confirmed(confirmation)
-        for setting in (UNREGULARIZED, PUBLISHED, tables.FOUND):
+        for setting in tables.SETTINGS:
             for one in summary[summary.setting == setting].itertuples():
-                cells = [name, f"{setting}{_symbols(one)}", *(_accuracy(one, measure) for measure in _SHOWN)]
+                cells = [
+                    name,
+                    f"{shown_name(setting)}{_symbols(one)}",
+                    *(_accuracy(one, measure) for measure in _SHOWN),
+                ]
                 accuracies.append(f"| {' | '.join(cells)} |")
         for (better, than), group in tables.paired(confirmation).groupby(["better", "than"], sort=False):
             by_measure = {row.measure: _difference(row) for row in group.itertuples()}
-            cells = [name, f"{better} - {than}", *(by_measure.get(measure, "") for measure in _SHOWN)]
+            cells = [
+                name,
+                f"{shown_name(better)} - {shown_name(than)}",
+                *(by_measure.get(measure, "") for measure in _SHOWN),
+            ]
             differences.append(f"| {' | '.join(cells)} |")
         costs.append(_cost(name, record, summary.iloc[0]))
     if not costs:
@@ -466,7 +475,7 @@ def _difference(row: Any) -> str:
 
 
 def _symbols(one: Any) -> str:
-    if one.setting == UNREGULARIZED:
+    if one.setting in (UNREGULARIZED, EARLY_STOPPED):
         return ""
     whole = {name for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
     values = {name: getattr(one, name) for name in SYMBOLS if pd.notna(getattr(one, name))}

@@ -65,7 +65,7 @@ def load_results(folder: str | Path | Storage) -> pd.DataFrame:
         folder: what `tune_main.py` printed as the search's folder: a path, or `s3://BUCKET/PATH`.
 
     Returns:
-        Columns: `trial` (number), `setting` (published, unregularized, or empty), `state` (finished, stopped as not
+        Columns: `trial` (number), `setting` (name of a given one, or empty), `state` (finished, stopped as not
         worth its time, failed, unfinished), `error`, `retries` (why it was tried again, a list of texts); every
         hyperparameter (those of the regularizer are missing where nothing is regularized); the columns of `MEASURED`
         (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were

@@ -58,7 +58,7 @@ from brainreg.records import (
     write_manifest,
 )
 from brainreg.results import BEST, FINAL_TABLE, TABLE, load_results, ranked, settings_of, write_tables
-from brainreg.spaces import UNREGULARIZED, Budget, Space
+from brainreg.spaces import EARLY_STOPPED, UNREGULARIZED, Budget, Space, shown_name
 from brainreg.storage import PATIENCE, Storage, StorageError, within
 from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
 from brainreg.tensorboard import TensorBoardLogger
@@ -595,9 +595,10 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         given = finished[finished.setting == name]
         if not given.empty and best.setting != name:
             gain = best.objective - given.objective.iloc[0]
-            say(f"best against {name}: objective {gain:+.3f} (trial {best.trial} against {given.trial.iloc[0]})")
+            trials = f"trial {best.trial} against {given.trial.iloc[0]}"
+            say(f"best against {shown_name(name)}: objective {gain:+.3f} ({trials})")
     if best.setting and not interrupted and (finished.setting == "").any():
-        say(f"the {best.setting} setting is the best of this search: no proposed one beats it")
+        say(f"the {shown_name(best.setting)} setting is the best of this search: no proposed one beats it")
     if changes := plan.space.departures():
         listed = ", ".join(f"{key} {value}" for key, value in changes.items())
         say(f"the published trial is the published one in alpha, Th and range only: {listed}")
@@ -611,6 +612,9 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
 
 
 def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
+    if trial.setting == EARLY_STOPPED:  # train.py chooses the best epoch otherwise: its network is measured as it is
+        checkpoint = shlex.quote(plan.folder.path(f"{BEST}/{CHECKPOINT}"))
+        return f"{python_name()} -m brainreg.evaluate --checkpoint={checkpoint} --split=test"
     return train_command(
         settings_of(trial), None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir
     )

@@ -22,6 +22,14 @@ _VARIANTS = "variants"  # folder of what a variant changes in any space
 # Settings that a search runs before Optuna proposes any. Their names mark the trials in the results.
 PUBLISHED, UNREGULARIZED = "published", "unregularized"
 
+# The unregularized setting, but its best epoch is the one with the largest objective: what stopping earlier gives.
+EARLY_STOPPED = "early_stopped"
+
+
+def shown_name(setting: str) -> str:
+    """Return what people read for the name of a given setting."""
+    return "unregularized, epoch by objective" if setting == EARLY_STOPPED else setting
+
 
 class Distribution(BaseModel):
     """What Optuna draws a hyperparameter from: `choices`, or the numbers from `low` to `high`."""
@@ -189,10 +197,11 @@ class Space(BaseModel):
     @property
     def given(self) -> tuple[str, ...]:
         """The names of the settings that are run before Optuna proposes any, in order."""
-        return (PUBLISHED, UNREGULARIZED) if self.published is not None else (UNREGULARIZED,)
+        controls = (UNREGULARIZED, EARLY_STOPPED)
+        return (PUBLISHED, *controls) if self.published is not None else controls
 
     def setting(self, name: str) -> dict[str, Any]:
-        """Return the hyperparameters of the published or the unregularized setting."""
+        """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""
         data = {"task": self.task, "reg_data": self.reg_data}
         if name == PUBLISHED:
             setting = {**data, **self.fixed, **self.published}
@@ -216,11 +225,11 @@ class Space(BaseModel):
     def parameters(self, name: str) -> dict[str, Any]:
         """Return what Optuna is told of a given setting: the values it could have drawn itself, or nothing.
 
-        The unregularized setting is no point of the space (alpha has no logarithm there), and a published
+        The unregularized settings are no points of the space (alpha has no logarithm there), and a published
         one may be outside too; the study holds their results without parameters.
         """
         setting = self.setting(name)
-        if name == UNREGULARIZED or any(setting.get(key) != value for key, value in self.fixed.items()):
+        if name != PUBLISHED or any(setting.get(key) != value for key, value in self.fixed.items()):
             return {}
         drawn = {}
         for key, distribution in self.search.items():

@@ -19,18 +19,18 @@ from brainreg.progress import SYMBOLS, duration, shown
 from brainreg.published import PUBLISHED_SETTINGS
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.results import ranked
-from brainreg.spaces import PUBLISHED, UNREGULARIZED
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 
 # What `setting` is of a trial that Optuna proposed; the best of them is the one that a search found.
 PROPOSED, FOUND = "", "found"
 
 # The settings that the table compares, in its order.
-SETTINGS = (UNREGULARIZED, PUBLISHED, FOUND)
+SETTINGS = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED, FOUND)
 
 _ABSENT = "\u2013"
 
 # Two trials are of one setting where all of these are the same; only the seed may differ.
-_SETTING = [name for name in Hyperparameters.model_fields if name != "seed"] + ["attack", "eps", "robust_n"]
+_SETTING = [name for name in Hyperparameters.model_fields if name != "seed"] + ["attack", "eps", "robust_n", "choice"]
 
 
 def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
         data = everything.data.iloc[0]
         published = PUBLISHED_SETTINGS.get(data, {})
         order = ranked(one).objective if len(one) else ()
-        best = {name: _best(one, setting) for name, setting in zip(SETTINGS, (*SETTINGS[:2], PROPOSED), strict=True)}
+        best = {name: _best(one, PROPOSED if name == FOUND else name) for name in SETTINGS}
         found = best[FOUND]
         row = {
             "data": data,
@@ -107,8 +107,8 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
             row[f"{name}_seeds"] = seeds
         row["departs"] = "" if best[PUBLISHED] is None else _departures(best[PUBLISHED])
         row["better"] = ", ".join(
-            name
-            for name in SETTINGS[:2]
+            shown_name(name)
+            for name in SETTINGS[:-1]
             if best[name] is not None and (found is None or best[name].objective >= found.objective)
         )
         first = everything.iloc[0]
@@ -174,6 +174,7 @@ def _place(data: str) -> int:
 
 def _settings_as_texts(trials: pd.DataFrame) -> pd.Series:
     """What is the same for two trials of one setting."""
+    trials = trials.assign(choice=trials.setting == EARLY_STOPPED)  # of the best epoch
     return trials[_SETTING].astype(object).apply(lambda row: repr([None if pd.isna(v) else v for v in row]), axis=1)
 
 
@@ -247,6 +248,11 @@ def table_notes(table: pd.DataFrame) -> list[str]:
         )
     for row in table[table.better != ""].itertuples():
         notes.append(f"In {row.search}, no proposed setting has a better objective than the {row.better} one.")
+    if table[f"{EARLY_STOPPED}_clean"].notna().any():
+        notes.append(
+            f"«{shown_name(EARLY_STOPPED)}»: its best epoch is the one with the largest objective on validation images,"
+            " which costs nothing to train; the others' has the lowest validation cross-entropy."
+        )
     for row in table[table.running].itertuples():
         notes.append(f"{row.search} is running; what it found may change.")
     return notes
@@ -270,12 +276,17 @@ def shown_table(table: pd.DataFrame) -> pd.DataFrame:
     seen["range"] = table.found_range.fillna(_ABSENT)
     seen["images"] = table.images
     for kind in ("clean", "robust"):
-        for setting in SETTINGS:
-            seen[f"{kind} (%), {setting}"] = [
+        for setting in known_settings(table):
+            seen[f"{kind} (%), {shown_name(setting)}"] = [
                 _ABSENT if pd.isna(row[0]) else f"{_percent(row[0])} {_interval(*row[1:3])}{_of_seeds(row[3])}"
                 for row in _cells(table, setting, kind)
             ]
     return seen
+
+
+def known_settings(table: pd.DataFrame) -> list[str]:
+    """Return the settings that an alpha/Th table compares: a search of an earlier version has none that stops early."""
+    return [name for name in SETTINGS if name != EARLY_STOPPED or table[f"{name}_clean"].notna().any()]
 
 
 def _thresholds(table: pd.DataFrame, digits: int = 3) -> list[str]:
@@ -312,7 +323,8 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
     The second line of a row holds the intervals. It is as wide as both columns of a page.
     """
     table = table.reset_index(drop=True)
-    several = table.data.duplicated(keep=False)
+    several, settings = table.data.duplicated(keep=False), known_settings(table)
+    heads, count = [_LATEX_HEADS[name] for name in settings], len(settings)
     seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
     caption = " ".join(
         [
@@ -330,26 +342,26 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
         rf"  \caption{{{caption}}}",
         rf"  \label{{{label}}}",
         r"  \setlength{\tabcolsep}{2.2pt}",
-        r"  \begin{tabular}{lcccllccccccl}",
+        rf"  \begin{{tabular}}{{lcccll{'c' * 2 * count}l}}",
         r"    \toprule",
         r"    & \multicolumn{2}{c}{published} & \multicolumn{3}{c}{found}"
-        r" & \multicolumn{3}{c}{clean accuracy} & \multicolumn{3}{c}{robust accuracy} & \\",
-        r"    \cmidrule(lr){2-3} \cmidrule(lr){4-6} \cmidrule(lr){7-9} \cmidrule(lr){10-12}",
+        rf" & \multicolumn{{{count}}}{{c}}{{clean accuracy}} & \multicolumn{{{count}}}{{c}}{{robust accuracy}} & \\",
+        r"    \cmidrule(lr){2-3} \cmidrule(lr){4-6}"
+        rf" \cmidrule(lr){{7-{6 + count}}} \cmidrule(lr){{{7 + count}-{6 + 2 * count}}}",
         r"    data -- regularization & $\alpha$ & Th & $\alpha$ & Th, Th$_2$ & range"
-        + r" & unreg. & publ. & found" * 2
-        + r" & images \\",
+        rf" & {' & '.join(heads * 2)} & images \\",
         r"    \midrule",
     ]
     thresholds = _thresholds(table, 2)
     for i, row in enumerate(table.itertuples()):
         name = row.data.replace(" - ", " -- ")
-        settings = (_number(value, 2) for value in (row.published_alpha, row.published_th, row.found_alpha))
-        first = [_escaped(name), *settings, thresholds[i], _escaped(shown(row.found_range) or _ABSENT)]
+        values = (_number(value, 2) for value in (row.published_alpha, row.published_th, row.found_alpha))
+        first = [_escaped(name), *values, thresholds[i], _escaped(shown(row.found_range) or _ABSENT)]
         second = [rf"{{\scriptsize {_escaped(row.search)}}}" if several[i] else "", *[""] * 5]
         for kind in ("clean", "robust"):
-            for setting in SETTINGS:
-                accuracy, low, high, count = _cells(table.iloc[i : i + 1], setting, kind)[0]
-                raised = f"$^{{({count})}}$" if count > 1 else ""
+            for setting in settings:
+                accuracy, low, high, of_seeds = _cells(table.iloc[i : i + 1], setting, kind)[0]
+                raised = f"$^{{({of_seeds})}}$" if of_seeds > 1 else ""
                 first.append(_ABSENT if pd.isna(accuracy) else f"{_percent(accuracy)}{raised}")
                 second.append("" if pd.isna(accuracy) else rf"{{\scriptsize {_interval(low, high)}}}")
         first.append({"validation": "valid."}.get(row.images, row.images))
@@ -359,6 +371,7 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}", ""])
 
 
+_LATEX_HEADS = {UNREGULARIZED: "unreg.", EARLY_STOPPED: "stopped", PUBLISHED: "publ.", FOUND: "found"}
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
@@ -388,7 +401,12 @@ def save(table: pd.DataFrame, folder: str | Path, name: str) -> None:
 MEASURES = ("objective", "clean", "robust", "noise")
 
 # What is compared with what; of the found settings, only the one that the search ranked first.
-COMPARED = ((FOUND, UNREGULARIZED), (FOUND, PUBLISHED), (PUBLISHED, UNREGULARIZED))
+COMPARED = (
+    (FOUND, UNREGULARIZED),
+    (FOUND, EARLY_STOPPED),
+    (FOUND, PUBLISHED),
+    (PUBLISHED, UNREGULARIZED),
+)
 
 # With fewer seeds than this, only large differences are told from noise.
 _ENOUGH_SEEDS = 5
@@ -546,7 +564,7 @@ def shown_confirmed(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _title(setting: str, rank: int) -> str:
-    return f"{setting}, rank {rank}" if rank else setting
+    return f"{setting}, rank {rank}" if rank else shown_name(setting)
 
 
 def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
@@ -603,7 +621,7 @@ def said(differences: pd.DataFrame) -> list[str]:
         which = "" if differences.search.nunique() == 1 else f"{search}: "
         trial = f" (trial {first.trial})" if better == FOUND and pd.notna(first.trial) else ""
         seeds = f"{first.seeds} seed" + ("" if first.seeds == 1 else "s")
-        lines.append(f"{which}{better}{trial} against {than}, paired over {seeds}:")
+        lines.append(f"{which}{shown_name(better)}{trial} against {shown_name(than)}, paired over {seeds}:")
         for row in group.itertuples():
             interval = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3f} to {row.high:+.3f}"
             p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
@@ -691,7 +709,9 @@ def same_in_all(trials: pd.DataFrame) -> dict[str, str]:
 
 
 def _readable(best: pd.DataFrame, others: Sequence[str] = ()) -> pd.DataFrame:
-    seen = best[["search", "trial", "setting"]].assign(setting=best.setting.replace(PROPOSED, "proposed"))
+    seen = best[["search", "trial", "setting"]].assign(
+        setting=best.setting.map(lambda name: shown_name(name) or "proposed")
+    )
     for name in (*SYMBOLS, *(name for name in others if name not in SYMBOLS)):
         if best[name].notna().any():
             seen[SYMBOLS.get(name, name)] = best[name].map(shown)

@@ -347,7 +347,8 @@ class TrainingResult:
 
     Attributes:
         classifier: the best epoch's network, in eval mode, for images in [0, 1].
-        best_epoch: the epoch with the lowest validation cross-entropy; 0 is the untrained network.
+        best_epoch: the epoch with the lowest validation cross-entropy, or the one that another metric chose; 0 is the
+            untrained network.
         history: the per-epoch metrics, epoch 0 first.
         seconds: that the epochs took, those before an interruption too.
     """
@@ -373,6 +374,7 @@ def train(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
     measure: Callable[[nn.Module, dict[str, float]], dict[str, float]] | None = None,
+    choose_by: str | None = None,
 ) -> TrainingResult:
     """Train a network with cross-entropy plus alpha times the similarity loss.
 
@@ -388,10 +390,13 @@ def train(
         on_step: called after each step with the number of completed steps and of all steps of the epoch.
         measure: called after each epoch with its network, in eval mode, for images in [0, 1], and its metrics;
             what it returns is added to them.
+        choose_by: the best epoch is the one with the largest value of this metric, which `measure` gives (an epoch
+            without it is not the best), ties to the earliest; the untrained network is measured, too. Absent: the
+            lowest valid_cross_entropy, as published.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
-        InputError: the checkpoint is of other settings.
+        InputError: the checkpoint is of other settings, of other data, or chose its best epoch otherwise.
 
     Source: arXiv 2410.03952, section 3 and appendix.
     """
@@ -421,6 +426,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         state = load_checkpoint(checkpoint)
         _check_same_run(settings, data, state, checkpoint)
+        _check_same_choice(choose_by, state, checkpoint)
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if pairs is not None:
@@ -430,6 +436,8 @@ def train(
     else:
         loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
         history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
+        if choose_by is not None:
+            history[0] |= measure(as_classifier(network, data.task).eval(), history[0])
         best_epoch, best_model, seconds = 0, _copy_state(network), 0.0
         if on_epoch is not None:
             on_epoch(history[0])
@@ -488,7 +496,7 @@ def train(
         )
         if measure is not None:
             history[-1] |= measure(as_classifier(network, data.task).eval(), history[-1])
-        if valid_loss < history[best_epoch]["valid_cross_entropy"]:  # ties go to the earliest
+        if _is_better(history[-1], history[best_epoch], choose_by):
             best_epoch, best_model = epoch, _copy_state(network)
         seconds += time.monotonic() - began
         if checkpoint is not None:
@@ -506,6 +514,7 @@ def train(
                     "pairs": None if pairs is None else pairs.sampler.state_dict(),
                     "history": history,
                     "best_epoch": best_epoch,
+                    "chosen_by": choose_by,
                     "best_model": best_model,
                     "seconds": seconds,
                 },
@@ -516,6 +525,13 @@ def train(
     optimizer.zero_grad()  # frees the gradients
     network.load_state_dict(best_model)
     return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history, seconds)
+
+
+def _is_better(epoch: dict[str, float], best: dict[str, float], choose_by: str | None) -> bool:
+    """Whether an epoch takes the place of the best one before it; ties go to the earliest."""
+    if choose_by is None:
+        return epoch["valid_cross_entropy"] < best["valid_cross_entropy"]
+    return epoch.get(choose_by, -math.inf) > best.get(choose_by, -math.inf)
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
@@ -559,3 +575,10 @@ def _check_same_run(settings: Hyperparameters, data: TrainingData, state: dict[s
     if changed:
         name = changed[0]
         raise InputError(f"{name}={now[name]}: {path} was trained with {name}={then[name]}; choose another folder")
+
+
+def _check_same_choice(choose_by: str | None, state: dict[str, Any], path: str | Path) -> None:
+    """A run goes on only with the rule for its best epoch that it began with."""
+    if state.get("chosen_by") != choose_by:
+        then, now = (name or "valid_cross_entropy" for name in (state.get("chosen_by"), choose_by))
+        raise InputError(f"{path}: its best epoch is chosen by {then}, not by {now}; choose another folder")

@@ -13,8 +13,9 @@ from ray import tune
 
 import brainreg.cluster  # noqa: F401  (sets Ray's variables before Ray is imported)
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.objective import Objective
+from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.records import CHECKPOINT, FAILED, STOPPED, TrialFiles
+from brainreg.spaces import EARLY_STOPPED
 from brainreg.storage import Storage, StorageError
 from brainreg.training import folded, load_checkpoint, load_training_data, to_float, train
 
@@ -130,14 +131,11 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
 
         if epochs:
             tune.report(epochs[-1])  # whether it is worth going on may not have been decided
-        result = train(
-            settings,
-            data,
-            device=job.device,
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-            measure=proxy if job.proxy else None,
-        )
+        choice: dict[str, Any] = {"measure": proxy if job.proxy else None}
+        if config["setting"] == EARLY_STOPPED:
+            by_epoch = job.objective.by_epoch(images, labels, job.seed, epochs)
+            choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
+        result = train(settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, **choice)
         measured = job.objective.measure(folded(result.classifier), images, labels, job.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)

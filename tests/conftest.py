@@ -155,7 +155,7 @@ def made_once(tmp_path_factory, name: str) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def searched(tmp_path_factory) -> Path:
-    """The folder of a small real search: eight trials of three ranges on digits, all to the end. One for all processes
+    """The folder of a small real search: nine trials of three ranges on digits, all to the end. One for all processes
     that share the tests.
     """
     with made_once(tmp_path_factory, "searched") as folder:
@@ -175,7 +175,7 @@ CHEAP = {"attacks": ("noise", "pgd"), "num_epsilons": 3, "num_images": 30}
 
 @pytest.fixture(scope="session")
 def confirmed_search(searched, tmp_path_factory) -> Path:
-    """The folder of a copy of that search with a real confirmation: two settings and the unregularized one, each with
+    """The folder of a copy of that search with a real confirmation: two settings and the unregularized ones, each with
     two fresh seeds. What was printed lies beside it. One for all processes that share the tests.
     """
     with made_once(tmp_path_factory, "confirmed") as folder:
@@ -220,7 +220,7 @@ def _search(folder: Path, name: str) -> None:
             "reg_batch_size": {"choices": [4, 8]},
         },
         objective={"eps": 0.05, "noise_eps": 0.4, "attack": attack, "attack_image_num": 40},
-        budget={"num_samples": 8, "final_attack": attack, "final_attack_seconds": 0},
+        budget={"num_samples": 9, "final_attack": attack, "final_attack_seconds": 0},
     )
     options = SearchOptions(name=name, storage_path=str(folder), data_dir=str(ROOT / "data"))
     with (folder / "printed.txt").open("w") as file:

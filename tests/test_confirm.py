@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 import scipy.stats
+import torch
 from conftest import CHEAP, ROOT, copied
 from rich.console import Console
 from services import s3_server
@@ -24,9 +25,11 @@ from brainreg.confirm import COLUMNS, FOLDER, plan_confirmation, run_confirmatio
 from brainreg.data import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation import attacked_images
-from brainreg.records import Driver
+from brainreg.objective import EPOCH_OBJECTIVE
+from brainreg.records import Driver, read_manifest
 from brainreg.results import CONFIRMATION, load_results, load_searches, ranked
 from brainreg.seeds import fresh_seeds
+from brainreg.spaces import Space
 from brainreg.storage import Storage
 from brainreg.tables import (
     alpha_th_table,
@@ -39,6 +42,7 @@ from brainreg.tables import (
     table_notes,
     to_latex,
 )
+from brainreg.training import folded, load_checkpoint, load_classifier, load_training_data, to_float
 
 FLAGS = ("--attacks=noise,pgd", "--num-epsilons=3", "--num_images=30")
 
@@ -75,7 +79,7 @@ class TestDone:
         _, table, _ = done
         assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
         jobs = table.groupby(["setting", "rank", "seed"])
-        assert jobs.ngroups == 6 and (jobs.size() == 1 + 3 * 3 + 1).all()
+        assert jobs.ngroups == 8 and (jobs.size() == 1 + 3 * 3 + 1).all()
         assert sorted(table.seed.unique()) == sorted(drawn(done, 2)) and 0 not in table.seed.tolist()
         measured = table[table.measure != ""]
         assert (measured.groupby(["setting", "rank", "seed"]).measure.agg(set) == {"clean", "robust", "noise"}).all()
@@ -85,14 +89,42 @@ class TestDone:
         assert set(noise.attack) == {"Gaussian"} and set(noise.eps) == {0.5}  # of 0, 0.25, 0.5 the nearest to 0.4
         assert set(table[table.attack == "clean"].n) == {359} and table.versions.str.startswith("brainreg ").all()
 
-    def test_settings_are_the_best_proposed_ones_and_the_unregularized_one(self, done):
+    def test_settings_are_the_best_proposed_ones_and_the_unregularized_ones(self, done):
         search, table, _ = done
         best = ranked(load_results(search)).query("setting == ''")
         found = table[table.setting == "found"].drop_duplicates("rank").sort_values("rank")
         assert found["rank"].tolist() == [1, 2] and found.trial.tolist() == best.trial.tolist()[:2]
         assert found.reg_alpha.tolist() == best.reg_alpha.tolist()[:2]
-        unregularized = table[table.setting == "unregularized"]
+        unregularized = table[table.setting.isin(["unregularized", "early_stopped"])]
         assert set(unregularized.reg_alpha) == {0} and set(unregularized["rank"]) == {0}
+
+    def test_one_unregularized_network_is_that_of_the_epoch_with_the_best_objective(self, done):
+        search, table, _ = done
+        space = Space(**read_manifest(Storage(search))["space"])
+        for seed in drawn(done, 2):
+            state = load_checkpoint(search / FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
+            other = load_checkpoint(search / FOLDER / f"unregularized-seed_{seed}" / "checkpoint.pt")
+            for key, value in state["model"].items():  # the last epoch's: the training is the same
+                torch.testing.assert_close(value, other["model"][key])
+            known = [epoch.get(EPOCH_OBJECTIVE, -1) for epoch in state["history"]]
+            assert state["best_epoch"] == known.index(max(known)) and other["chosen_by"] is None
+            classifier, settings = load_classifier(search / FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
+            data = load_training_data(settings, ROOT / "data")
+            images, labels = to_float(data.valid_images), data.valid_labels
+            measured = space.objective.measure(folded(classifier), images, labels, seed)
+            assert measured["objective"] == pytest.approx(max(known), abs=0.02)
+            assert {*table[(table.setting == "early_stopped") & (table.seed == seed)].best_epoch} == {
+                state["best_epoch"]
+            }
+
+    def test_a_confirmation_that_was_begun_without_it_goes_on_without_it(self, done, tmp_path):
+        search = copied(done[0], tmp_path)
+        path = search / FOLDER / "confirmation.json"
+        manifest = json.loads(path.read_text())
+        del manifest["controls"]
+        path.write_text(json.dumps(manifest))
+        plan = plan_confirmation(search, {"seeds": 3}, {}, {})
+        assert {job.setting for job in plan.jobs} == {"found", "unregularized"} and len(plan.jobs) == 9
 
     def test_a_job_is_what_train_py_measures(self, done, tmp_path):
         """The command line of one network, with the fresh seed, gives the same numbers on the same test images."""
@@ -111,12 +143,13 @@ class TestDone:
 
     def test_what_the_terminal_shows(self, done):
         search, table, text = done
-        assert "confirming small: 3 settings with 2 fresh seeds each, 6 trainings, 0 of them done before" in text
-        assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 6
+        assert "confirming small: 4 settings with 2 fresh seeds each, 8 trainings, 0 of them done before" in text
+        assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 8
         trial = table[table["rank"] == 1].trial.iloc[0]
         assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
         assert re.search(r"  robust [+-]0\.\d+, 95% interval .* to .*, p .*: (not )?larger than the noise", text)
-        assert "one comparison: not corrected" in text
+        assert "against unregularized, epoch by objective, paired over 2 seeds:" in text
+        assert "corrected for 2 comparisons" in text
         assert "With 2 seeds, only a large difference is told from noise." in text
         assert "Compared is rank 1 alone" in text and "warning: few images" in text
 
@@ -124,7 +157,7 @@ class TestDone:
         search, table, _ = done
         before = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
         again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-        assert "6 trainings, 6 of them done before" in text and "Ray" not in text
+        assert "8 trainings, 8 of them done before" in text and "Ray" not in text
         after = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
         changed = {path.name for path in before if after[path] != before[path]}
         assert before.keys() == after.keys() and changed <= {"driver.json", "confirmation.json"}
@@ -147,7 +180,7 @@ class TestDone:
 
     def test_more_seeds_keep_those_of_before_and_are_noted(self, done):
         plan = plan_confirmation(done[0], {"seeds": 3}, {}, {})
-        assert [job.settings.seed for job in plan.jobs[::3]] == drawn(done, 3)
+        assert [job.settings.seed for job in plan.jobs[::4]] == drawn(done, 3)
         assert any("finds one by chance" in note for note in plan.notes)
 
     def test_a_confirmation_of_an_earlier_version_keeps_its_seeds(self, done, tmp_path):
@@ -233,11 +266,11 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
     assert driver.wait() == -signal.SIGKILL
     psutil.wait_procs(processes, timeout=30)
     before = {path: path.read_bytes() for path in (search / FOLDER).glob("*/result.json")}
-    assert "tried again after" in log.read_text() and 0 < len(before) < 4, log.read_text()
+    assert "tried again after" in log.read_text() and 0 < len(before) < 6, log.read_text()
     assert pd.read_csv(search / CONFIRMATION).seed.notna().all()  # whole, though not all of it is there
 
     table, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-    assert f"4 trainings, {len(before)} of them done before" in text
+    assert f"6 trainings, {len(before)} of them done before" in text
     assert {path: path.read_bytes() for path in before} == before
     names = ["setting", "rank", "seed", "attack", "eps", "correct", "n"]
     expected = done[1][done[1]["rank"] < 2].reset_index(drop=True)
@@ -251,11 +284,11 @@ def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
     table, text = run(dataclasses.replace(plan, jobs=(broken, *plan.jobs[1:])), tmp_path)
     assert re.search(rf"failed: {re.escape(str(broken))}: DivergedError: epoch 1, .*; started again, it is tried", text)
     assert "DivergedError" in (search / FOLDER / broken.name / "error.txt").read_text()
-    assert table.groupby(["setting", "rank", "seed"]).ngroups == 3
+    assert table.groupby(["setting", "rank", "seed"]).ngroups == 5
     assert "found, rank 1" in text and "1 of 2" in text  # seeds
     assert "paired over 1 seed:" in text and "one seed, so the noise is unknown" in text
     again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-    assert "4 trainings, 3 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 4
+    assert "6 trainings, 5 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 6
 
 
 @pytest.mark.slow
@@ -269,7 +302,7 @@ def test_a_full_confirmation_on_s3(searched, tmp_path):
                 folder.write(str(path.relative_to(searched)), path.read_bytes())
         plan = plan_confirmation(folder, {"top": 1, "seeds": 2}, {**CHEAP, "attacks": ("fgsm",)}, {})
         table, _ = run(plan, tmp_path)
-        assert table.groupby(["setting", "seed"]).ngroups == 4
+        assert table.groupby(["setting", "seed"]).ngroups == 6
         names = folder.child(FOLDER).child(plan.jobs[0].name).names()
         assert {"checkpoint.pt", "parts", "result.json", "robustness.csv", "robustness.html"} <= {*names}
         place = confirm._Workplace(folder.child(FOLDER).child(plan.jobs[0].name), str(tmp_path / "again"))
@@ -286,10 +319,11 @@ class TestPlan:
         manifest["space"]["fixed"]["reg_image_num"] = manifest["space"]["search"].pop("reg_image_num")["low"]
         (search / "search.json").write_text(json.dumps(manifest))
         plan = plan_confirmation(search, {"top": 1, "seeds": 2}, {}, {})
-        assert [(job.setting, job.rank) for job in plan.jobs[:3]] == [
+        assert [(job.setting, job.rank) for job in plan.jobs[:4]] == [
             ("found", 1),
             ("published", 0),
             ("unregularized", 0),
+            ("early_stopped", 0),
         ]
         assert plan.chosen.startswith("of the front of clean and robust accuracy, the best objective")
         assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.05,)

@@ -22,10 +22,11 @@ def curves(searched):
 
 def test_the_best_and_the_unregularized_network_are_measured(searched, curves):
     finished = ranked(load_results(searched))
-    best, given = finished[finished.setting == ""].iloc[0], finished[finished.setting == "unregularized"].iloc[0]
+    trials = [finished[finished.setting == name].iloc[0] for name in ("unregularized", "early_stopped", "")]
     assert curves.columns.tolist() == ["network", *COLUMNS]
-    assert curves.network.unique().tolist() == ["unregularized", f"best proposed (trial {best.trial})"]
-    for network, trial in zip(curves.network.unique(), (given, best), strict=True):
+    names = ["unregularized", "unregularized, epoch by objective", f"best proposed (trial {trials[-1].trial})"]
+    assert curves.network.unique().tolist() == names
+    for network, trial in zip(names, trials, strict=True):
         curve = curves[curves.network == network]
         assert curve.attack.unique().tolist() == ["clean", "Gaussian", "FGSM Linf"]
         clean = curve[curve.attack == "clean"].iloc[0]
@@ -77,7 +78,7 @@ def test_what_was_confirmed_has_a_curve_for_each_setting_that_is_compared(confir
     curves = confirmed_curves(confirmation)
     first = confirmation[confirmation["rank"] == 1].trial.iloc[0]
     assert curves.columns.tolist() == ["network", *COLUMNS]
-    assert {*curves.network} == {"unregularized", f"found (trial {first})"}
+    assert {*curves.network} == {"unregularized", "unregularized, epoch by objective", f"found (trial {first})"}
     pgd = curves[(curves.network == "unregularized") & (curves.attack == "PGD Linf (20 steps)")]
     assert pgd.accuracy.tolist() == confirmation[
         (confirmation.setting == "unregularized") & (confirmation.attack == "PGD Linf (20 steps)")

@@ -15,7 +15,7 @@ def shares(searched):
 
 def test_shares_of_what_all_trials_have_by_each_evaluator(shares):
     assert shares.columns.tolist() == ["search", "parameter", "evaluator", "importance", "trials"]
-    assert set(shares.search) == {"small"} and set(shares.trials) == {7}  # the unregularized one has no parameters
+    assert set(shares.search) == {"small"} and set(shares.trials) == {7}  # the unregularized ones have no parameters
     assert set(shares.evaluator) == set(EVALUATORS)
     for _, one in shares.groupby("evaluator"):
         assert set(one.parameter) == SHARED  # Th_2 is not of all
@@ -38,7 +38,7 @@ def test_a_seed_gives_the_same_again(searched, shares):
 
 
 def test_too_few_trials_or_another_version_have_no_rows(searched, tmp_path):
-    for name in ("search.json", *(f"trial_{i:04d}" for i in range(FEWEST_TRIALS))):  # the first one is unregularized
+    for name in ("search.json", *(f"trial_{i:04d}" for i in range(FEWEST_TRIALS + 1))):  # two are unregularized
         (tmp_path / name).symlink_to(searched / name)
     old = ROOT / "tests" / "searches" / "format_1"
     assert importances([tmp_path, old]).empty

@@ -3,9 +3,10 @@ import torch
 from pydantic import ValidationError
 from test_evaluation import Brightness
 
+import brainreg.objective
 from brainreg.attacks import AutoAttack
 from brainreg.errors import InputError
-from brainreg.objective import Objective
+from brainreg.objective import EPOCH_OBJECTIVE, Objective
 
 ATTACK = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)
 IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -54,3 +55,35 @@ def test_standard_autoattack_is_the_default():
 def test_wrong_fields(fields):
     with pytest.raises(ValidationError):
         objective(**fields)
+
+
+class Biased(Brightness):
+    """Sees images brighter than they are."""
+
+    def __init__(self, bias: float):
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward((images + self.bias).clamp(0, 1))
+
+
+def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_the_best(monkeypatch):
+    """An epoch whose few steps leave no more than the best before is not attacked in full; no best one is missed."""
+    monkeypatch.setattr(brainreg.objective, "folded", lambda network: network)
+    networks = [Brightness(), Biased(0.02), Biased(0.4), Brightness()]
+    measured = [objective().measure(network, IMAGES, LABELS, seed=0) for network in networks]
+    by_epoch = objective().by_epoch(IMAGES, LABELS, 0)
+    found = [
+        by_epoch(network, {"valid_accuracy": one["clean_accuracy"]}).get(EPOCH_OBJECTIVE)
+        for network, one in zip(networks, measured, strict=True)
+    ]
+    expected = [one["objective"] for one in measured]
+    assert [value for value in found if value is not None] == [
+        one for one, value in zip(expected, found, strict=True) if value is not None
+    ]
+    known = [-1 if value is None else value for value in found]
+    assert max(known) == max(expected) and None in found
+    # It goes on with what was known.
+    later = objective().by_epoch(IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
+    assert later(networks[0], {"valid_accuracy": measured[0]["clean_accuracy"]}) == {}

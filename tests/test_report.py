@@ -194,7 +194,7 @@ def test_states_of_trials_and_a_search_that_runs(copy):
     with Driver(Storage(copy), slots=2):
         page = Page(report([copy]))
     assert page.all("span", class_="state")[0]["text"] == "running"
-    assert "copy: running, 8 of 8 trials begun" in [item["text"] for item in page.all("li")]
+    assert "copy: running, 9 of 9 trials begun" in [item["text"] for item in page.all("li")]
     states = {row["trial"]: row["state"] for row in trial_rows(page)}
     assert [states[trial] for trial in "345"] == ["stopped", "failed", "unfinished"]
     assert all(row["objective (%)"] == ABSENT for row in trial_rows(page) if row["trial"] in "345")
@@ -216,7 +216,7 @@ def test_a_search_that_has_only_begun(copy, kept):
         (copy / name / "progress.json").unlink()
     page = Page(report([copy]))
     assert [head["text"] for head in page.all("h2")][-7:] == HEADINGS
-    assert "copy: interrupted, 0 of 8 trials finished" in page.all("main")[0]["text"]
+    assert "copy: interrupted, 0 of 9 trials finished" in page.all("main")[0]["text"]
     assert len(page.region("All trials") or []) == (2 if kept else 0)
 
 
@@ -271,7 +271,7 @@ def test_several_searches_share_tables_and_figures(searched):
     assert page.region("Overview")[0] == page.region("The alpha/Th table")[0] == ["", "small", "digits_ranges"]
     count = len(pd.read_csv(SEARCHES / "digits_ranges" / "results.csv"))
     rows = trial_rows(page)
-    assert [row["search"] for row in rows] == ["small"] * 8 + ["digits_ranges"] * count
+    assert [row["search"] for row in rows] == ["small"] * 9 + ["digits_ranges"] * count
     assert {mark["class"].split()[1] for mark in marks(page, "Clean and robust accuracy; line")} == {"n0", "n1"}
     assert {box["data-hide"] for box in page.all("input")} >= {"n0", "n1"}
     assert any("cannot be compared" in item["text"] for item in page.all("li"))
@@ -428,4 +428,4 @@ class TestBrowser:
         page.get_by_label("finished (8)").uncheck()
         assert not page.locator("#trials tbody tr").first.is_visible()
         assert not page.locator("svg.plot use").first.is_visible()
-        assert page.locator("#count").inner_text() == "0 of 8 trials"
+        assert page.locator("#count").inner_text() == "0 of 9 trials"

@@ -14,6 +14,7 @@ from rich.console import Console
 from brainreg.cli import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.objective import EPOCH_OBJECTIVE
 from brainreg.records import read_manifest
 from brainreg.results import BEST, ranked, settings_of
 from brainreg.search import SearchOptions, plan_search, run_search
@@ -39,7 +40,7 @@ def make_space(**changes) -> Space:
             "reg_batch_size": {"choices": [4, 8]},
         },
         "objective": {"eps": 0.02, "noise_eps": 0.2, "attack": SHORT_ATTACK, "attack_image_num": 40},
-        "budget": {"num_samples": 5, "final_attack": SHORT_ATTACK, "final_attack_seconds": 5},
+        "budget": {"num_samples": 6, "final_attack": SHORT_ATTACK, "final_attack_seconds": 5},
     }
     return Space(**{**content, **changes})
 
@@ -64,20 +65,30 @@ def search(space: Space, folder, name="s", strategy=TO_THE_END, **options) -> tu
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished search of five trials on two workers: its folder, its trials, and what it printed."""
+    """A finished search of six trials on two workers: its folder, its trials, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
     return folder / "s", *search(make_space(), folder)
 
 
 class TestFinishedSearch:
-    def test_all_trials_are_measured_and_the_first_is_unregularized(self, finished):
+    def test_all_trials_are_measured_and_the_first_are_unregularized(self, finished):
         _, results, _ = finished
-        assert results.trial.tolist() == list(range(5)) and set(results.state) == {"finished"}
-        assert results.setting.tolist() == ["unregularized", "", "", "", ""]
-        assert results.reg_alpha[0] == 0 and (results.reg_alpha[1:] > 0).all()
+        assert results.trial.tolist() == list(range(6)) and set(results.state) == {"finished"}
+        assert results.setting.tolist() == ["unregularized", "early_stopped", "", "", "", ""]
+        assert results.reg_alpha[:2].tolist() == [0, 0] and (results.reg_alpha[2:] > 0).all()
         assert (results.clean_n == 72).all() and (results.robust_n == 40).all()
         expected = 0.5 * results.clean_accuracy + 0.5 * results.robust_accuracy
         assert results.objective.tolist() == pytest.approx(expected.tolist())
+
+    def test_the_epoch_of_one_unregularized_trial_is_chosen_by_the_objective(self, finished):
+        _, results, _ = finished
+        known = [epoch.get(EPOCH_OBJECTIVE, -1) for epoch in results.epochs[1]]
+        assert results.best_epoch[1] == known.index(max(known)) > -1
+        assert results.objective[1] == pytest.approx(max(known), abs=0.02)
+        assert [epoch["valid_accuracy"] for epoch in results.epochs[0]] == pytest.approx(
+            [epoch["valid_accuracy"] for epoch in results.epochs[1]], abs=0.02
+        )  # the same training
+        assert not any(EPOCH_OBJECTIVE in epoch for epochs in results.epochs.drop(1) for epoch in epochs)
 
     def test_every_epoch_is_recorded(self, finished):
         _, results, _ = finished
@@ -89,10 +100,10 @@ class TestFinishedSearch:
         folder, results, _ = finished
         study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
         assert study.metric_names == ["objective"] and study.direction.name == "MAXIMIZE"
-        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+        assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
         assert [trial.value for trial in study.trials] == pytest.approx(results.objective.tolist())
         assert study.trials[0].params == {} and study.trials[0].user_attrs["setting"] == "unregularized"
-        for trial, row in zip(study.trials[1:], results[1:].to_dict("records"), strict=True):
+        for trial, row in zip(study.trials[2:], results[2:].to_dict("records"), strict=True):
             assert trial.params["reg_alpha"] == row["reg_alpha"]
             assert trial.params["reg_thresh_2/reg_thresh"] * trial.params["reg_thresh"] == row["reg_thresh_2"]
             assert trial.user_attrs["robust_accuracy"] == row["robust_accuracy"]
@@ -101,7 +112,7 @@ class TestFinishedSearch:
         folder, _, _ = finished
         manifest = read_manifest(Storage(folder))
         assert Space(**manifest["space"]) == make_space()
-        assert manifest["seed"] == 0 and manifest["num_samples"] == 5
+        assert manifest["seed"] == 0 and manifest["num_samples"] == 6
         assert manifest["strategy"]["sampler_seed"] == sampler_seed(make_space(), 0) and len(manifest["id"]) > 20
         assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
         assert {path.name for path in folder.iterdir()} >= {
@@ -135,12 +146,12 @@ class TestFinishedSearch:
         folder, results, text = finished
         lines = text.splitlines()
         best = ranked(results).iloc[0]
-        assert lines[0] == f"starting Ray for 5 trials, 2 at a time, in {folder}"
+        assert lines[0] == f"starting Ray for 6 trials, 2 at a time, in {folder}"
         assert f"drawn from {sampler_seed(make_space(), 0)} " in lines[1]
-        assert any(line.startswith("5/5 trials done, 0 running; best") for line in lines)
+        assert any(line.startswith("6/6 trials done, 0 running; best") for line in lines)
         assert "robust: AutoAttack custom Linf (apgd-ce; 2 steps), eps 0.02" in lines
         header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["trial", "alpha"])
-        assert [line.split()[0] for line in lines[header + 1 : header + 6]] == [str(n) for n in ranked(results).trial]
+        assert [line.split()[0] for line in lines[header + 1 : header + 7]] == [str(n) for n in ranked(results).trial]
         if best.setting == "":
             assert any(line.startswith("best against unregularized: objective +") for line in lines)
         assert re.match(r"\S*python\S* train.py --task=digits --base_channels=2", lines[-1].strip())
@@ -149,7 +160,7 @@ class TestFinishedSearch:
 def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
     fixed = {**make_space().fixed, "epoch_num": 1, "seed": 3}
     first, second = (
-        search(make_space(fixed=fixed), tmp_path, name, max_concurrent=1, num_samples=6)[0] for name in ("a", "b")
+        search(make_space(fixed=fixed), tmp_path, name, max_concurrent=1, num_samples=7)[0] for name in ("a", "b")
     )
     proposed = ["reg_alpha", "reg_thresh", "reg_thresh_2", "reg_batch_size"]
     pd.testing.assert_frame_equal(first[proposed], second[proposed])
@@ -167,10 +178,10 @@ def test_failed_trials_are_named_and_told_as_failed(tmp_path):
             "reg_alpha": {"low": 1, "high": 2},
         },
     )
-    results, text = search(space, tmp_path, num_samples=6)  # each failure costs a new process
+    results, text = search(space, tmp_path, num_samples=7)  # each failure costs a new process
     good = (results.lr == 0.1) & (results.reg_thresh.fillna(0.1) == 0.1)
     assert (results.state == "finished").tolist() == good.tolist()
-    assert 0 < good.sum() < 6
+    assert 0 < good.sum() < 7
     failed = results[~good]
     for row in failed.itertuples():
         expected = "reg_range=high: selects 0 of" if row.reg_thresh == 0.99 else "DivergedError: epoch 1"
@@ -202,7 +213,7 @@ def test_the_search_never_sees_the_test_split(cifar_folder, tmp_path):
     }
     objective = {"eps": 0.02, "noise_eps": 0.2, "attack": SHORT_ATTACK, "attack_image_num": 5}
     space = make_space(task="CIFAR10", fixed=fixed, search={"reg_alpha": {"low": 1, "high": 2}}, objective=objective)
-    results, _ = search(space, tmp_path, num_samples=2, data_dir=str(cifar_folder))
+    results, _ = search(space, tmp_path, num_samples=3, data_dir=str(cifar_folder))
     assert set(results.state) == {"finished"} and (results.clean_n == 10).all()
 
 

@@ -8,7 +8,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.published import PUBLISHED_SETTINGS
 from brainreg.similarity import RANGES
-from brainreg.spaces import PUBLISHED, UNREGULARIZED, Space, load_space, space_names, variant_names
+from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, Space, load_space, space_names, variant_names
 
 CONTENT = {
     "description": "a test",
@@ -78,9 +78,9 @@ class TestShipped:
     def test_the_published_setting_comes_first_where_there_is_one(self, name):
         space = load_space(name)
         if space.task == "digits":
-            assert space.given == (UNREGULARIZED,)
+            assert space.given == (UNREGULARIZED, EARLY_STOPPED)
             return
-        assert space.given == (PUBLISHED, UNREGULARIZED)
+        assert space.given == (PUBLISHED, UNREGULARIZED, EARLY_STOPPED)
         setting = Hyperparameters(**space.setting(PUBLISHED))
         rows = {(row["task"], row["reg_data"]): row for row in PUBLISHED_SETTINGS.values()}
         assert rows[space.task, space.reg_data].items() <= setting.model_dump().items()
@@ -182,13 +182,16 @@ class TestOverrides:
     def test_what_differs_from_the_published_setting_is_not_called_published(self):
         space = load_space("cifar10_double")
         smaller = space.override({"reg_image_num": 1000, "epoch_num": 1, "reg_alpha": 10, "reg_data": "CIFAR10"})
-        assert smaller.given == (PUBLISHED, UNREGULARIZED) and smaller.setting(PUBLISHED)["reg_image_num"] == 1000
+        assert (
+            smaller.given == (PUBLISHED, UNREGULARIZED, EARLY_STOPPED)
+            and smaller.setting(PUBLISHED)["reg_image_num"] == 1000
+        )
         for other in ({"reg_alpha": 3}, {"task": "MNIST"}, {"reg_data": "MNIST"}, {"reg_range": "double"}):
-            assert space.override(other).given == (UNREGULARIZED,)
+            assert space.override(other).given == (UNREGULARIZED, EARLY_STOPPED)
 
     def test_the_second_threshold_can_be_fixed_though_the_published_setting_has_none(self):
         space = load_space("cifar10_double").override({"reg_thresh_2": 0.05})
-        assert space.given == (PUBLISHED, UNREGULARIZED) and "reg_thresh_2" not in space.setting(PUBLISHED)
+        assert space.given[0] == PUBLISHED and "reg_thresh_2" not in space.setting(PUBLISHED)
         assert {setting["reg_thresh_2"] for setting, trial in proposals(space, 5)} == {0.05}
 
     def test_an_impossible_override_is_named(self, space):

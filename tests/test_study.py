@@ -157,7 +157,8 @@ class TestTold:
         kept = {name: measured(0.8, 0.2)[name] for name in beside}
         assert trials[0].user_attrs == {"setting": "unregularized", **kept} and trials[0].params == {}
         assert trials[2].user_attrs == {} and trials[3].user_attrs == {"error": ERROR}
-        for trial, record in zip(trials[1:], records[1:], strict=True):
+        assert trials[1].user_attrs["setting"] == "early_stopped" and trials[1].params == {}
+        for trial, record in zip(trials[2:], records[2:], strict=True):
             assert trial.params == record.params and trial.params.keys() == SEARCHED
             assert record.hyperparameters["reg_alpha"] == trial.params["reg_alpha"]
 
@@ -272,7 +273,7 @@ class TestProposals:
     @pytest.mark.parametrize("name_of", ["tpe", "gp", "nsga2"])
     def test_a_sampler_learns_from_proposals_though_given_settings_have_no_parameters(self, name_of, objective, name):
         study = opened(Strategy(objective=objective, sampler=name_of), name)
-        assert self.propose(study, 7)[0] == {}  # of the unregularized setting
+        assert self.propose(study, 8)[:2] == [{}, {}]  # of the unregularized settings
         trial = study.ask()
         space = study.study.sampler.infer_relative_search_space(study.study, trial._cached_frozen_trial)
         assert space.keys() == SEARCHED and trial.relative_params and trial.relative_params.keys() <= SEARCHED
@@ -286,18 +287,18 @@ class TestProposals:
         published = {"reg_alpha": 1.0, "reg_thresh": 0.5, "reg_thresh_2": 0.2, "reg_batch_size": 4}
         space = Space(**{**SPACE.model_dump(), "published": published})
         study = opened(Strategy(sampler="gp"), name, space=space)
-        proposed = self.propose(study, 2)
+        proposed = self.propose(study, 3)
         assert proposed[0] == {
             "reg_alpha": 1.0, "reg_thresh": 0.5, "reg_thresh_2/reg_thresh": 0.4, "reg_batch_size": 4,
         }  # fmt: skip
-        assert proposed[1] == {} and [trial.user_attrs["setting"] for trial in study.study.trials] == [
-            "published", "unregularized",
+        assert proposed[1:] == [{}, {}] and [trial.user_attrs["setting"] for trial in study.study.trials] == [
+            "published", "unregularized", "early_stopped",
         ]  # fmt: skip
 
     def test_nsga2_goes_on_with_its_generation_when_the_database_was_lost(self, name):
         strategy = Strategy(objective="pareto", sampler="nsga2")
         study, records = opened(strategy, name), []
-        for i in range(7):
+        for i in range(8):
             trial = study.ask()
             records.append(study.propose(trial))
             records[-1].measured = measured(0.1 * i, 0.9 - 0.1 * i)
@@ -309,7 +310,7 @@ class TestProposals:
     def test_one_seed_proposes_the_same_and_another_does_not(self, sampler, name):
         strategy = Strategy(sampler=sampler)
         first, second, other = (self.propose(opened(strategy, name, seed=seed), 5) for seed in (3, 3, 4))
-        assert first == second and first[1:] != other[1:]
+        assert first == second and first[2:] != other[2:]
 
     def test_another_space_of_the_same_seed_has_other_draws(self):
         """And the same space has the same, whatever it is called and whatever is only said."""
@@ -348,18 +349,18 @@ class TestProposals:
         url = f"sqlite:///{tmp_path}/study.db"
         study, records, proposed = opened(Strategy(sampler=sampler), name, url), [], []
         for _ in range(2):
-            for _ in range(2):
+            for _ in range(3):
                 trial = study.ask()
                 records.append(study.propose(trial))
                 proposed.append(records[-1].params)
             study = opened(Strategy(sampler=sampler), name, url, records)
-        assert len({params["reg_alpha"] for params in proposed[1:]}) == 3
+        assert len({params["reg_alpha"] for params in proposed[2:]}) == 4
 
     def test_many_trials_at_a_time(self, strategy, name):
         """As many as there are workers are proposed before the first has a result."""
         study = opened(strategy, name)
-        params = [study.propose(study.ask()).params for _ in range(8)]
-        assert len({one["reg_alpha"] for one in params[1:]}) == 7
+        params = [study.propose(study.ask()).params for _ in range(9)]
+        assert len({one["reg_alpha"] for one in params[2:]}) == 7
 
     def test_a_parameter_that_not_all_proposals_have(self, sampler, name):
         """Th_2 exists in the range double only; three trials run at a time."""

@@ -423,6 +423,48 @@ class TestWork:
         assert waits == ["item", "item", 100, 130, "item", "item"]
 
 
+class TestBestEpoch:
+    """The best epoch can be chosen by a metric that is measured."""
+
+    settings = Hyperparameters(**{**SMALL, "epoch_num": 4})
+
+    def trained(self, values, checkpoint=None, settings=None, choose_by="score"):
+        """Train with these values of the metric, of the untrained network first; None: it is not measured."""
+        settings = settings or self.settings
+
+        def measure(classifier, metrics):
+            assert not classifier.training
+            value = values[metrics["epoch"]]
+            return {} if value is None else {"score": value}
+
+        data = load_training_data(settings)
+        return train(settings, data, device="cpu", measure=measure, choose_by=choose_by, checkpoint=checkpoint)
+
+    @pytest.mark.parametrize(
+        ("values", "best"),
+        [([0, 3, 1, 5, 4], 3), ([0, 5, 5, 1, 1], 1), ([9, 3, 1, 5, 4], 0), ([None, 3, None, 2, None], 1)],
+    )
+    def test_the_largest_value_and_ties_to_the_earliest(self, values, best, tmp_path):
+        result = self.trained(values, tmp_path / "c.pt")
+        assert result.best_epoch == best
+        # The weights are that epoch's: those of a training that ends there.
+        if best:
+            shorter = self.settings.model_copy(update={"epoch_num": best})
+            then = self.trained([0, 1, 2, 3, 4], settings=shorter).classifier.state_dict()
+            for name, value in result.classifier.state_dict().items():
+                torch.testing.assert_close(value, then[name])
+
+    def test_it_is_kept_when_training_goes_on(self, tmp_path):
+        shorter = self.settings.model_copy(update={"epoch_num": 2})
+        self.trained([0, 7, 1, None, None], tmp_path / "c.pt", shorter)
+        assert self.trained([0, 7, 1, 5, 6], tmp_path / "c.pt").best_epoch == 1
+
+    def test_a_training_does_not_go_on_with_another_choice(self, tmp_path):
+        self.trained([0, 7, 1, 2, 3], tmp_path / "c.pt")
+        with pytest.raises(InputError, match="best epoch is chosen by score, not by valid_cross_entropy"):
+            self.trained([0, 7, 1, 2, 3], tmp_path / "c.pt", choose_by=None)
+
+
 # Kills itself in the middle of the second epoch, as a machine that goes away would.
 KILLED = """
 import os, signal, sys
