@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from brainreg.cli import Parser, from_flags, given_values, run
+from brainreg.cluster import machines
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
@@ -103,9 +104,10 @@ def _show(plan: SearchPlan, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    there = machines(plan.options.address, plan.options.dashboard_host)
     console.print(
         f"{plan.num_samples} trials, {plan.slots} at a time, each with {plan.options.cpus_per_trial:g} CPU cores and"
-        f" {plan.gpus_per_trial:g} GPUs, in {plan.folder}",
+        f" {plan.gpus_per_trial:g} GPUs, in {plan.folder}; there are {there.cpus:g} CPU cores and {there.gpus:g} GPUs",
         soft_wrap=True,
         highlight=False,
     )

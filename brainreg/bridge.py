@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,7 +133,7 @@ class StudySearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> NoReturn:
         """End the process: Ray Tune's own way to resume would only log an error, and wait for ever."""
-        raise SystemExit(f"error: resume this search with: python tune_main.py --resume={self._search}")
+        raise SystemExit(f"error: resume it with: python tune_main.py --resume={shlex.quote(str(self._search))}")
 
 
 class RecoveringScheduler(FIFOScheduler):
@@ -223,7 +224,7 @@ class Gauges:
     """What Ray exports to Prometheus of the search."""
 
     def __init__(self, name: str):
-        self._tags = {"search": name}
+        self._tags = {"search": name.encode("ascii", "backslashreplace").decode()}  # Ray takes no other characters
         self._gauges = {
             key: Gauge(f"brainreg_{key}", description=description, tag_keys=("search",))
             for key, description in {

@@ -1,7 +1,9 @@
 """Command lines: flags derived from pydantic models, and errors of one line."""
 
 import argparse
+import codecs
 import contextlib
+import io
 import logging
 import os
 import shlex
@@ -15,6 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from brainreg.errors import InputError, Model, checked_value, nearest, validated
+from brainreg.machine import cpu_cores
+from brainreg.paths import expand_home
 
 # Where data sets are looked for, unless `--data_dir` says otherwise.
 DATA_DIR = "data"
@@ -59,6 +63,19 @@ class Parser(argparse.ArgumentParser):
             else:
                 own.add_argument(*spellings, help=_help(field, default), **options)
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
+        """Parse; a `~` at the start of a value is the home folder, in every flag: the shell leaves it after `=`."""
+        flags, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(flags).items():
+            try:
+                if isinstance(value, str):
+                    setattr(flags, name, expand_home(value))
+                elif isinstance(value, list):
+                    setattr(flags, name, [expand_home(one) if isinstance(one, str) else one for one in value])
+            except InputError as error:
+                raise InputError(f"--{name}={error}") from error
+        return flags, rest
+
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:
@@ -83,7 +100,12 @@ def from_flags(model: type[Model], flags: argparse.Namespace, **others: Any) -> 
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a command line: exit with its status, or with one line and status 2 where the input is unusable."""
+    """Run a command line: exit with its status, or with one line and status 2 where the input is unusable.
+
+    What standard output cannot show is shown by its code, and who reads it may go (`| head`): the work goes on.
+    """
+    for stream in ("stdout", "stderr"):
+        setattr(sys, stream, _Output.instead_of(getattr(sys, stream)))
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         status = main(sys.argv[1:])
@@ -93,7 +115,61 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130
-    sys.exit(status)
+    sys.stdout.flush()
+    sys.exit(status or int(getattr(sys.stdout, "lost", False)))
+
+
+_PLAIN = {"±": "+-", "α": "alpha", "…": "...", "’": "'"}
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """How a stream shows what its encoding has not: in ASCII, or by its code."""
+    assert isinstance(error, UnicodeEncodeError)
+    shown = (
+        _PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode()
+        for one in error.object[error.start : error.end]
+    )
+    return "".join(shown), error.end
+
+
+codecs.register_error("plain", _plain)
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream whose errors end no run: the numbers are in files, too. `lost`: not all could be written."""
+
+    lost = False
+
+    @classmethod
+    def instead_of(cls, stream: Any) -> Any:
+        if stream is None:  # closed, as by `>&-`
+            return open(os.devnull, "w", encoding="utf-8", errors="replace")
+        if stream not in (sys.__stdout__, sys.__stderr__):  # another program's, which must know itself
+            return stream
+        line_buffering = stream.line_buffering or stream is sys.__stderr__
+        return cls(stream.buffer, stream.encoding, "plain", line_buffering=line_buffering)
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        """Send all that is still to come to nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError) and self.fileno() == 1:
+            self.lost = True
+            print(f"warning: standard output cannot be written to ({error.strerror})", file=sys.stderr)
 
 
 def to_flags(model: BaseModel) -> str:
@@ -132,9 +208,10 @@ def tool_name(name: str) -> str:
 
 
 def use_threads(threads: str | None) -> None:
-    """Let PyTorch use so many CPU threads, where the flag `--threads` says so."""
+    """Let PyTorch use so many CPU threads, or, without the flag `--threads`, as many as there are cores for it."""
     if threads is None:
-        return
+        # PyTorch's own number takes a container's quota of CPU time for no limit.
+        return torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))
     if not (threads.isdecimal() and 0 < int(threads) <= _MOST_THREADS):
         raise InputError(f"--threads={threads}: must be a whole number from 1 to {_MOST_THREADS}")
     torch.set_num_threads(int(threads))

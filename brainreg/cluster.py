@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from brainreg.data import DATASETS, Split, load_dataset, split_files
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.machine import cpu_cores
 from brainreg.storage import PATIENCE, Storage, within
 from brainreg.training import load_training_data, naming
 
@@ -54,9 +55,7 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address is None:
         # "local" starts one even where another cluster runs on this machine.
-        return ray.init(
-            address="local", num_cpus=len(os.sched_getaffinity(0)), dashboard_host=dashboard_host, **quiet
-        ).dashboard_url
+        return ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet).dashboard_url
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
         quiet["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
     try:
@@ -95,7 +94,7 @@ def machines(address: str | None, dashboard_host: str) -> Machines:
     """
     if address is None:
         _check_host(dashboard_host)
-        return Machines(float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count()))
+        return Machines(float(cpu_cores()), float(torch.cuda.device_count()))
     start_ray(address, dashboard_host)
     resources = ray.cluster_resources()
     return Machines(resources.get("CPU", 0.0), resources.get("GPU", 0.0))

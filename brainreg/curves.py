@@ -10,6 +10,7 @@ from brainreg.data import find_dataset
 from brainreg.errors import InputError
 from brainreg.evaluate import SPLITS, TABLE, evaluation_folder, load_split
 from brainreg.evaluation import COLUMNS, Evaluation, evaluate
+from brainreg.paths import split_paths
 from brainreg.records import CHECKPOINT, TrialFiles, trial_name
 from brainreg.results import BEST, load_results, ranked, split_folders
 from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
@@ -144,7 +145,7 @@ def load_curves(paths: Mapping[str, str | Path | Sequence[str | Path]]) -> pd.Da
     tables = []
     for network, files in paths.items():
         if isinstance(files, str):
-            files = [part.strip() for part in files.split(",") if part.strip()]
+            files = split_paths(files, lambda path: Path(path).is_file())
         for file in [files] if isinstance(files, Path) else files:
             try:
                 table = pd.read_csv(file)

@@ -28,6 +28,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from brainreg.errors import InputError, nearest
+from brainreg.paths import expand_home
 from brainreg.seeds import Stream, seeded_generator
 
 logger = logging.getLogger(__name__)
@@ -198,8 +199,8 @@ def find_dataset(name: str) -> Dataset:
     """
     if name in DATASETS:
         return DATASETS[name]
-    if name.strip() and Path(name).is_dir():
-        return Dataset(name)
+    if name.strip() and Path(expand_home(name)).is_dir():
+        return Dataset(expand_home(name))
     raise InputError(f"{name}: no such data set, and no folder of images there; {nearest(name, DATASETS)}")
 
 
@@ -233,13 +234,13 @@ def load_dataset(
     Raises:
         InputError: the data set is unknown, absent, unreadable, or gray while RGB is asked for.
     """
-    dataset = find_dataset(name)
-    source, mode = _find_source(dataset, split, Path(data_dir), rgb)
+    dataset, data_dir = find_dataset(name), Path(expand_home(data_dir))
+    source, mode = _find_source(dataset, split, data_dir, rgb)
     view = _view(purpose) if dataset.varied_sizes else None
     if isinstance(source, _Digits):
         return source.decode(mode, view)
-    label = f"{_label(name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
-    path = Path(data_dir) / "cache" / f"{label}.pt"
+    label = f"{_label(dataset.name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
+    path = data_dir / "cache" / f"{label}.pt"
     return _cached(path, f"{source.fingerprint()} {mode} {view}", source, mode, view)
 
 
@@ -257,13 +258,13 @@ def load_training_images(
     dataset = find_dataset(name)
     if not dataset.varied_sizes:
         return load_dataset(name, "train", data_dir, rgb)
-    source, mode = _find_source(dataset, "train", Path(data_dir), rgb)
+    source, mode = _find_source(dataset, "train", Path(expand_home(data_dir)), rgb)
     return ImageFiles(source, mode), source.labels
 
 
 def split_files(name: str, data_dir: str | Path, split: Split = "train") -> list[Path]:
     """Return the files of a known data set's split, those that are there: what another machine needs of it."""
-    data_dir = Path(data_dir)
+    data_dir = Path(expand_home(data_dir))
     files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
     if isinstance(files, _CifarFiles) and files.exists():
         return sorted(path for path in files.folder.iterdir() if path.is_file())

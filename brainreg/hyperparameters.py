@@ -11,13 +11,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from brainreg.data import DATASETS, find_dataset
 from brainreg.models import ARCHITECTURES, check_architecture
+from brainreg.paths import expand_home
 from brainreg.similarity import RANGES, check_range
 
 
 def _known_dataset(name: str) -> str:
     """A data set's own name, or the absolute path of its folder: what a worker elsewhere or a later reader needs."""
     find_dataset(name)
-    return name if name in DATASETS else str(Path(name).resolve())
+    return name if name in DATASETS else str(Path(expand_home(name)).resolve())
 
 
 def _known_architecture(name: str) -> str:

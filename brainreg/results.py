@@ -13,6 +13,7 @@ import brainreg
 from brainreg.errors import InputError, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.objective import Objective
+from brainreg.paths import split_paths
 from brainreg.published import row_name
 from brainreg.records import (
     CHECKPOINT,
@@ -274,7 +275,7 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
     What of them cannot be read is left out, and told in `Searches.notes`.
 
     Args:
-        folders: of the searches; a text may hold several, separated by commas.
+        folders: of the searches; a text may hold several, separated by commas (also in their names).
 
     Raises:
         InputError: a folder that does not exist, or that holds no search.
@@ -304,13 +305,13 @@ def split_folders(folders: str | Path | Storage | Sequence[str | Path | Storage]
     """Return the folders of searches, each by a short name.
 
     Args:
-        folders: a text may hold several, separated by commas.
+        folders: a text may hold several, separated by commas (also in their names).
 
     Raises:
         InputError: none is given, or one does not exist or holds no search.
     """
     if isinstance(folders, str):
-        folders = [part.strip() for part in folders.split(",") if part.strip()]
+        folders = split_paths(folders, lambda path: Storage(path).exists(MANIFEST))
     elif isinstance(folders, (Path, Storage)):
         folders = [folders]
     searches = {}

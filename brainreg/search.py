@@ -175,7 +175,8 @@ def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None 
     folder = _storage(options.storage_path).child(name)
     if _answering(folder, lambda: folder.exists(MANIFEST)):
         raise InputError(
-            f"--name={name}: {folder} already holds a search; choose another name, or go on with it: --resume={name}"
+            f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
+            f" --resume={shlex.quote(name)}"
         )
     own = Path(folder.root) if folder.is_local else None
     if own is not None and own.exists() and not (own.is_dir() and not any(own.iterdir())):
@@ -373,7 +374,7 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
         InputError: another process runs it, a node cannot run trials, or what must be kept cannot be.
     """
     space, folder, options = plan.space, plan.folder, plan.options
-    say = printer(console)
+    say, resume_flag = printer(console), f"--resume={shlex.quote(plan.name)}"
     ended = sum(record.state != UNFINISHED for record in plan.records)
     known = f"{ended} of them done before, " if plan.resumed else ""
     say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
@@ -415,11 +416,11 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
                 raise StorageError(search.broken)
             write_tables(folder, results)
             if done < plan.num_samples:
-                say(f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={plan.name}")
+                say(f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with {resume_flag}")
             _conclude(plan, results, console, interrupted=done < plan.num_samples)
     except StorageError as error:
         raise InputError(
-            f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on: --resume={plan.name}"
+            f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on: {resume_flag}"
         ) from error
     return results
 
@@ -488,7 +489,7 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
 def _end_at_once(plan: SearchPlan, progress: SearchProgress, console: Console, reason: str) -> NoReturn:
     """End the process where Ray Tune would wait for ever. All that is known is in files already."""
     progress.__exit__()
-    printer(console)(f"error: {reason}; nothing is lost, go on with --resume={plan.name}")
+    printer(console)(f"error: {reason}; nothing is lost, go on with --resume={shlex.quote(plan.name)}")
     console.file.flush()
     os._exit(1)
 

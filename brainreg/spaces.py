@@ -11,6 +11,7 @@ from brainreg.attacks import AutoAttack
 from brainreg.errors import InputError, checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
 from brainreg.objective import Objective
+from brainreg.paths import expand_home
 from brainreg.published import published_setting
 
 if TYPE_CHECKING:
@@ -384,8 +385,8 @@ def _find(name: str | Path) -> Path | tuple[str, str]:
     own = SPACES_FOLDER / f"{name}.yaml"
     if own.is_file():
         return own
-    if Path(name).is_file():
-        return Path(name)
+    if (path := Path(expand_home(name))).is_file():
+        return path
     for variant in sorted(variant_names(), key=len, reverse=True):
         space = str(name).removesuffix(f"_{variant}")
         if space != str(name) and (SPACES_FOLDER / f"{space}.yaml").is_file():

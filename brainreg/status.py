@@ -1,5 +1,6 @@
 """How far a search is, read from its files: from any terminal, while it runs or after."""
 
+import shlex
 import time
 
 from rich.console import Console
@@ -31,7 +32,7 @@ def show_status(search: Storage, console: Console) -> None:
     if driver is not None:
         say(f"{name}: running, by process {driver['pid']} on {driver['host']}")
     elif ended < total:
-        say(f"{name}: interrupted; go on with --resume={name}")
+        say(f"{name}: interrupted; go on with --resume={shlex.quote(name)}")
     else:
         say(f"{name}: done")
     parts = [f"{ended} of {total} trials done", f"{begun} {'running' if driver else 'interrupted'}"]

@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import pyarrow.fs
 
 from brainreg.errors import InputError
+from brainreg.paths import expand_home
 
 Value = TypeVar("Value")
 
@@ -62,7 +63,7 @@ class Storage:
     """A folder of files. Names are relative to it, with `/` between their parts.
 
     Args:
-        uri: path of a folder, or `s3://BUCKET/PATH`, of another server than Amazon's with
+        uri: path of a folder (`~` is the home folder), or `s3://BUCKET/PATH`, of another server than Amazon's with
             `?endpoint_override=HOST:PORT&scheme=http` behind it or AWS_ENDPOINT_URL in the environment.
     """
 
@@ -75,7 +76,7 @@ class Storage:
                 " AWS_SECRET_ACCESS_KEY in the environment, or ~/.aws/credentials, have them"
             )
         self._query = question + query
-        self._base = str(Path(uri).resolve()) if self.is_local else base.rstrip("/")
+        self._base = str(Path(expand_home(uri)).resolve()) if self.is_local else base.rstrip("/")
 
     @property
     def uri(self) -> str:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.paths import expand_home
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.seeds import text_seed
 from brainreg.spaces import Space
@@ -403,6 +404,9 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
     if "password" in parsed.query:
         shown = parsed.difference_update_query(["password"]).render_as_string(hide_password=True)
         raise InputError(f"--study={shown}: a password stands before the host, USER:PASSWORD@HOST")
+    if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
+        parsed = parsed.set(database=expand_home(parsed.database))
+        url = parsed.render_as_string(hide_password=False)
     options: dict[str, Any] = {} if durable else {"pool_events": [(_do_not_wait, "connect")]}
     if parsed.get_backend_name() != "sqlite":
         # The server may be started anew between two questions.

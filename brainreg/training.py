@@ -28,7 +28,9 @@ from brainreg.data import (
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
+from brainreg.machine import cpu_cores
 from brainreg.models import ARCHITECTURES, InputScaling, SimilarityNetwork, build_model
+from brainreg.paths import expand_home
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
@@ -256,7 +258,7 @@ def device_name(device: str | torch.device) -> str:
     with contextlib.suppress(OSError, StopIteration):  # not on Linux
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return f"CPU ({model}, {os.cpu_count()} cores)"
+    return f"CPU ({model}, {cpu_cores()} cores)"
 
 
 # ---------------------------------------------------------------------------------------------
@@ -292,6 +294,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no file, not a checkpoint, or one of another format.
     """
+    path = expand_home(path)
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint")
     try:

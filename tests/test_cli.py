@@ -1,17 +1,23 @@
+import os
 import shlex
+import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
 from brainreg.cli import Parser, from_flags, given_values, run, to_flags, train_command
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces import load_space
+from brainreg.storage import Storage
 
 
 def parse(line: str):
     parser = Parser("a test")
     parser.add_flags(Hyperparameters, "hyperparameters")
     parser.add_flag("max-concurrent")
+    parser.add_flag("save_dir")
     return parser.parse_args(shlex.split(line))
 
 
@@ -111,3 +117,98 @@ def test_train_command_says_what_is_not_the_default(tmp_path, monkeypatch):
     assert train_command(settings, 2, "my images") == f"{command} --threads=2 --data_dir='my images'"
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
     assert train_command(settings, None) == f".venv/bin/{command}"
+
+
+class TestHome:
+    """The shell leaves a `~` after `=` as it is."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "images").mkdir()
+        return tmp_path
+
+    def test_it_is_expanded_in_every_flag(self, home):
+        parser = Parser("a test")
+        parser.add_argument("experiments", nargs="*")
+        for flag in ("save_dir", "data_dir", "checkpoint"):
+            parser.add_flag(flag)
+        parser.add_flags(Hyperparameters, "hyperparameters")
+        line = "~/a ~ a~b --save_dir=~/runs --data_dir ~/data --checkpoint=a~b --task=~/images --reg_data=~/images"
+        flags = parser.parse_args(shlex.split(line))
+        assert flags.experiments == [str(home / "a"), str(home), "a~b"]
+        assert (flags.save_dir, flags.data_dir, flags.checkpoint) == (str(home / "runs"), str(home / "data"), "a~b")
+        settings = from_flags(Hyperparameters, flags)
+        assert settings.task == settings.reg_data == str(home / "images")
+
+    def test_of_nobody_is_one_line(self):
+        with pytest.raises(InputError, match=r"^--save_dir=~nobody-of-this-name/a: .* ~nobody-of-this-name;"):
+            parse("--save_dir=~nobody-of-this-name/a")
+
+    def test_in_python_and_in_space_files(self, home):
+        assert Hyperparameters(task="~/images").task == str(home / "images")
+        assert Storage("~/a").uri == Storage(home / "a").uri
+        (home / "own.yaml").write_text("extends: digits_double\ntask: ~/images\nreg_data: ~/images\n")
+        assert load_space("~/own.yaml").task == str(home / "images")
+
+
+# A command that prints what ASCII has not, then much, and then does its work.
+COMMAND = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from brainreg.cli import run
+
+def main(arguments):
+    print("accuracy 0.5 ± 0.1 of α", "\\udcff")
+    Console(width=120).print("table — ±")
+    for number in range(20000):
+        print(number)
+    Path(arguments[0]).write_text("done")
+    return 0
+
+run(main)
+"""
+
+
+class TestStandardOutput:
+    def start(self, path, encoding="utf-8", **streams):
+        return subprocess.run(
+            [sys.executable, "-c", COMMAND, str(path)], cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding},
+            stderr=subprocess.PIPE, **streams,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("encoding", "line"),
+        [
+            ("utf-8", "accuracy 0.5 ± 0.1 of α"),
+            ("latin-1", "accuracy 0.5 ± 0.1 of alpha"),
+            ("ascii", "accuracy 0.5 +- 0.1 of alpha"),
+        ],
+    )
+    def test_of_any_encoding_shows_the_numbers(self, tmp_path, encoding, line):
+        done = self.start(tmp_path / "work", encoding, stdout=subprocess.PIPE)
+        assert done.returncode == 0 and not done.stderr
+        assert done.stdout.decode(encoding).splitlines()[0].startswith(line)
+
+    def test_may_lose_its_reader(self, tmp_path):
+        command = f"{shlex.quote(sys.executable)} -c {shlex.quote(COMMAND)} work | head -1; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+        )
+        assert done.returncode == 0 and not done.stderr
+        assert (tmp_path / "work").read_text() == "done"
+
+    def test_may_be_full(self, tmp_path):
+        with open("/dev/full", "w") as full:
+            done = self.start(tmp_path / "work", stdout=full)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and b"No space left" in done.stderr
+        assert (tmp_path / "work").read_text() == "done"
+
+    def test_may_be_closed(self, tmp_path):
+        command = f"{shlex.quote(sys.executable)} -c {shlex.quote(COMMAND)} work >&-"
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+        )
+        assert done.returncode == 0 and not done.stderr
+        assert (tmp_path / "work").read_text() == "done"

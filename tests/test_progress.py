@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from brainreg.bridge import Gauges
 from brainreg.progress import SearchProgress, duration, ranked_table, shown
 
 MEASURED = {"objective": 0.7, "clean_accuracy": 0.9, "robust_accuracy": 0.5, "noise_accuracy": 0.8}
@@ -139,3 +140,7 @@ def test_settings_are_short(value, text):
 
 def test_durations():
     assert [duration(seconds) for seconds in (0.4, 75, 8000)] == ["0m00s", "1m15s", "2h13m"]
+
+
+def test_ray_is_told_of_a_search_of_any_name():
+    Gauges("größe α=1").set({"trials_done": 1.0})  # Ray's own labels are ASCII

@@ -195,6 +195,16 @@ class TestManySearches:
         assert searches.overview.search.tolist() == [whole.name, "digits_double"]
         assert load_searches(whole).overview.search.tolist() == [whole.name]
 
+    def test_a_name_may_have_commas(self, whole, tmp_path):
+        odd = tmp_path / "alpha=0.1,th=0.5,,c"
+        shutil.copytree(whole, odd)
+        names = [odd.name, "digits_double"]
+        assert load_searches(str(odd)).overview.search.tolist() == names[:1]
+        assert load_searches(f"{odd}, {SEARCHES / 'digits_double'}").overview.search.tolist() == names
+        assert load_searches(f"{SEARCHES / 'digits_double'},{odd},").overview.search.tolist() == names[::-1]
+        with pytest.raises(InputError, match=r"alpha=0.2: no such folder"):
+            load_searches(f"{tmp_path / 'alpha=0.2,th=0.5'},{odd}")
+
     def test_remote_ones_too(self, whole, tmp_path_factory):
         with s3_server() as server:
             remote = Storage(server.uri("results/remote"))

@@ -141,7 +141,7 @@ class TestResumed:
 
 def test_ray_tunes_own_way_to_resume_says_what_to_do_instead(tmp_path):
     study = SearchStudy(make_space(), Strategy(), 5, 0, "s")
-    with pytest.raises(SystemExit, match=r"resume this search with: python tune_main.py --resume=.*/s"):
+    with pytest.raises(SystemExit, match=r"resume it with: python tune_main.py --resume=.*/s"):
         StudySearch(study, Storage(tmp_path / "s"), []).restore("anything")
 
 
