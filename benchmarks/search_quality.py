@@ -50,7 +50,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from brainreg.bridge import AshaScheduler
+from brainreg.bridge import KEPT, RUNGS, AshaScheduler
 from brainreg.spaces import EARLY_STOPPED, UNREGULARIZED, Space, load_space
 from brainreg.study import SearchStudy, Strategy, hypervolume
 
@@ -123,21 +123,31 @@ class RunTable:
 
         Of all that `_measured` lists; the objectives follow from the accuracies, as they do in a trial.
         """
+        measured = np.array([_measured(run) for run in self.proposed])
+        fitted, foretold = self.smooth_columns(measured)
+        self.smoothed, self.foretold = fitted[:, -2:].mean(axis=1).tolist(), foretold[:, -2:].mean(axis=1).tolist()
+        return fitted, measured
+
+    def smooth_columns(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (settings, columns) values as a Gaussian process smooths each column, and as it foretells each value
+        from the other settings."""
         scale = np.where([one.choices is None for one in self._distributions.values()], 1.0, 0.1)
-        places, measured = self._places * scale, np.array([_measured(run) for run in self.proposed])
-        fitted, foretold = np.empty_like(measured), np.empty_like(measured)
-        for i, values in enumerate(measured.T):
+        places, fitted, foretold = self._places * scale, np.empty_like(values), np.empty_like(values)
+        for i, column in enumerate(values.T):
             kernel = ConstantKernel(2.0) * Matern(np.ones(places.shape[1]), (0.05, 50), nu=2.5)
             process = GaussianProcessRegressor(kernel + WhiteKernel(0.3, (1e-3, 10)), normalize_y=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # of parameters that do not matter
-                fitted[:, i] = process.fit(places, values).predict(places)
+                fitted[:, i] = process.fit(places, column).predict(places)
             # Leaving one out of a Gaussian process in closed form (Rasmussen & Williams, 5.4.2).
             inverse = np.linalg.inv(process.kernel_(places))
-            centered = (values - values.mean()) / values.std()
-            foretold[:, i] = (centered - inverse @ centered / np.diag(inverse)) * values.std() + values.mean()
-        self.smoothed, self.foretold = fitted[:, -2:].mean(axis=1).tolist(), foretold[:, -2:].mean(axis=1).tolist()
-        return fitted, measured
+            centered = (column - column.mean()) / column.std()
+            foretold[:, i] = (centered - inverse @ centered / np.diag(inverse)) * column.std() + column.mean()
+        return fitted, foretold
+
+    def parameter(self, name: str) -> np.ndarray:
+        """Return where each setting lies in the range of a parameter, 0 to 1; of its logarithm, where that is drawn."""
+        return self._places[:, list(self._distributions).index(name)]
 
     def half(self, seed: int) -> "RunTable":
         """Return a table of a random half of the settings."""
@@ -293,7 +303,9 @@ def measure(
     table: RunTable, space: Space, sampler: str, strategy: Strategy, flags: argparse.Namespace, seed: int
 ) -> dict[str, Any]:
     """One search: a row of the results."""
-    scheduler = AshaScheduler(len(table.runs[0].training)) if strategy.scheduler == "asha" else FIFOScheduler()
+    epochs = len(table.runs[0].training)
+    asha = strategy.scheduler == "asha"
+    scheduler = AshaScheduler(epochs, rungs=flags.rungs, kept=flags.kept) if asha else FIFOScheduler()
     found = search(
         table, space, strategy, scheduler, seed, flags.trials, flags.workers, flags.repeats, sampler == ORACLE
     )
@@ -432,6 +444,8 @@ def main() -> None:
     parser.add_argument("--objectives", nargs="+", default=["combined", "pareto"])
     parser.add_argument("--samplers", nargs="+", choices=(*SAMPLERS, ORACLE), default=SAMPLERS, help="gp takes longest")
     parser.add_argument("--schedulers", nargs="+", choices=SCHEDULERS, default=SCHEDULERS)
+    parser.add_argument("--rungs", type=float, nargs="+", default=RUNGS, help="of ASHA, parts of the epochs")
+    parser.add_argument("--kept", type=float, default=KEPT, help="part of the trials that go on from a rung")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first_seed", type=int, default=0)
     parser.add_argument("--tables", choices=TABLES, default="whole", help="what each seed searches")

@@ -48,7 +48,7 @@ def reach(scheduler: AshaScheduler, epoch: int, values: list[float]) -> list[boo
 def test_a_trial_below_the_best_third_of_those_before_it_is_stopped():
     scheduler = AshaScheduler(10)
     # The first has nothing to be compared with. The quantile of 0.5 and 0.7 is 0.633, that of 0.3, 0.5 and 0.7 0.567.
-    assert reach(scheduler, 5, [0.5, 0.7, 0.3, 0.567, 0.5]) == [True, True, False, True, False]
+    assert reach(scheduler, 8, [0.5, 0.7, 0.3, 0.567, 0.5]) == [True, True, False, True, False]
     assert scheduler.stopped == {2, 4}
 
 
@@ -57,11 +57,12 @@ def test_it_is_compared_at_the_rungs_only():
     for epoch in range(11):
         goes_on(scheduler, 0, epoch, 0.9)
     stopping = [epoch for epoch in range(11) if not goes_on(scheduler, 100 + epoch, epoch, 0.1)]
-    assert stopping == [3, 5, 10]
+    assert stopping == [4, 8, 10]
 
 
 @pytest.mark.parametrize(
-    ("epochs", "rungs"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (4, [1, 2, 4]), (10, [3, 5, 10]), (40, [10, 20, 40])]
+    ("epochs", "rungs"),
+    [(1, [1]), (2, [1, 2]), (3, [2, 3]), (4, [2, 3, 4]), (10, [4, 8, 10]), (40, [16, 30, 40]), (55, [22, 42, 55])],
 )
 def test_the_last_rung_lies_at_the_last_epoch(epochs, rungs):
     """After which the full attack would follow."""
@@ -73,16 +74,16 @@ def test_the_last_rung_lies_at_the_last_epoch(epochs, rungs):
 
 def test_a_trial_is_compared_with_those_of_its_rung():
     scheduler = AshaScheduler(10)
-    reach(scheduler, 5, [0.8, 0.9])
-    assert goes_on(scheduler, 2, 3, 0.1)  # the first at the first rung
+    reach(scheduler, 8, [0.8, 0.9])
+    assert goes_on(scheduler, 2, 4, 0.1)  # the first at the first rung
 
 
 def test_a_trial_that_reports_again_is_counted_once():
     scheduler = AshaScheduler(10)
-    reach(scheduler, 3, [0.4, 0.6])
+    reach(scheduler, 4, [0.4, 0.6])
     for _ in range(5):
-        assert goes_on(scheduler, 0, 3, 0.4)  # its worker was lost; it went on before
-    assert goes_on(scheduler, 2, 3, 0.54)  # above the quantile of 0.4 and 0.6, 0.533
+        assert goes_on(scheduler, 0, 4, 0.4)  # its worker was lost; it went on before
+    assert goes_on(scheduler, 2, 4, 0.54)  # above the quantile of 0.4 and 0.6, 0.533
 
 
 def test_reports_without_a_proxy_go_on():
@@ -116,7 +117,7 @@ class TestBestEpoch:
     def test_it_is_that_of_the_trial_itself(self):
         scheduler = AshaScheduler(10)
         goes_on(scheduler, 0, 2, 0.9, cross_entropy=0.1)
-        reach(scheduler, 5, [0.9, 0.6, 0.7])
+        reach(scheduler, 8, [0.9, 0.6, 0.7])
         assert scheduler.stopped == {1, 2}
 
     def test_of_two_as_low_it_is_the_earlier_as_in_training(self):
@@ -142,44 +143,46 @@ class TestBestEpoch:
 class TestGivenSettings:
     def test_they_are_never_stopped(self):
         scheduler = AshaScheduler(10)
-        reach(scheduler, 3, [0.8, 0.9])
-        assert goes_on(scheduler, 2, 3, 0.1, setting="unregularized") and scheduler.stopped == set()
+        reach(scheduler, 4, [0.8, 0.9])
+        assert goes_on(scheduler, 2, 4, 0.1, setting="unregularized") and scheduler.stopped == set()
 
     def test_others_are_not_compared_with_them(self):
         scheduler = AshaScheduler(10)
-        assert goes_on(scheduler, 0, 3, 0.9, setting="published")
-        assert goes_on(scheduler, 1, 3, 0.2)
-        assert not goes_on(scheduler, 2, 3, 0.1)
+        assert goes_on(scheduler, 0, 4, 0.9, setting="published")
+        assert goes_on(scheduler, 1, 4, 0.2)
+        assert not goes_on(scheduler, 2, 4, 0.1)
 
     def test_nor_when_the_search_is_resumed(self):
         given = record(0, [0.9] * 10, setting="unregularized", measured={"objective": 0.9})
         scheduler = AshaScheduler(10, [given])
-        assert goes_on(scheduler, 1, 3, 0.2) and not goes_on(scheduler, 2, 3, 0.1)
+        assert goes_on(scheduler, 1, 4, 0.2) and not goes_on(scheduler, 2, 4, 0.1)
 
 
 class TestResumed:
     def test_what_was_reported_before_counts(self):
         before = AshaScheduler(10)
-        reach(before, 3, [0.2, 0.8])
-        resumed = AshaScheduler(10, [record(0, [0, 0, 0.2], ended=STOPPED), record(1, [0, 0, 0.8, 0.9], ended=FAILED)])
+        reach(before, 4, [0.2, 0.8])
+        resumed = AshaScheduler(
+            10, [record(0, [0, 0, 0, 0.2], ended=STOPPED), record(1, [0, 0, 0, 0.8, 0.9], ended=FAILED)]
+        )
         for scheduler in (before, resumed):
-            assert not goes_on(scheduler, 2, 3, 0.59)  # the quantile of 0.2 and 0.8 is 0.6
-            assert goes_on(scheduler, 3, 3, 0.67)  # and that of 0.2, 0.59 and 0.8 is 0.66
+            assert not goes_on(scheduler, 2, 4, 0.59)  # the quantile of 0.2 and 0.8 is 0.6
+            assert goes_on(scheduler, 3, 4, 0.67)  # and that of 0.2, 0.59 and 0.8 is 0.66
 
     def test_the_last_report_of_an_unfinished_trial_is_decided_when_it_comes_again(self):
-        others = [record(0, [0, 0, 0.8], ended=STOPPED), record(1, [0, 0, 0.9], ended=STOPPED)]
-        unfinished = record(2, [0, 0, 0.1])
-        assert not goes_on(AshaScheduler(10, [*others, unfinished]), 2, 3, 0.1)
+        others = [record(0, [0, 0, 0, 0.8], ended=STOPPED), record(1, [0, 0, 0, 0.9], ended=STOPPED)]
+        unfinished = record(2, [0, 0, 0, 0.1])
+        assert not goes_on(AshaScheduler(10, [*others, unfinished]), 2, 4, 0.1)
 
     def test_a_trial_that_had_passed_a_rung_is_not_stopped_there(self):
-        scheduler = AshaScheduler(10, [record(0, [0, 0, 0.1, 0.2]), record(1, [0, 0, 0.9], ended=STOPPED)])
-        assert goes_on(scheduler, 0, 3, 0.1)
+        scheduler = AshaScheduler(10, [record(0, [0, 0, 0, 0.1, 0.2]), record(1, [0, 0, 0, 0.9], ended=STOPPED)])
+        assert goes_on(scheduler, 0, 4, 0.1)
 
     def test_it_is_not_counted_twice(self):
-        scheduler = AshaScheduler(10, [record(0, [0, 0, 0.4, 0.5]), record(1, [0, 0, 0.6, 0.7])])
+        scheduler = AshaScheduler(10, [record(0, [0, 0, 0, 0.4, 0.5]), record(1, [0, 0, 0, 0.6, 0.7])])
         for number, value in ((0, 0.4), (1, 0.6)) * 3:
-            goes_on(scheduler, number, 3, value)
-        assert goes_on(scheduler, 2, 3, 0.54) and scheduler.stopped == set()
+            goes_on(scheduler, number, 4, value)
+        assert goes_on(scheduler, 2, 4, 0.54) and scheduler.stopped == set()
 
 
 def test_it_decides_as_ray_tunes_own_scheduler():

@@ -1,8 +1,10 @@
 """The scripts of benchmarks/: what they time against computes the same, and each of them still runs."""
 
+import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from conftest import ROOT
 
 from brainreg import training
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces import load_space
 from brainreg.training import load_training_data, train
 
 BENCHMARKS = ROOT / "benchmarks"
@@ -62,6 +65,45 @@ def test_a_step_of_the_stand_in_is_a_step_of_the_loop(monkeypatch):
             torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4)
             moved = max(moved, float((value - initial[name]).abs().max()))
     assert moved > 0.01
+
+
+class TestAshaBias:
+    """Of the scheduler against strong regularization, in the table of real runs."""
+
+    @pytest.fixture
+    def table(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        from search_quality import RESULTS, RunTable
+
+        return RunTable(RESULTS / "digits_table.csv", load_space("digits_double"))
+
+    def bias(self, *arguments, **options):
+        from asha_bias import bias
+
+        return bias(*arguments, **options, draws=60)
+
+    def test_there_is_none(self, table):
+        rungs, shares = self.bias(table, {})
+        assert (rungs.excess.abs() < 2).all()
+        for high, low in [*zip(rungs.high, rungs.low, strict=True), (shares["high"], shares["low"])]:
+            assert abs(high.value - low.value) < 2 * math.hypot(high.error, low.error)
+
+    def test_there_was_one_with_earlier_rungs_and_the_last_epoch(self, table):
+        rungs, shares = self.bias(table, {"rungs": (1 / 4, 1 / 2, 1)}, last=True)
+        assert rungs.proxy.iloc[0] == pytest.approx(-0.21, abs=0.01)
+        assert rungs.proxy_se.iloc[0] == pytest.approx(0.05, abs=0.005)
+        assert rungs.excess.min() < -2
+        high, low = shares["high"], shares["low"]
+        assert low.value - high.value > 2 * math.hypot(high.error, low.error)
+
+    def test_one_would_be_seen(self, table):
+        """Where proxies fall with log alpha, by 0.05 over its range."""
+        lower = 0.05 * table.parameter("reg_alpha")
+        table.proposed = [
+            replace(run, proxies=[value - less for value in run.proxies])
+            for run, less in zip(table.proposed, lower, strict=True)
+        ]
+        assert (self.bias(table, {})[0].excess < -2).all()
 
 
 @pytest.mark.slow
