@@ -4,6 +4,7 @@ python train.py --task=CIFAR10 --archi=ResNet18 --reg_data=CIFAR10 --reg_alpha=1
 python train.py --task=digits --base_channels=8 --epoch_num=8 --resnet_batch_size=16
 """
 
+import argparse
 import hashlib
 import json
 import sys
@@ -26,7 +27,17 @@ from brainreg.evaluate import TABLE, Subject, forget, measure, show
 from brainreg.evaluation import Evaluation, Robustness, planned
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.published import published_setting
-from brainreg.training import DivergedError, default_device, fingerprint, load_training_data, naming, train
+from brainreg.records import Driver, driver_of
+from brainreg.storage import Storage
+from brainreg.training import (
+    DivergedError,
+    TrainingData,
+    default_device,
+    fingerprint,
+    load_training_data,
+    naming,
+    train,
+)
 
 _SUMMARY = "results.json"
 
@@ -76,6 +87,30 @@ def main(arguments: Sequence[str]) -> int:
         )
     check_writable("--save_dir", flags.save_dir)
     make_folder("--save_dir", folder)
+    with Driver(Storage(folder), 1, _check_not_run):
+        return _train(flags, settings, evaluation, data, (test_images, test_labels), asked, folder)
+
+
+def _check_not_run(folder: Storage, file: str) -> None:
+    """Raise InputError if another process trains this network."""
+    if (driver := driver_of(folder, file)) is not None:
+        raise InputError(
+            f"--save_dir: process {driver['pid']} on {driver['host']} trains this network in {folder}; wait for its"
+            " end, or choose another folder"
+        )
+
+
+def _train(
+    flags: argparse.Namespace,
+    settings: Hyperparameters,
+    evaluation: Evaluation,
+    data: TrainingData,
+    test: tuple[torch.Tensor, torch.Tensor],
+    asked: dict[str, Any],
+    folder: Path,
+) -> int:
+    """Train, measure and show one network in a folder that is this process's alone."""
+    test_images, test_labels = test
     checkpoint = folder / "checkpoint.pt"
     if flags.ignore_existing:
         (folder / _SUMMARY).unlink(missing_ok=True)
@@ -101,7 +136,15 @@ def main(arguments: Sequence[str]) -> int:
             bar.reset()
 
         try:
-            result = train(settings, data, device=device, checkpoint=checkpoint, on_epoch=on_epoch, on_step=on_step)
+            result = train(
+                settings,
+                data,
+                device=device,
+                checkpoint=checkpoint,
+                on_epoch=on_epoch,
+                on_step=on_step,
+                on_damaged=lambda note: tqdm.write(f"note: {note}"),
+            )
         except DivergedError as error:
             print(f"error: diverged in {error}", file=sys.stderr)
             return 1

@@ -5,7 +5,7 @@ import math
 import shlex
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +25,7 @@ from brainreg.records import FAILED, STOPPED, UNFINISHED, TrialFiles, TrialRecor
 from brainreg.results import raised
 from brainreg.storage import Storage, StorageError
 from brainreg.study import SearchStudy
-from brainreg.trial import BROKEN, HOPELESS, REPLAYED
+from brainreg.trial import BROKEN, HOPELESS, NOTE, REPLAYED
 
 # ASHA stops a trial that is not among the best third of those that came as far, after two fifths and three quarters of
 # the epochs and before the full attack. Rungs after a quarter and a half stop more of the good settings with a high
@@ -40,14 +40,21 @@ class StudySearch(Searcher):
     Here the study and the trials' files are the memory: trials that began before the search was resumed are handed
     out first, so that Ray Tune's table is whole, too.
 
+    Args:
+        study: what proposes.
+        search: the folder of the search.
+        records: of trials that began before.
+        lost: numbers of those whose record was lost.
+
     Attributes:
         broken: why the search cannot go on; empty as long as it can.
     """
 
-    def __init__(self, study: SearchStudy, search: Storage, records: Sequence[TrialRecord]):
+    def __init__(self, study: SearchStudy, search: Storage, records: Sequence[TrialRecord], lost: Collection[int] = ()):
         super().__init__(metric="objective", mode="max")
         self.broken = ""
         self._study, self._search = study, search
+        self._lost = lost
         self._known = {record.number: record for record in records}
         self._again = deque(study.begun())
         self._running: dict[str, tuple[optuna.Trial, TrialRecord]] = {}
@@ -60,7 +67,10 @@ class StudySearch(Searcher):
             trial = self._again.popleft() if self._again else self._study.ask()
             record = self._known.get(trial.number)
             if record is None:
+                known = bool(trial.params) or "setting" in trial.user_attrs
                 record = self._study.propose(trial)
+                if record.number in self._lost and not known:
+                    TrialFiles(self._search, record.number).begin_anew()
                 record.began = time.time()
                 TrialFiles(self._search, record.number).write_trial(record)
             self._running[trial_id] = trial, record
@@ -74,6 +84,8 @@ class StudySearch(Searcher):
 
     def report(self, trial_id: str, epoch: int, proxy_objective: float) -> None:
         """Tell Optuna the proxy of an epoch. (Ray Tune does not call `on_trial_result` for the last one.)"""
+        if self.broken:
+            return  # each try of a storage that does not answer may take a minute
         with self._breaking():
             self._study.report(self._running[trial_id][0], epoch, proxy_objective)
 
@@ -84,7 +96,9 @@ class StudySearch(Searcher):
         """Nothing: an end comes by `finish`, `stop` or `fail`, which know its reason."""
 
     def finish(self, trial_id: str, measured: dict[str, Any]) -> None:
-        """A trial has been measured."""
+        """A trial has been measured. Where the search is broken, the trial's own file knows that."""
+        if self.broken:
+            return
         with self._breaking():
             self._study.tell_finished(self._running[trial_id][0], measured)
 
@@ -109,11 +123,11 @@ class StudySearch(Searcher):
             else:
                 self._study.tell_failed(trial, record.error)
 
-    def retry(self, trial_id: str, reason: str) -> None:
-        """A trial is tried again."""
+    def note(self, trial_id: str, text: str) -> None:
+        """A trial is trained again from the beginning, or tried again, and why."""
         record = self._running[trial_id][1]
         with self._breaking():
-            record.retries.append(reason)
+            record.retries.append(text)
             TrialFiles(self._search, record.number).write_trial(record)
 
     @contextlib.contextmanager
@@ -268,6 +282,9 @@ class SearchCallback(tune.Callback):
     ) -> None:
         if BROKEN in result:
             self.search.broken = self.search.broken or result[BROKEN]
+        elif NOTE in result:
+            self.search.note(trial.trial_id, result[NOTE])
+            self.progress.noted(trial.config["number"], result[NOTE])
         elif HOPELESS in result:
             trial.max_failures = 0
         elif REPLAYED in result:
@@ -293,7 +310,7 @@ class SearchCallback(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if not self.search.broken:
             reason = _reason(trial)
-            self.search.retry(trial.trial_id, reason)
+            self.search.note(trial.trial_id, reason)
             self.progress.retried(trial.config["number"], reason)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

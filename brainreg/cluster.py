@@ -1,10 +1,14 @@
 """Ray itself: started on this machine or found on a cluster, and whether every node can run trials."""
 
+import atexit
+import contextlib
 import io
 import logging
 import os
+import shutil
 import socket
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +58,19 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
     """
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address is None:
-        # "local" starts one even where another cluster runs on this machine.
-        return ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet).dashboard_url
+        if ray.is_initialized():
+            return ray.init(**quiet).dashboard_url
+        quiet["_temp_dir"] = _temporary_folder()
+        _check_token()
+        try:
+            # "local" starts one even where another cluster runs on this machine.
+            return ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet).dashboard_url
+        except Exception as error:  # Ray's own errors, of many kinds
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(
+                f"Ray does not start on this machine: {reason} (its folder, for logs and sockets: {quiet['_temp_dir']};"
+                " RAY_TMPDIR says where another one is)"
+            ) from error
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a submitted job brings its code itself
         quiet["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
     try:
@@ -66,6 +81,73 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         if isinstance(error, TimeoutError):
             reason += "; if it asks for a token, set RAY_AUTH_MODE=token, with its head's token in ~/.ray/auth_token"
         raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
+
+
+# A socket's path may have so many bytes, and Ray puts so many behind its temporary folder.
+_SOCKET, _BEHIND = 107, len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+
+# Where a short folder can be made on Linux.
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+def _temporary_folder() -> str:
+    """Return where Ray is to keep its logs and sockets: where it would itself, or, if it cannot, a folder of our own.
+
+    Batch systems set a long TMPDIR, and another user may own the usual folder.
+
+    Raises:
+        InputError: RAY_TMPDIR names a folder that does not do, or there is none.
+    """
+    variable = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), None)
+    parent = Path(os.environ[variable] if variable else tempfile.gettempdir())
+    usual, problem = parent / "ray", ""
+    if len(os.fsencode(usual)) + _BEHIND > _SOCKET:
+        problem = (
+            f"too long for the names of Ray's sockets, by {len(os.fsencode(usual)) + _BEHIND - _SOCKET} characters"
+        )
+    else:
+        try:
+            usual.mkdir(mode=0o777, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=usual):
+                return str(usual)
+        except OSError as error:
+            problem = f"{error.filename if isinstance(error.filename, str) else usual}: {error.strerror}"
+    if variable == "RAY_TMPDIR":
+        raise InputError(f"RAY_TMPDIR={parent}: {problem}; must be a short path of a folder that you may write to")
+    for short in _SHORT:
+        with contextlib.suppress(OSError):
+            own = tempfile.mkdtemp(prefix="ray-", dir=short)  # nobody else may enter it
+            atexit.register(_remove, own)
+            return own
+    raise InputError(
+        f"{variable or 'TMPDIR'}={parent}: {problem}; and none of {', '.join(_SHORT)} can be written to. RAY_TMPDIR"
+        " must be a short path of a folder that you may write to"
+    )
+
+
+def _remove(folder: str) -> None:
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_token() -> None:
+    """Raise InputError where Ray cannot keep the token that lets people in."""
+    mode, given = os.environ.get("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    if mode.lower() != "token" or any(os.environ.get(name) for name in given):
+        return
+    try:
+        token = Path.home() / ".ray" / "auth_token"
+        if token.is_file():
+            return
+        token.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=token.parent):
+            return
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home is known
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(
+            f"HOME={os.environ.get('HOME')}: Ray cannot keep its token in .ray/auth_token there ({reason}); let HOME"
+            " be a folder that you may write to, or RAY_AUTH_TOKEN_PATH a file with a token"
+        ) from error
 
 
 def _check_host(host: str) -> None:
@@ -94,6 +176,7 @@ def machines(address: str | None, dashboard_host: str) -> Machines:
     """
     if address is None:
         _check_host(dashboard_host)
+        _check_token()
         return Machines(float(cpu_cores()), float(torch.cuda.device_count()))
     start_ray(address, dashboard_host)
     resources = ray.cluster_resources()

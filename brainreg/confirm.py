@@ -42,7 +42,7 @@ from brainreg.evaluation import TELLING, Evaluation, planned
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.progress import SYMBOLS, duration, shown, time_left
-from brainreg.records import CHECKPOINT, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest, search_id
+from brainreg.records import CHECKPOINT, DRIVER, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest, search_id
 from brainreg.results import CONFIRMATION, load_results, ranked, settings_of, split_folders
 from brainreg.search import (
     SearchOptions,
@@ -58,7 +58,7 @@ from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, Space, show
 from brainreg.storage import Storage
 from brainreg.study import front
 from brainreg.tables import FOUND, MEASURES, PROPOSED, confirmation_notes, confirmed, paired, said, shown_confirmed
-from brainreg.training import load_checkpoint, load_training_data, to_float, train
+from brainreg.training import load_training_data, resumable_checkpoint, to_float, train
 from brainreg.trial import may_pass, storage_failed
 
 FOLDER = "confirmation"
@@ -163,6 +163,7 @@ class Plan:
         gpus_per_trial: 0 on a CPU.
         manifest: what the confirmation's folder says of it.
         notes: what to know beforehand.
+        before: what the folder said until now; None where it is new.
     """
 
     search: Storage
@@ -178,6 +179,7 @@ class Plan:
     gpus_per_trial: float
     manifest: dict[str, Any]
     notes: tuple[str, ...]
+    before: dict[str, Any] | None
 
     @property
     def folder(self) -> Storage:
@@ -216,7 +218,7 @@ def plan_confirmation(
     (search,) = searches.values()
     manifest = read_manifest(search)
     space = validated(Space, manifest["space"], spell=lambda key: f"{search.path(MANIFEST)}: space.{key}")
-    _check_not_run(search, "this search")
+    _check_not_run(search, what="this search")
     _check_not_run(search.child(FOLDER))
     results = load_results(search)
     order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
@@ -279,13 +281,13 @@ def plan_confirmation(
     }
     measures = _measures(attacks, space.objective)
     return Plan(
-        search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes)
+        search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes), before
     )
 
 
-def _check_not_run(folder: Storage, what: str = "this confirmation") -> None:
+def _check_not_run(folder: Storage, file: str = DRIVER, what: str = "this confirmation") -> None:
     """Raise InputError if another process writes to a folder."""
-    if (driver := driver_of(folder)) is not None:
+    if (driver := driver_of(folder, file)) is not None:
         raise InputError(
             f"EXPERIMENT={folder}: process {driver['pid']} on {driver['host']} runs {what}; wait for its end"
         )
@@ -461,15 +463,16 @@ def run_job(
         device: cpu or cuda.
 
     Returns:
-        Nothing where all went well and the result stands in its file; else `error`, in one line, `again`, whether it
-        may go well another time, and `broken`, whether the storage failed.
+        `notes`, what the user should know, where all went well and the result stands in its file; else `error`, in one
+        line, `again`, whether it may go well another time, and `broken`, whether the storage failed.
     """
     torch.set_num_threads(threads)
     folder = Storage(confirmation).child(job.name)
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            _run(job, evaluation, folder, _Workplace(folder, temporary), data_dir, device)
-        return {}
+            notes: list[str] = []
+            _run(job, evaluation, folder, _Workplace(folder, temporary), data_dir, device, notes)
+        return {"notes": notes}
     except Exception as error:
         text = " ".join(str(error).split())
         outcome = {"error": f"{type(error).__name__}: {text}", "again": may_pass(error), "broken": False}
@@ -482,14 +485,23 @@ def run_job(
         return outcome
 
 
-def _run(job: Job, evaluation: Evaluation, folder: Storage, place: _Workplace, data_dir: str, device: str) -> None:
+def _run(
+    job: Job,
+    evaluation: Evaluation,
+    folder: Storage,
+    place: _Workplace,
+    data_dir: str,
+    device: str,
+    notes: list[str],
+) -> None:
     data = load_training_data(job.settings, data_dir, device)
     images, labels = load_split(job.settings, "test", data_dir)
     checkpoint = place.path / CHECKPOINT
     choice = {}
     if job.objective is not None:
         valid_images, valid_labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
-        history = load_checkpoint(checkpoint)["history"] if checkpoint.exists() else ()
+        before = resumable_checkpoint(checkpoint, notes.append)
+        history = before["history"] if before else ()
         by_epoch = job.objective.by_epoch(valid_images, valid_labels, job.settings.seed, history)
         choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
     result = train(
@@ -499,6 +511,7 @@ def _run(job: Job, evaluation: Evaluation, folder: Storage, place: _Workplace, d
         checkpoint=checkpoint,
         on_epoch=lambda metrics: place.send(),
         **choice,
+        on_damaged=notes.append,
     )
     robustness = measure(
         Subject(result.classifier, job.settings, images, labels, "test", job.settings.seed),
@@ -561,13 +574,18 @@ class _Confirmation:
 
     def run(self) -> pd.DataFrame:
         plan, folder = self.plan, self.plan.folder
-        for job in plan.jobs:
-            if (result := _read_result(folder, job)) is not None:
-                self.results[job] = result
-        self._begin()
-        todo = deque(job for job in plan.jobs if job not in self.results)
         with Driver(folder, plan.slots, _check_not_run) as driver:
+            if _read_manifest(plan.search) != plan.before:
+                raise InputError(
+                    f"EXPERIMENT={plan.search}: another process has just begun this confirmation, or gone on with it;"
+                    " the same command goes on with that"
+                )
             driver.on_lost = partial(setattr, self, "broken")
+            for job in plan.jobs:
+                if (result := _read_result(folder, job)) is not None:
+                    self.results[job] = result
+            self._begin()
+            todo = deque(job for job in plan.jobs if job not in self.results)
             folder.write(f"{FOLDER}.json", json.dumps(plan.manifest, indent=2) + "\n")
             if todo:
                 say_dashboard(start_ray(plan.options.address, plan.options.dashboard_host), self.say)
@@ -628,6 +646,8 @@ class _Confirmation:
             raise InputError(f"{self.broken}; {self._done()}. When that is mended, the same command goes on")
 
     def _ended(self, job: Job, began: float, outcome: Mapping[str, Any], todo: deque[Job], tries: dict) -> None:
+        for note in outcome.get("notes", ()):
+            self.say(f"{job}: {note}")
         if outcome.get("broken"):
             self.broken = self.broken or outcome["error"]
         elif outcome.get("again") and tries[job] < self.plan.options.max_retries:

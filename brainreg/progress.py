@@ -154,6 +154,10 @@ class SearchProgress:
         trial.state, trial.seconds = f"{FAILED}: {reason}", time.monotonic() - trial.began
         self._print_trial(trial, trial.state)
 
+    def noted(self, number: int, note: str) -> None:
+        """Something of a trial that the user should know."""
+        self._print(f"trial {number}: {note}")
+
     def retried(self, number: int, reason: str) -> None:
         """A trial is tried again."""
         self._print(f"trial {number}: tried again after {reason}")

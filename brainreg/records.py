@@ -10,13 +10,14 @@ Each file has one writer and is replaced as a whole. Whoever runs a trial goes o
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,13 +30,18 @@ from brainreg.storage import Storage, StorageError
 MANIFEST = "search.json"
 FORMAT = 2
 CHECKPOINT = "checkpoint.pt"
-_TRIAL, _PROGRESS, _DRIVER = "trial.json", "progress.json", "driver.json"
+DRIVER = "driver.json"
+_TRIAL, _PROGRESS = "trial.json", "progress.json"
 
 # How a trial stands. A stopped one was no longer worth its time; an unfinished one runs or was interrupted.
 FINISHED, STOPPED, FAILED, UNFINISHED = "finished", "stopped", "failed", "unfinished"
 
 # The driver says so often that it lives; silent for longer than _SILENCE it is dead.
 _BEAT, _SILENCE = 5.0, 30.0
+
+# Without a lock, who wants to be the driver looks again after so many seconds: others that looked at the same time have
+# written by then.
+_SETTLED = 3.0
 
 _READERS = 32  # of trials at a time, over a network
 
@@ -111,16 +117,66 @@ class TrialFiles:
     def read(self) -> TrialRecord | None:
         """Return the record, or None before the driver wrote its part."""
         trial = self._read(_TRIAL)
-        return TrialRecord(**trial, **self.read_progress()) if trial else None
+        if not trial:
+            return None
+        try:
+            return TrialRecord(**trial, **self.read_progress())
+        except TypeError as error:
+            raise InputError(f"{self.folder}: its record says what this version does not know ({error})") from error
 
     def _read(self, name: str) -> dict[str, Any]:
         content = self.folder.read(name)
         if content is None:
             return {}
         try:
-            return json.loads(content)
+            record = json.loads(content)
+            if not isinstance(record, dict):
+                raise ValueError("it is no mapping")
+            return record
         except ValueError as error:
-            raise InputError(f"{self.folder.path(name)}: damaged ({error})") from error
+            raise DamagedError(f"{self.folder.path(name)}: damaged ({error})") from error
+
+    def mend(self) -> list[str]:
+        """Set aside what is damaged of a trial's two records, so that it can go on; return a note for each.
+
+        Without the worker's part, the trial goes on from its checkpoint. Without the driver's, the study may know what
+        was proposed, and then it goes on too; else another setting is proposed for this number.
+        """
+        notes = []
+        for name, then in ((_TRIAL, "the study is asked for it"), (_PROGRESS, "the trial goes on from its checkpoint")):
+            try:
+                self._read(name)
+            except DamagedError as error:
+                self.set_aside(name)
+                notes.append(f"{error}; kept as {name}.damaged, and {then}")
+        return notes
+
+    def set_aside(self, *names: str) -> None:
+        """Let files of the trial be called otherwise; those that are not there are left out."""
+        for name in names:
+            content = self.folder.read(name)
+            if content is not None:
+                self.folder.write(f"{name}.damaged", content)
+                self.folder.remove(name)
+
+    def begin_anew(self) -> None:
+        """Set aside what a worker left of another setting."""
+        self.set_aside(CHECKPOINT, _PROGRESS)
+
+
+class DamagedError(InputError):
+    """A file that holds something else than what was written."""
+
+
+def mend_trials(search: Storage) -> list[str]:
+    """Set aside the damaged records of a search's trials; return a note for each."""
+    return [note for number in sorted(trial_numbers(search)) for note in TrialFiles(search, number).mend()]
+
+
+def trial_numbers(search: Storage) -> set[int]:
+    """Return the numbers of the trials that have a folder."""
+    parts = [name.partition("trial_") for name in search.names()]
+    return {int(number) for before, there, number in parts if there and not before and number.isdecimal()}
 
 
 def read_trials(search: Storage, damaged: list[str] | None = None) -> list[TrialRecord]:
@@ -139,15 +195,13 @@ def read_trials(search: Storage, damaged: list[str] | None = None) -> list[Trial
             return files.read()
         except StorageError:
             raise
-        except (InputError, TypeError) as error:  # TypeError: it says what this version does not know
+        except InputError as error:
             if damaged is None:
                 raise
-            damaged.append(str(error) if isinstance(error, InputError) else f"{files.folder}: {error}")
+            damaged.append(str(error))
             return None
 
-    parts = [name.partition("trial_") for name in search.names()]
-    numbers = [int(number) for before, there, number in parts if there and not before and number.isdecimal()]
-    files = [TrialFiles(search, number) for number in numbers]
+    files = [TrialFiles(search, number) for number in trial_numbers(search)]
     if search.is_local:
         records = [read(one) for one in files]
     else:
@@ -210,14 +264,19 @@ def search_id(manifest: Mapping[str, Any]) -> str:
 # ---------------------------------------------------------------------------------------------
 
 
-def driver_of(search: Storage) -> dict[str, Any] | None:
-    """Return who runs a search now: host, pid, slots and began; None where nobody does."""
-    driver = _stored_driver(search)
+def driver_of(search: Storage, file: str = DRIVER) -> dict[str, Any] | None:
+    """Return who runs a search now: host, pid, slots and began; None where nobody does.
+
+    Args:
+        search: the folder.
+        file: name of the file that says so.
+    """
+    driver = _stored_driver(search, file)
     return driver if driver and _alive(driver) else None
 
 
-def _stored_driver(search: Storage) -> dict[str, Any] | None:
-    content = search.read(_DRIVER)
+def _stored_driver(search: Storage, file: str) -> dict[str, Any] | None:
+    content = search.read(file)
     if content is None:
         return None
     try:
@@ -226,7 +285,7 @@ def _stored_driver(search: Storage) -> dict[str, Any] | None:
             raise ValueError("it does not name a process")
         return driver
     except ValueError as error:
-        raise InputError(f"{search.path(_DRIVER)}: damaged ({error}); delete it if nobody runs this search") from error
+        raise InputError(f"{search.path(file)}: damaged ({error}); delete it if nobody runs this search") from error
 
 
 def _alive(driver: dict[str, Any]) -> bool:
@@ -242,12 +301,16 @@ def _alive(driver: dict[str, Any]) -> bool:
 
 
 class Driver:
-    """Says in the search's folder that this process runs it, as long as it does; a context manager.
+    """Says in a folder that this process runs what is there, as long as it does; a context manager.
+
+    Of several processes that begin at once, one becomes the driver, and the others are refused before they have written
+    anything.
 
     Args:
         search: the folder.
         slots: trials at a time.
-        check: raises InputError if another process runs it.
+        check: raises InputError if another process runs it; it gets the folder and `file`.
+        file: name of the file that says so.
 
     Attributes:
         on_lost: called, in another thread, with the reason, if another process took the search over.
@@ -256,8 +319,14 @@ class Driver:
         InputError: another process runs it.
     """
 
-    def __init__(self, search: Storage, slots: int, check: Callable[[Storage], None] | None = None):
-        self._search, self._check = search, check or check_no_driver
+    def __init__(
+        self,
+        search: Storage,
+        slots: int,
+        check: Callable[[Storage, str], None] | None = None,
+        file: str = DRIVER,
+    ):
+        self._search, self._check, self._file = search, check or check_no_driver, file
         self.on_lost: Callable[[str], None] = lambda reason: None
         self._end = threading.Event()
         self._content = {
@@ -270,9 +339,12 @@ class Driver:
         }
 
     def __enter__(self) -> "Driver":
-        self._check(self._search)
-        self._beat()
-        self._check_own()
+        with _one_at_a_time(self._search) as alone:
+            self._check(self._search, self._file)
+            self._beat()
+        if not alone:  # of those that wrote at once, the last one remains
+            time.sleep(_SETTLED)
+            self._check_own()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
@@ -282,18 +354,18 @@ class Driver:
         self._thread.join()
         with contextlib.suppress(InputError):  # silence says the same, a little later
             if not self._is_others():
-                self._search.write(_DRIVER, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
+                self._search.write(self._file, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
 
     def _beat(self) -> None:
-        self._search.write(_DRIVER, json.dumps({**self._content, "beat": time.time()}))
+        self._search.write(self._file, json.dumps({**self._content, "beat": time.time()}))
 
     def _is_others(self) -> bool:
-        stored = _stored_driver(self._search)
+        stored = _stored_driver(self._search, self._file)
         return stored is not None and stored["token"] != self._content["token"]
 
     def _check_own(self) -> None:
         if self._is_others():
-            self._check(self._search)
+            self._check(self._search, self._file)
 
     def _run(self) -> None:
         while not self._end.wait(_BEAT):
@@ -306,9 +378,31 @@ class Driver:
                 return self.on_lost(str(error))
 
 
-def check_no_driver(search: Storage) -> None:
+@contextlib.contextmanager
+def _one_at_a_time(search: Storage) -> Iterator[bool]:
+    """Let one process of this machine at a time look at a folder and write to it; yields whether that is so.
+
+    A bucket has no locks, and NFS none of a folder.
+    """
+    if not search.is_local:
+        yield False
+        return
+    search.make()
+    folder = os.open(search.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(folder)  # which unlocks it
+
+
+def check_no_driver(search: Storage, file: str = DRIVER) -> None:
     """Raise InputError if another process runs a search."""
-    driver = driver_of(search)
+    driver = driver_of(search, file)
     if driver is not None:
         name = str(search).rsplit("/", 1)[-1]
         raise InputError(

@@ -33,7 +33,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.progress import SYMBOLS, duration, shown
 from brainreg.published import row_name
-from brainreg.records import FINISHED, MANIFEST, UNFINISHED, read_manifest
+from brainreg.records import FINISHED, MANIFEST, UNFINISHED, Driver, driver_of, read_manifest
 from brainreg.results import CONFIRMATION, load_results
 from brainreg.search import SearchOptions, differences, share_of_machines, stopped_by_sigterm, told
 from brainreg.spaces import EARLY_STOPPED, SPACES_FOLDER, UNREGULARIZED, Space, load_space, shown_name
@@ -155,6 +155,18 @@ class _Row:
 
     def go(self) -> int:
         """Do what is left; return the exit status."""
+        with Driver(self.folder, 1, self._check_not_run, file=f"{self.search.name}.driver.json"):
+            return self._go()
+
+    def _check_not_run(self, folder: Storage, file: str) -> None:
+        """Raise InputError if another process reproduces this row in this folder."""
+        if (driver := driver_of(folder, file)) is not None:
+            raise InputError(
+                f"ROW={self.row}: process {driver['pid']} on {driver['host']} reproduces it in {folder}; wait for"
+                " its end"
+            )
+
+    def _go(self) -> int:
         plan = self.plan()
         self.folder.write(self.plan_file, json.dumps(plan, indent=1))
         stages = (("search", self._search), ("confirmation", self._confirm), ("notebooks", self._show))

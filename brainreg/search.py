@@ -10,8 +10,8 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -43,6 +43,7 @@ from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
 from brainreg.records import (
     CHECKPOINT,
+    DRIVER,
     FAILED,
     MANIFEST,
     STOPPED,
@@ -51,16 +52,19 @@ from brainreg.records import (
     TrialFiles,
     TrialRecord,
     check_no_driver,
+    driver_of,
+    mend_trials,
     read_manifest,
     read_trials,
     search_id,
     trial_name,
+    trial_numbers,
     write_manifest,
 )
 from brainreg.results import BEST, FINAL_TABLE, TABLE, load_results, ranked, settings_of, write_tables
 from brainreg.spaces import EARLY_STOPPED, UNREGULARIZED, Budget, Space, shown_name
 from brainreg.storage import PATIENCE, Storage, StorageError, within
-from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged
+from brainreg.study import SearchStudy, Strategy, front, hypervolume, open_database, set_aside_if_damaged, taken
 from brainreg.tensorboard import TensorBoardLogger
 from brainreg.training import device_name, folded, load_classifier, load_training_data, to_float
 from brainreg.trial import TrialJob, run_trial
@@ -173,17 +177,27 @@ def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None 
     if Path(name).name != name:
         raise InputError(f"--name={name}: must be the name of a folder, not a path; --storage_path says where it is")
     folder = _storage(options.storage_path).child(name)
-    if _answering(folder, lambda: folder.exists(MANIFEST)):
-        raise InputError(
-            f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
-            f" --resume={shlex.quote(name)}"
-        )
+    _answering(folder, partial(_check_new, folder, name))
     own = Path(folder.root) if folder.is_local else None
-    if own is not None and own.exists() and not (own.is_dir() and not any(own.iterdir())):
+    if own is not None and own.exists() and not (own.is_dir() and {path.name for path in own.iterdir()} <= {DRIVER}):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
     trials = options.num_samples or space.budget.num_samples
     strategy = (strategy or Strategy()).completed(space, trials, _seed(space))
     return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex)
+
+
+def _check_new(folder: Storage, name: str) -> None:
+    """Raise InputError if a folder holds a search, or if one is being begun there."""
+    driver = driver_of(folder)
+    if driver is not None:
+        raise InputError(
+            f"--name={name}: process {driver['pid']} on {driver['host']} runs a search in {folder}; choose another name"
+        )
+    if folder.exists(MANIFEST):
+        raise InputError(
+            f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
+            f" --resume={shlex.quote(name)}"
+        )
 
 
 def find_search(name: str, storage_path: str, flag: str) -> Storage:
@@ -245,7 +259,7 @@ def plan_resume(
         raise InputError(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
         )
-    records = tuple(read_trials(folder))
+    records = tuple(read_trials(folder, damaged=[]))  # what is damaged is mended when the search goes on
     plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records)
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
@@ -339,7 +353,7 @@ def _check_study(plan: SearchPlan) -> None:
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
     if plan.name in names and not plan.resumed:
-        raise InputError(f"--study={shown}: already holds a study {plan.name}; choose another --name")
+        raise taken(plan.options.study, plan.name)
 
 
 def _check_settings(space: Space, data_dir: str, seed: int) -> None:
@@ -373,55 +387,81 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     Raises:
         InputError: another process runs it, a node cannot run trials, or what must be kept cannot be.
     """
-    space, folder, options = plan.space, plan.folder, plan.options
-    say, resume_flag = printer(console), f"--resume={shlex.quote(plan.name)}"
-    ended = sum(record.state != UNFINISHED for record in plan.records)
-    known = f"{ended} of them done before, " if plan.resumed else ""
-    say(f"starting Ray for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
+    folder, options = plan.folder, plan.options
+    say = printer(console)
+    known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
+    ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
+    say(f"{ray} for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
     say_dashboard(start_ray(options.address, options.dashboard_host), say)
     if options.tensorboard:
         missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
         say(f"TensorBoard: {tool_name('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
+    check = check_no_driver if plan.resumed else lambda folder, file: _check_new(folder, plan.name)
+    with Driver(folder, plan.slots, check) as driver:
+        # Another process may have gone on with it until now.
+        if plan.resumed:
+            for note in mend_trials(folder):
+                say(f"note: {note}")
+            plan = replace(plan, records=tuple(read_trials(folder)))
+        try:
+            return _drive(plan, driver, console)
+        except StorageError as error:
+            done = _ended(_readable(folder))
+            raise InputError(
+                f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on:"
+                f" --resume={shlex.quote(plan.name)}"
+            ) from error
+
+
+def _ended(records: Sequence[TrialRecord]) -> int:
+    return sum(record.state != UNFINISHED for record in records)
+
+
+def _readable(folder: Storage) -> Sequence[TrialRecord]:
+    """Those trials that can be read, where the storage may have failed."""
+    with contextlib.suppress(StorageError):
+        return read_trials(folder, damaged=[])
+    return ()
+
+
+def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
+    """Run a search as the one process that writes to its folder.
+
+    Raises:
+        StorageError: what must be kept cannot be.
+    """
+    space, folder, options, say = plan.space, plan.folder, plan.options, printer(console)
+    write_manifest(folder, _manifest(plan))
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
-        space.objective,
-        folder.uri,
-        data_dir,
-        plan.seed,
-        plan.options.threads,
-        plan.device,
+        *(space.objective, folder.uri, data_dir, plan.seed, options.threads, plan.device),
         proxy=plan.strategy.scheduler == "asha",
     )
     final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
     progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     progress.resume(plan.records)
-    done = ended
-    try:
-        write_manifest(folder, _manifest(plan))
-        with Driver(folder, plan.slots) as driver:
-            if options.address is not None:
-                check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
-            study = _study(plan, say)
-            search = StudySearch(study, folder, plan.records)
-            driver.on_lost = partial(setattr, search, "broken")
-            if ended < plan.num_samples:
-                tuner = _tuner(plan, job, search, progress)
-                watch_own_node(partial(_end_at_once, plan, progress, console))
-                with progress, stopped_by_sigterm(), _full_disks_named():
-                    tuner.fit()
-            results = load_results(folder)
-            done = int((results.state != UNFINISHED).sum())
-            if search.broken:
-                raise StorageError(search.broken)
-            write_tables(folder, results)
-            if done < plan.num_samples:
-                say(f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with {resume_flag}")
-            _conclude(plan, results, console, interrupted=done < plan.num_samples)
-    except StorageError as error:
-        raise InputError(
-            f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on: {resume_flag}"
-        ) from error
+    if options.address is not None:
+        check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
+    lost = trial_numbers(folder) - {record.number for record in plan.records}
+    study = _study(plan, lost, say)
+    search = StudySearch(study, folder, plan.records, lost)
+    driver.on_lost = partial(setattr, search, "broken")
+    if _ended(plan.records) < plan.num_samples:
+        tuner = _tuner(plan, job, search, progress)
+        watch_own_node(partial(_end_at_once, plan, progress, console))
+        with progress, stopped_by_sigterm(), _full_disks_named():
+            tuner.fit()
+    if search.broken:
+        raise StorageError(search.broken)
+    results = load_results(folder)
+    done = int((results.state != UNFINISHED).sum())
+    write_tables(folder, results)
+    if done < plan.num_samples:
+        say(
+            f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={shlex.quote(plan.name)}"
+        )
+    _conclude(plan, results, console, interrupted=done < plan.num_samples)
     return results
 
 
@@ -437,7 +477,7 @@ def _full_disks_named() -> Iterator[None]:
         raise StorageError(full[-1].strip()) from error
 
 
-def _study(plan: SearchPlan, say: Callable[[str], None]) -> SearchStudy:
+def _study(plan: SearchPlan, lost: Collection[int], say: Callable[[str], None]) -> SearchStudy:
     own = plan.options.study is None
     if own and (aside := set_aside_if_damaged(plan.database)):
         say(f"the study's database is damaged; it is made again from the trials' records, and kept as {aside}")
@@ -445,6 +485,8 @@ def _study(plan: SearchPlan, say: Callable[[str], None]) -> SearchStudy:
         *(plan.space, plan.strategy, plan.num_samples, plan.strategy.sampler_seed),
         *(plan.name, plan.database, plan.records),
         own=own,
+        lost=lost,
+        new=not plan.resumed,
     )
 
 

@@ -211,6 +211,28 @@ class Storage:
         copy.write_bytes(content)
         return copy
 
+    def remove(self, name: str) -> None:
+        """Remove a file.
+
+        Raises:
+            StorageError: it cannot be removed.
+        """
+        try:
+            self._trying(lambda: self.filesystem.delete_file(f"{self.root}/{name}"))
+        except OSError as error:
+            raise StorageError(f"{self.path(name)}: cannot be removed ({_reason(error)})") from error
+
+    def make(self) -> None:
+        """Make the folder, where it is one of this machine.
+
+        Raises:
+            StorageError: it cannot be made.
+        """
+        try:
+            Path(self._base).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self}: cannot be made ({_reason(error)})") from error
+
     def names(self) -> list[str]:
         """Return the names of the files and folders directly in it, sorted; none where it does not exist."""
         selector = pyarrow.fs.FileSelector(self.root, allow_not_found=True)

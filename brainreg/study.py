@@ -5,7 +5,7 @@ import json
 import re
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,6 +43,7 @@ _STATES = {
     FAILED: TrialState.FAIL,
     UNFINISHED: TrialState.RUNNING,
 }
+_ENDED = {TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
 
 
 # In a shorter search, ASHA leaves too few trials that finish: of eight, one besides the unregularized setting.
@@ -204,6 +205,21 @@ def _kept() -> Iterator[None]:
         raise StorageError(f"the study's database: {' '.join(str(cause).split())}") from error
 
 
+@contextlib.contextmanager
+def _not_taken(url: str | None, name: str) -> Iterator[None]:
+    """Name a study that is there already."""
+    try:
+        yield
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise taken(url, name) from error
+
+
+def taken(url: str, name: str) -> InputError:
+    """Return the error of a new search whose study is there already."""
+    shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    return InputError(f"--study={shown}: already holds a study {name}; choose another --name")
+
+
 class SearchStudy:
     """The study of a search: what is asked of Optuna, and what it is told.
 
@@ -216,6 +232,8 @@ class SearchStudy:
         url: of its database, as SQLAlchemy writes it; None keeps it in memory.
         records: what is known of the search's trials; a study that lacks them is made again from them.
         own: whether the database is this search's alone, so that what a power cut takes of it can be made again.
+        lost: numbers of trials whose record was lost; what the study knows of them is all that is known.
+        new: whether the search begins, so that a shared database must not hold a study of its name.
 
     Raises:
         InputError: the database does not answer, or its study is another one.
@@ -231,6 +249,8 @@ class SearchStudy:
         url: str | None = None,
         records: Sequence[TrialRecord] = (),
         own: bool = False,
+        lost: Collection[int] = (),
+        new: bool = False,
     ):
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are long, and told here in one line
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -238,12 +258,12 @@ class SearchStudy:
         self.goals = GOALS[strategy.objective]
         self._attributes = [name for name in _ATTRIBUTES if name not in self.goals]
         storage = None if url is None else open_database(url, durable=not own)
-        with _kept():
+        with _kept(), _not_taken(url, name):
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=name,
                 directions=["maximize"] * len(self.goals),
-                load_if_exists=True,
+                load_if_exists=own or not new,
             )
             known = self.study.get_trials(deepcopy=False)
             if own and _lacks_parameters(known, records):  # a power cut took a part of it
@@ -252,7 +272,7 @@ class SearchStudy:
                     storage=storage, study_name=name, directions=["maximize"] * len(self.goals)
                 )
                 known = []
-            if len(self.study.directions) != len(self.goals) or not _are_of(known, records):
+            if len(self.study.directions) != len(self.goals) or not _are_of(known, records, lost):
                 shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
                 raise InputError(f"--study={shown}: its study {name} is that of another search; give another --study")
             if not known:
@@ -325,6 +345,8 @@ class SearchStudy:
                 params=trial.params,
                 distributions={name: distribution_to_json(one) for name, one in trial.distributions.items()},
                 noted=self.study._storage.get_trial_system_attrs(trial._trial_id),
+                ended=_ENDED.get(self.study._storage.get_trial(trial._trial_id).state, ""),  # where its record was lost
+                error=trial.user_attrs.get("error", ""),
             )
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
@@ -366,12 +388,12 @@ def _lacks_parameters(known: Sequence[FrozenTrial], records: Sequence[TrialRecor
     return any(of_number[one.number].params.keys() > one.params.keys() for one in known if one.number in of_number)
 
 
-def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:
+def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord], lost: Collection[int]) -> bool:
     """Return whether a study's trials are those of a search; what is begun may not have been recorded."""
     of_number = {record.number: record for record in records}
     for trial in known:
         record = of_number.get(trial.number)
-        if record is None and trial.state.is_finished():
+        if record is None and trial.state.is_finished() and trial.number not in lost:
             return False
         if record is not None and any(record.params.get(name) != value for name, value in trial.params.items()):
             return False
@@ -380,6 +402,9 @@ def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> boo
 
 # A server that falls silent in the middle of a question is given up after some 30 s, not after many minutes (libpq).
 _NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
+
+# Another program may hold a SQLite file locked so long, in seconds: a browser with an open transaction, a backup.
+_LOCKED = 60.0
 
 _BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -408,13 +433,16 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         parsed = parsed.set(database=expand_home(parsed.database))
         url = parsed.render_as_string(hide_password=False)
     options: dict[str, Any] = {} if durable else {"pool_events": [(_do_not_wait, "connect")]}
+    options["connect_args"] = {"timeout": _LOCKED}
+    patience = PATIENCE + _LOCKED
     if parsed.get_backend_name() != "sqlite":
         # The server may be started anew between two questions.
         options = {"connect_args": {"connect_timeout": int(PATIENCE) // 2}, "pool_pre_ping": True}
+        patience = PATIENCE
     if parsed.get_backend_name() == "postgresql":
         options["connect_args"] |= _NOTICE_SILENCE
     try:
-        return within(PATIENCE, lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
+        return within(patience, lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
     except ImportError as error:
         raise InputError(
             f"--study={shown}: its driver is not installed; for postgresql+psycopg://, `pip install"

@@ -35,6 +35,10 @@ from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
 _CHECKPOINT_FORMAT = 3
+_CHECKPOINT_KEYS = {
+    *("hyperparameters", "data", "in_channels", "num_classes", "image_size", "model", "optimizer", "pairs", "history"),
+    *("best_epoch", "best_model", "seconds"),
+}
 
 # Side of the smallest images that a network of four sections makes sense of.
 _SMALLEST = 8
@@ -304,7 +308,29 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{path}: not a checkpoint of this project") from error
     if found != _CHECKPOINT_FORMAT:
         raise InputError(f"{path}: checkpoint of format {found}; this version reads format {_CHECKPOINT_FORMAT}")
+    if missing := _CHECKPOINT_KEYS - checkpoint.keys():
+        raise InputError(f"{path}: checkpoint without {', '.join(sorted(missing))}")
     return checkpoint
+
+
+def resumable_checkpoint(path: str | Path, on_damaged: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+    """Return the checkpoint that a training can go on from; None where there is none.
+
+    Args:
+        path: of the file. A damaged one, or one of another format, is renamed, so that the training begins anew.
+        on_damaged: told that, in one line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        return load_checkpoint(path)
+    except InputError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        if on_damaged is not None:
+            on_damaged(f"{error}; kept as {aside.name}, and trained from the beginning")
+        return None
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
@@ -378,6 +404,7 @@ def train(
     on_step: Callable[[int, int], None] | None = None,
     measure: Callable[[nn.Module, dict[str, float]], dict[str, float]] | None = None,
     choose_by: str | None = None,
+    on_damaged: Callable[[str], None] | None = None,
 ) -> TrainingResult:
     """Train a network with cross-entropy plus alpha times the similarity loss.
 
@@ -396,6 +423,7 @@ def train(
         choose_by: the best epoch is the one with the largest value of this metric, which `measure` gives (an epoch
             without it is not the best), ties to the earliest; the untrained network is measured, too. Absent: the
             lowest valid_cross_entropy, as published.
+        on_damaged: told, in one line, where the checkpoint is damaged, so that training begins anew.
 
     Raises:
         DivergedError: the loss is NaN or infinite.
@@ -426,8 +454,8 @@ def train(
         pairs.sampler.restart()
     steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
 
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = load_checkpoint(checkpoint)
+    state = None if checkpoint is None else resumable_checkpoint(checkpoint, on_damaged)
+    if state is not None:
         _check_same_run(settings, data, state, checkpoint)
         _check_same_choice(choose_by, state, checkpoint)
         network.load_state_dict(state["model"])

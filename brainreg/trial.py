@@ -4,6 +4,7 @@ import errno
 import socket
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.records import CHECKPOINT, FAILED, STOPPED, TrialFiles
 from brainreg.spaces import EARLY_STOPPED
 from brainreg.storage import Storage, StorageError
-from brainreg.training import folded, load_checkpoint, load_training_data, to_float, train
+from brainreg.training import folded, load_training_data, resumable_checkpoint, to_float, train
 
 # What a report says beside an epoch's metrics and the measured objective.
 REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again
+NOTE = "note"  # a line that the user should read
 HOPELESS = "hopeless"  # the error that follows would come again
 BROKEN = "broken"  # the storage failed, and with it the search
 
@@ -112,7 +114,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
     data = load_training_data(settings, job.data_dir, job.device)
     images, labels = to_float(data.valid_images.to(job.device)), data.valid_labels.to(job.device)
     with tempfile.TemporaryDirectory() as temporary:
-        checkpoint, epochs = _fetch_checkpoint(files, Path(temporary))
+        checkpoint, epochs = _fetch_checkpoint(files, Path(temporary), lambda note: tune.report({NOTE: note}))
 
         def keep(measured: dict[str, Any]) -> None:
             files.write_progress(
@@ -142,7 +144,9 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
     tune.report({"epoch": settings.epoch_num, **measured})
 
 
-def _fetch_checkpoint(files: TrialFiles, temporary: Path) -> tuple[Path, list[dict[str, float]]]:
+def _fetch_checkpoint(
+    files: TrialFiles, temporary: Path, on_damaged: Callable[[str], None]
+) -> tuple[Path, list[dict[str, float]]]:
     """Where the trial's checkpoint lies on this machine, or will, and the epochs that it knows."""
     folder = Path(files.folder.root) if files.folder.is_local else temporary
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,4 +154,5 @@ def _fetch_checkpoint(files: TrialFiles, temporary: Path) -> tuple[Path, list[di
     content = None if files.folder.is_local else files.folder.read(CHECKPOINT)
     if content is not None:
         path.write_bytes(content)
-    return path, load_checkpoint(path)["history"] if path.exists() else []
+    state = resumable_checkpoint(path, on_damaged)
+    return path, state["history"] if state else []

@@ -1,9 +1,11 @@
 """Searches on a real cluster: several raylets on this machine, as many nodes to Ray."""
 
+import os
 import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +14,7 @@ import torch
 from conftest import ROOT
 from ray.cluster_utils import Cluster
 
-from brainreg.cluster import check_nodes, pack, start_ray, unpack
+from brainreg.cluster import _temporary_folder, check_nodes, machines, pack, start_ray, unpack
 from brainreg.data import load_dataset, split_files
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
@@ -41,6 +43,69 @@ def command(cluster: Cluster, folder, *flags: str) -> list[str]:
         "--base_channels=4", "--reg_image_num=200", "--attack_image_num=20", "--final_attack_seconds=0",
         f"--num-samples={TRIALS}", "--name=s", f"--storage_path={folder}", f"--address={cluster.address}", *flags,
     ]  # fmt: skip
+
+
+class TestWhereRayCannotStart:
+    """One line, or another place that does."""
+
+    @pytest.fixture(autouse=True)
+    def plain(self, monkeypatch):
+        for name in ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+            monkeypatch.delenv(name, raising=False)
+
+    def test_a_long_temporary_folder(self, tmp_path):
+        """As batch systems set it: Ray runs all the same, and leaves nothing behind."""
+        folder = tmp_path / ("slurm_job_scratch_" * 5)
+        folder.mkdir()
+        begin = "from brainreg.cluster import start_ray; import ray; start_ray(None, '127.0.0.1');"
+        begin += "print(ray.get_runtime_context().get_temp_dir())"
+        environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+        ended = subprocess.run([sys.executable, "-c", begin], env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        used = Path(ended.stdout.splitlines()[-1])
+        assert used.name.startswith("ray-") and not used.exists()
+
+    @pytest.mark.parametrize("kind", ["long", "a file", "that cannot be written to"])
+    def test_a_temporary_folder_that_does_not_do(self, kind, tmp_path, monkeypatch):
+        folder = tmp_path / ("slurm_job_scratch_" * 5 if kind == "long" else "t")
+        if kind == "a file":
+            folder.write_text("")
+        elif kind == "long":
+            folder.mkdir()
+        else:
+            folder = Path("/proc/none")
+        monkeypatch.setenv("TMPDIR", str(folder))
+        own = Path(_temporary_folder())
+        assert own.name.startswith("ray-") and own.stat().st_mode & 0o777 == 0o700
+        monkeypatch.setenv("RAY_TMPDIR", str(folder))  # who says it wants it
+        with pytest.raises(InputError, match=rf"^RAY_TMPDIR={folder}: .*; must be a short path of a folder"):
+            _temporary_folder()
+
+    def test_a_usual_folder_stays(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+        assert _temporary_folder() == "/tmp/ray"
+
+    @pytest.mark.parametrize("home", ["/proc/nohome", "file"])
+    def test_a_home_that_cannot_be_written_to(self, home, tmp_path, monkeypatch):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        with pytest.raises(InputError, match=r"^HOME=.*: Ray cannot keep its token in .ray/auth_token there"):
+            machines(None, "127.0.0.1")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+        machines(None, "127.0.0.1")
+
+    def test_whatever_else_fails(self, monkeypatch):
+        ray.shutdown()
+
+        def fail(**options):
+            raise RuntimeError("The current node timed out during startup.\nmore")
+
+        monkeypatch.setattr(ray, "init", fail)  # what else may fail there, nobody can list
+        with pytest.raises(
+            InputError, match=r"^Ray does not start on this machine: The current node timed out"
+        ) as caught:
+            start_ray(None, "127.0.0.1")
+        assert "\n" not in str(caught.value) and "RAY_TMPDIR" in str(caught.value)
 
 
 def test_a_search_loses_a_node_and_finishes(cluster, tmp_path):

@@ -1,12 +1,16 @@
 """What a search keeps of itself, and that one process at a time runs it."""
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psutil
@@ -24,8 +28,10 @@ from brainreg.records import (
     TrialRecord,
     check_no_driver,
     driver_of,
+    mend_trials,
     read_manifest,
     read_trials,
+    trial_numbers,
     write_manifest,
 )
 from brainreg.storage import Storage, StorageError
@@ -97,6 +103,28 @@ class TestTrials:
         for other in ("search.json", "results.csv", "ray/trial_0007/result.json", "7/trial.json", "trial_x/trial.json"):
             search.write(other, "{}")
         assert read_trials(search) == [record(number) for number in (0, 2, 11, 40, *range(100, 140))]
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", "\0" * 50])
+    def test_damaged_records_are_set_aside(self, search, content):
+        for number in range(3):
+            TrialFiles(search, number).write_trial(TrialRecord(number, "", {"reg_alpha": 1.0}, ended="stopped"))
+            TrialFiles(search, number).write_progress(epochs=[{"epoch": 0}], measured={}, seconds=1.0, node="n")
+        search.child("trial_0000").write("progress.json", content)
+        search.child("trial_0001").write("trial.json", content)
+        notes = mend_trials(search)
+        assert len(notes) == 2 and all("\n" not in note for note in notes)
+        assert "trial_0000/progress.json" in notes[0] and "trial_0001/trial.json" in notes[1]
+        read = read_trials(search)
+        assert [(one.number, len(one.epochs)) for one in read] == [(0, 0), (2, 1)]
+        assert trial_numbers(search) == {0, 1, 2}
+        assert search.child("trial_0000").read("progress.json.damaged") == content.encode()
+        assert mend_trials(search) == []
+
+    def test_a_record_of_another_version_is_named_and_not_set_aside(self, search):
+        search.child("trial_0000").write("trial.json", '{"number": 0, "setting": "", "hyperparameters": {}, "new": 1}')
+        assert mend_trials(search) == []
+        with pytest.raises(InputError, match=r"trial_0000: its record says what this version does not know"):
+            read_trials(search)
 
     def test_a_damaged_file_is_named(self, search):
         files = TrialFiles(search, 1)
@@ -180,6 +208,30 @@ class TestDriver:
             assert stored(search)["token"] == before["token"] and driver_of(search)["slots"] == 2
         with Driver(search, slots=1):
             assert driver_of(search)["slots"] == 1
+
+    def test_of_many_that_begin_at_once_one_drives(self, search):
+        """Each looks, sees nobody, and writes, at the same moment."""
+        ready, refused = threading.Barrier(8), []
+
+        def begin() -> str:
+            with contextlib.ExitStack() as stack:
+                driver = Driver(search, slots=1)
+                ready.wait()
+                try:
+                    stack.enter_context(driver)
+                except InputError as error:
+                    refused.append(str(error))
+                ready.wait()
+                return stored(search)["token"]
+
+        with ThreadPoolExecutor(8) as pool:
+            tokens = [one.result() for one in [pool.submit(begin) for _ in range(8)]]
+        assert len(refused) == 7 and len({*tokens}) == 1
+        assert all(re.match(r"--resume=s: process \d+ on \S+ runs this search", text) for text in refused)
+
+    def test_drivers_of_two_files_of_a_folder_are_two(self, folder):
+        with Driver(folder, slots=1, file="a.json"), Driver(folder, slots=1, file="b.json"):
+            assert driver_of(folder, "a.json") and driver_of(folder) is None
 
     def test_one_that_was_killed_is_dead_at_once(self, folder):
         code = (

@@ -5,6 +5,7 @@ import doctest
 import json
 import re
 import sqlite3
+import threading
 import warnings
 from dataclasses import replace
 
@@ -446,6 +447,41 @@ class TestDatabases:
         with study.study._storage._backend.engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"  # write-ahead fails on NFS
+
+    @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM trials"])
+    def test_it_waits_for_who_holds_the_file_and_ends_where_that_lasts(self, name, tmp_path, monkeypatch, lock):
+        """Longer than SQLite's own five seconds; a reader with an open transaction keeps others from their commit."""
+        url = f"sqlite:///{tmp_path}/study.db"
+        records = told(opened(Strategy(), name, url))
+
+        def hold():
+            holder = sqlite3.connect(tmp_path / "study.db", isolation_level=None, check_same_thread=False)
+            for statement in lock.split("; "):
+                holder.execute(statement).fetchone()
+            return holder
+
+        def release(holder) -> None:
+            holder.execute("ROLLBACK")
+            holder.close()
+
+        timer = threading.Timer(7, release, [hold()])
+        timer.start()
+        study = opened(Strategy(), name, url, records)
+        study.tell_stopped(study.begun()[4])
+        assert study.study.trials[4].state.name == "PRUNED"
+        timer.join()
+        monkeypatch.setattr(brainreg.study, "_LOCKED", 0.2)
+        study = opened(Strategy(), name, url, records)
+        holder = hold()
+        with pytest.raises(StorageError, match=r"^the study's database: database is locked$"):
+            study.ask()
+        release(holder)
+        assert study.ask().number == 6
+
+    def test_a_new_search_does_not_join_the_study_of_another_that_began_at_once(self, name, database):
+        SearchStudy(SPACE, Strategy(), 9, 0, name, database, new=True).ask()
+        with pytest.raises(InputError, match=f"already holds a study {name}; choose another --name"):
+            SearchStudy(SPACE, Strategy(), 9, 1, name, database, new=True)
 
     def test_a_damaged_file_is_set_aside(self, name, tmp_path):
         url, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "study.db"

@@ -139,6 +139,46 @@ class TestResumed:
         plan_resume(Storage(folder), {})
 
 
+def damage(trial, checkpoint=None, progress=None, record=None) -> None:
+    """Put something else into files of a trial; a trial whose progress is None was interrupted after its last epoch."""
+    known = json.loads((trial / "progress.json").read_text())
+    (trial / "progress.json").write_bytes(
+        json.dumps({**known, "measured": {}}).encode() if progress is None else progress
+    )
+    if checkpoint is not None:
+        (trial / "checkpoint.pt").write_bytes(checkpoint)
+    if record is not None:
+        (trial / "trial.json").write_bytes(record)
+
+
+def test_damaged_files_of_a_trial_cost_its_training_and_nothing_else(tmp_path):
+    first, _ = search(make_space(), tmp_path, num_samples=5, max_concurrent=1)
+    folder = tmp_path / "s"
+    trials = [folder / f"trial_{number:04d}" for number in range(5)]
+    whole = (trials[1] / "checkpoint.pt").read_bytes()
+    other = io.BytesIO()
+    torch.save({"format": 1}, other)
+    damage(trials[0], checkpoint=other.getvalue())
+    damage(trials[1], checkpoint=whole[: len(whole) // 2])
+    damage(trials[2], checkpoint=b"", progress=b"")
+    damage(trials[3], progress=b'{"epochs": [')
+    damage(trials[4], record=b"")
+    results = resume(folder)
+    check_whole(folder, results, ["finished"] * 5)
+    assert results.objective.tolist() == first.objective.tolist()
+    assert results.reg_alpha.tolist() == first.reg_alpha.tolist()
+    anew = results.retries.map(lambda notes: any("trained from the beginning" in note for note in notes))
+    assert anew.tolist() == [True, True, True, False, False]
+    assert (trials[1] / "checkpoint.pt.damaged").stat().st_size == len(whole) // 2
+
+    damage(trials[4], record=b"\0\0")
+    (folder / "study.db").unlink()  # now nobody knows what was proposed
+    results = resume(folder)
+    check_whole(folder, results, ["finished"] * 5)
+    assert results.objective.tolist()[:4] == first.objective.tolist()[:4]
+    assert results.reg_alpha[4] != first.reg_alpha[4]
+
+
 def test_ray_tunes_own_way_to_resume_says_what_to_do_instead(tmp_path):
     study = SearchStudy(make_space(), Strategy(), 5, 0, "s")
     with pytest.raises(SystemExit, match=r"resume it with: python tune_main.py --resume=.*/s"):

@@ -13,6 +13,8 @@ from conftest import ROOT
 import train
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.records import Driver
+from brainreg.storage import Storage
 from brainreg.training import load_classifier
 
 SMALL = "--task=digits --base_channels=2 --train_image_num=128 --epoch_num=2 --valid_portion=0.1"
@@ -208,6 +210,33 @@ def test_runs_of_other_settings_have_folders_of_their_own():
         train.run_name(Hyperparameters(**settings)) for settings in ({}, {"lr": 0.2}, {"seed": 1}, {"reg_alpha": 1})
     }
     assert len(names) == 4
+
+
+@pytest.mark.parametrize("content", [b"", b"half"])
+def test_a_damaged_checkpoint_costs_its_training_and_nothing_else(content, tmp_path, capsys):
+    line = f"{SMALL} --attack=False"
+    assert run(line, tmp_path) == 0
+    (folder,) = tmp_path.iterdir()
+    first = json.loads((folder / "results.json").read_text())
+    whole = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(whole[: len(whole) // 2] if content else content)
+    (folder / "results.json").unlink()
+    capsys.readouterr()
+    assert run(line, tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "trained from the beginning" in shown and "epoch 1/2" in shown
+    assert json.loads((folder / "results.json").read_text())["test_accuracy"] == first["test_accuracy"]
+
+
+def test_two_of_one_run_at_once(tmp_path):
+    """The second one is refused, and changes nothing."""
+    fields = dict(flag.removeprefix("--").split("=") for flag in SMALL.split())
+    folder = tmp_path / train.run_name(Hyperparameters(**fields))
+    with Driver(Storage(folder), 1):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        with pytest.raises(InputError, match=r"^--save_dir: process \d+ on \S+ trains this network in "):
+            run(f"{SMALL} --ignore_existing", tmp_path)
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_a_wrong_flag_ends_the_process_with_status_2():
