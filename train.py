@@ -21,10 +21,11 @@ from tqdm import tqdm
 import brainreg
 from brainreg.attacks import Context
 from brainreg.cli import DATA_DIR, Parser, check_writable, from_flags, make_folder, run, use_threads, write_text
-from brainreg.data import find_dataset, load_dataset
+from brainreg.data import find_dataset
 from brainreg.errors import InputError
 from brainreg.evaluate import TABLE, Subject, forget, measure, show
 from brainreg.evaluation import Evaluation, Robustness, planned
+from brainreg.fingerprints import TEST, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.published import published_setting
 from brainreg.records import Driver, driver_of
@@ -33,9 +34,8 @@ from brainreg.training import (
     DivergedError,
     TrainingData,
     default_device,
-    fingerprint,
+    load_test_images,
     load_training_data,
-    naming,
     train,
 )
 
@@ -61,13 +61,12 @@ def main(arguments: Sequence[str]) -> int:
 
     # Everything that can be wrong with the data is found before anything is written.
     data = load_training_data(settings, flags.data_dir)
-    with naming("task", settings.task):
-        test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
+    test = load_test_images(settings, flags.data_dir)
+    test_images, test_labels = test.images, test.labels
     asked = {
         "hyperparameters": settings.model_dump(),
         "evaluation": evaluation.model_dump(mode="json"),
-        "data": data.fingerprint,
-        "test_data": fingerprint(test_images, test_labels),
+        "data": {**data.fingerprints, part_name(TEST, settings.rgb): test.fingerprint},
     }
     if not flags.ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
         print(f"already done (--ignore_existing repeats it): {folder}")

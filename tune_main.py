@@ -57,12 +57,16 @@ def main(arguments: Sequence[str]) -> int:
             given_values(SearchOptions, flags),
             lambda stored: _override(load_space(flags.space) if flags.space else stored, flags),
             given_values(Strategy, flags),
+            flags.dry_run,
         )
     elif flags.space is None:
         raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
     else:
         plan = plan_search(
-            _override(load_space(flags.space), flags), from_flags(SearchOptions, flags), from_flags(Strategy, flags)
+            _override(load_space(flags.space), flags),
+            from_flags(SearchOptions, flags),
+            from_flags(Strategy, flags),
+            flags.dry_run,
         )
     if flags.dry_run:
         _show(plan, console)
@@ -111,6 +115,15 @@ def _show(plan: SearchPlan, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
+    for note in plan.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    if plan.missing:
+        console.print(
+            f"--data_dir={plan.options.data_dir}: {', '.join(plan.missing)} not there, and would be downloaded; what"
+            " depends on the images was not checked",
+            soft_wrap=True,
+            highlight=False,
+        )
     console.print("nothing was started (--dry-run)")
 
 

@@ -135,7 +135,7 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     study = SearchStudy(space, strategy, trials, seed, plan.name, plan.database, own=True)
     search = StudySearch(study, plan.folder, ())
     progress = SearchProgress(trials, plan.slots, space.search, Console(file=io.StringIO(), width=120))
-    job = TrialJob(space.objective, plan.folder.uri, options.data_dir, seed, 1, "cpu", proxy=True)
+    job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, seed, 1, "cpu", proxy=True)
     tuner = brainreg.search._tuner(plan, job, search, progress)
     tuner._local_tuner._run_config.callbacks.append(ends)
     with progress:

@@ -25,12 +25,13 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from brainreg.data import DATASETS, Split, load_dataset, split_files
+from brainreg.data import DATASETS, Split, split_files
 from brainreg.errors import InputError
+from brainreg.fingerprints import TEST, check_same_data, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.machine import cpu_cores
 from brainreg.storage import PATIENCE, Storage, within
-from brainreg.training import load_training_data, naming
+from brainreg.training import load_test_images, load_training_data
 
 _PACKAGE = Path(__file__).parent
 
@@ -218,9 +219,14 @@ def watch_own_node(on_lost: Callable[[str], None]) -> None:
 
 
 def check_nodes(
-    settings: Hyperparameters, data_dir: str, search: Storage, seen: str, splits: Sequence[Split] = ("train",)
+    settings: Hyperparameters,
+    data_dir: str,
+    search: Storage,
+    seen: str,
+    splits: Sequence[Split] = ("train",),
+    data: Mapping[str, str] | None = None,
 ) -> None:
-    """Let every node of the cluster load the data and read a file of the search's folder.
+    """Let every node of the cluster load the data, which must be the driver's, and read a file of the search's folder.
 
     Data that a node lacks are sent to it, up to a size; this also fills the nodes' caches.
 
@@ -230,6 +236,7 @@ def check_nodes(
         search: the folder of the search.
         seen: a file in it.
         splits: of the task that are needed; of the regularization data, it is the training split.
+        data: fingerprints of what the driver has.
 
     Raises:
         InputError: the first node that cannot, by its name.
@@ -247,7 +254,7 @@ def check_nodes(
         for part in answer if isinstance(answer, list) else []:
             if part in packed:
                 _on_each([node], unpack, packed[part], data_dir)
-    problems = _on_each(nodes, _check_node, settings, data_dir, search.uri, seen, splits)
+    problems = _on_each(nodes, _check_node, settings, data_dir, search.uri, seen, splits, data or {})
     for node, problem in zip(nodes, problems, strict=True):
         if isinstance(problem, ray.exceptions.RayError):
             last = str(problem).strip().splitlines()[-1]
@@ -295,7 +302,9 @@ def unpack(packed: bytes, data_dir: str) -> None:
         archive.extractall(data_dir, filter="data")
 
 
-def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str, splits: Sequence[Split]) -> str:
+def _check_node(
+    settings: Hyperparameters, data_dir: str, search: str, seen: str, splits: Sequence[Split], data: Mapping[str, str]
+) -> str:
     """What is wrong on this node, in one line, or nothing."""
     try:
         if Storage(search).read(seen) is None:
@@ -303,10 +312,13 @@ def _check_node(settings: Hyperparameters, data_dir: str, search: str, seen: str
                 f"does not see the search's folder {search}; --storage_path must be a folder that all nodes share,"
                 " or s3://BUCKET/PATH"
             )
-        load_training_data(settings, data_dir, "cpu")
+        found = load_training_data(settings, data_dir, "cpu").fingerprints
         if "test" in splits:
-            with naming("task", settings.task):
-                load_dataset(settings.task, "test", data_dir, settings.rgb)
+            found[part_name(TEST, settings.rgb)] = load_test_images(settings, data_dir).fingerprint
     except InputError as error:
         return f"--data_dir={data_dir}: {error}"
+    try:
+        check_same_data(found, data, f"--data_dir={data_dir}", "the driver")
+    except InputError as error:
+        return str(error)
     return ""

@@ -37,8 +37,9 @@ from brainreg.cli import Parser, given_values, run
 from brainreg.cluster import check_nodes, start_ray, watch_own_node
 from brainreg.data import find_dataset
 from brainreg.errors import InputError, validated
-from brainreg.evaluate import REPORT, Subject, load_split, measure
+from brainreg.evaluate import REPORT, Subject, measure
 from brainreg.evaluation import TELLING, Evaluation, planned
+from brainreg.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.progress import SYMBOLS, duration, shown, time_left
@@ -58,7 +59,7 @@ from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, Space, show
 from brainreg.storage import Storage
 from brainreg.study import front
 from brainreg.tables import FOUND, MEASURES, PROPOSED, confirmation_notes, confirmed, paired, said, shown_confirmed
-from brainreg.training import load_training_data, resumable_checkpoint, to_float, train
+from brainreg.training import load_test_images, load_training_data, resumable_checkpoint, to_float, train
 from brainreg.trial import may_pass, storage_failed
 
 FOLDER = "confirmation"
@@ -265,7 +266,11 @@ def plan_confirmation(
     jobs = _jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
-    attacks = _check_data(jobs, measured, merged.data_dir)
+    attacks, data = _check_data(jobs, measured, merged.data_dir)
+    for whose, then in (("this confirmation", before), ("the search", manifest)):
+        check_same_data(data, (then or {}).get("data"), f"--data_dir={merged.data_dir}", whose)
+    if before and not before.get("data"):
+        notes.append(UNKNOWN_DATA.format("confirmation"))
     content = {
         "format": _FORMAT,
         "search": str(search),
@@ -278,6 +283,7 @@ def plan_confirmation(
         "evaluation": measured.model_dump(mode="json"),
         "started": before["started"] if before else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": before["versions"] if before else versions,
+        "data": data,
     }
     measures = _measures(attacks, space.objective)
     return Plan(
@@ -376,19 +382,28 @@ def _jobs(
     )
 
 
-def _check_data(jobs: Sequence[Job], evaluation: Evaluation, data_dir: str) -> dict[str, tuple[Attack, list[float]]]:
-    """Load everything that jobs train on and are measured on; this fills the cache, too. Return the attacks."""
-    settings = jobs[0].settings
+def _check_data(
+    jobs: Sequence[Job], evaluation: Evaluation, data_dir: str
+) -> tuple[dict[str, tuple[Attack, list[float]]], dict[str, str]]:
+    """Load everything that jobs train on and are measured on; this fills the cache, too.
+
+    Returns:
+        The attacks, and the fingerprints of the data.
+    """
+    settings, found = jobs[0].settings, {}
     for job in jobs:
         if job.settings.seed == settings.seed:
             data = load_training_data(job.settings, data_dir, "cpu")
-    images, _ = load_split(settings, "test", data_dir)
+            found |= data.fingerprints
+    test = load_test_images(settings, data_dir)
+    found[part_name(TEST, settings.rgb)] = test.fingerprint
+    images = test.images
     if images.shape[1:] != data.valid_images.shape[1:]:
         size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))
         raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")
     context = Context(data.num_classes, surrogate=torch.nn.Identity())
     try:
-        return planned(evaluation, find_dataset(settings.task), images.shape[1:], context)[0]
+        return planned(evaluation, find_dataset(settings.task), images.shape[1:], context)[0], found
     except InputError as error:
         flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
         raise InputError(f"{flag}{error}") from error
@@ -450,7 +465,13 @@ class _Workplace:
 
 
 def run_job(
-    job: Job, evaluation: Evaluation, confirmation: str, data_dir: str, threads: int, device: str
+    job: Job,
+    evaluation: Evaluation,
+    confirmation: str,
+    data_dir: str,
+    data: Mapping[str, str],
+    threads: int,
+    device: str,
 ) -> dict[str, Any]:
     """Train a setting and measure it on the test images; go on from what its folder holds.
 
@@ -459,6 +480,7 @@ def run_job(
         evaluation: how it is measured.
         confirmation: URI of the confirmation's folder, in which the job has one of its own.
         data_dir: folder of the data sets.
+        data: fingerprints of the confirmation's; a node that has others is refused.
         threads: that PyTorch uses.
         device: cpu or cuda.
 
@@ -471,7 +493,7 @@ def run_job(
     try:
         with tempfile.TemporaryDirectory() as temporary:
             notes: list[str] = []
-            _run(job, evaluation, folder, _Workplace(folder, temporary), data_dir, device, notes)
+            _run(job, evaluation, folder, _Workplace(folder, temporary), data_dir, data, device, notes)
         return {"notes": notes}
     except Exception as error:
         text = " ".join(str(error).split())
@@ -491,22 +513,24 @@ def _run(
     folder: Storage,
     place: _Workplace,
     data_dir: str,
+    data: Mapping[str, str],
     device: str,
     notes: list[str],
 ) -> None:
-    data = load_training_data(job.settings, data_dir, device)
-    images, labels = load_split(job.settings, "test", data_dir)
+    training, test = load_training_data(job.settings, data_dir, device), load_test_images(job.settings, data_dir)
+    found = {**training.fingerprints, part_name(TEST, job.settings.rgb): test.fingerprint}
+    check_same_data(found, data, f"--data_dir={data_dir}", f"this confirmation, on {socket.gethostname()}")
     checkpoint = place.path / CHECKPOINT
     choice = {}
     if job.objective is not None:
-        valid_images, valid_labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
+        valid_images, valid_labels = to_float(training.valid_images.to(device)), training.valid_labels.to(device)
         before = resumable_checkpoint(checkpoint, notes.append)
         history = before["history"] if before else ()
         by_epoch = job.objective.by_epoch(valid_images, valid_labels, job.settings.seed, history)
         choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
     result = train(
         job.settings,
-        data,
+        training,
         device=device,
         checkpoint=checkpoint,
         on_epoch=lambda metrics: place.send(),
@@ -514,7 +538,7 @@ def _run(
         on_damaged=notes.append,
     )
     robustness = measure(
-        Subject(result.classifier, job.settings, images, labels, "test", job.settings.seed),
+        Subject(result.classifier, job.settings, test.images, test.labels, "test", job.settings.seed),
         evaluation,
         place.path,
         data_dir,
@@ -530,6 +554,7 @@ def _run(
         "best_epoch": result.best_epoch,
         "training_seconds": result.seconds,
         "node": socket.gethostname(),
+        "data": found,
     }
     folder.write(_RESULT, json.dumps(content))
 
@@ -592,7 +617,8 @@ class _Confirmation:
                 data_dir = str(Path(plan.options.data_dir).resolve())
                 if plan.options.address is not None:
                     for job in plan.jobs[: len(plan.jobs) // plan.extent.seeds]:
-                        check_nodes(job.settings, data_dir, plan.search, MANIFEST, ("train", "test"))
+                        data = plan.manifest["data"]
+                        check_nodes(job.settings, data_dir, plan.search, MANIFEST, ("train", "test"), data)
                 watch_own_node(self._end_at_once)
                 try:
                     with stopped_by_sigterm():
@@ -631,7 +657,8 @@ class _Confirmation:
             while (todo or running) and not self.broken:
                 while todo and len(running) < plan.slots:
                     job = todo.popleft()
-                    arguments = (job, plan.evaluation, plan.folder.uri, data_dir, plan.options.threads, plan.device)
+                    place = plan.folder.uri, data_dir, plan.manifest["data"]
+                    arguments = (job, plan.evaluation, *place, plan.options.threads, plan.device)
                     running[remote.remote(*arguments)] = job, time.monotonic()
                 for done in ray.wait([*running], timeout=1)[0]:
                     job, began = running.pop(done)

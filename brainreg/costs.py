@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from brainreg.attacks import NOISES, AutoAttack
+from brainreg.data import nothing_written
 from brainreg.errors import InputError
 from brainreg.evaluate import load_split
 from brainreg.evaluation import PROXY
@@ -79,13 +80,21 @@ class _Enough(Exception):
     """A step's cost is known."""
 
 
-def probe(space: Space, measurement: Measurement, data_dir: str, device: str, threads: int) -> Costs:
+def probe(
+    space: Space, measurement: Measurement, data_dir: str, device: str, threads: int, dry_run: bool = False
+) -> Costs:
     """Train a few steps and time a network's passes, and return what a trial and an evaluation would take from that.
+
+    Args:
+        dry_run: neither download data nor keep what was decoded.
 
     Raises:
         InputError: data that are missing.
     """
     torch.set_num_threads(threads)
+    if dry_run:
+        with nothing_written():
+            return probe(space, measurement, data_dir, device, threads)
     settings, data = _costliest(space, data_dir, device)
     marks: list[tuple[int, float]] = []
 
@@ -180,14 +189,23 @@ def withstood(attack: AutoAttack, strengths: int, forward: float, gradient: floa
     return sum(seconds[name] for name in attack.attacks or ("apgd-ce", "apgd-t", "fab-t", "square"))
 
 
-def probed(space: Space, measurement: Measurement, data_dir: str, device: str, threads: int, at_a_time: int) -> Costs:
+def probed(
+    space: Space,
+    measurement: Measurement,
+    data_dir: str,
+    device: str,
+    threads: int,
+    at_a_time: int,
+    dry_run: bool = False,
+) -> Costs:
     """Return what `probe` finds in so many processes at a time: they slow each other down.
 
     Args:
         at_a_time: networks that share the processor, or one GPU.
+        dry_run: neither download data nor keep what was decoded.
     """
     with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(probe, space, measurement, data_dir, device, threads) for _ in range(at_a_time)]
+        jobs = [pool.submit(probe, space, measurement, data_dir, device, threads, dry_run) for _ in range(at_a_time)]
         costs = [job.result() for job in jobs]
     parts = [[getattr(one, name) for one in costs] for name in Costs.__dataclass_fields__]
     return Costs(*(sum(values) / len(values) for values in parts))

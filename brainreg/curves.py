@@ -16,7 +16,7 @@ from brainreg.results import BEST, load_results, ranked, split_folders
 from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.storage import Storage
 from brainreg.tables import PROPOSED
-from brainreg.training import default_device, load_classifier, to_float
+from brainreg.training import default_device, load_checkpoint, load_classifier, to_float
 
 
 def measure_searches(
@@ -55,8 +55,10 @@ def measure_searches(
                 continue
             trial = int(of_setting.trial.iloc[0])
             with tempfile.TemporaryDirectory() as temporary:
-                classifier, settings = load_classifier(TrialFiles(search, trial).folder.fetch(CHECKPOINT, temporary))
-            images, labels = load_split(settings, split, data_dir)
+                checkpoint = TrialFiles(search, trial).folder.fetch(CHECKPOINT, temporary)
+                classifier, settings = load_classifier(checkpoint)
+                trained_on = load_checkpoint(checkpoint)["data"]
+            images, labels = load_split(settings, split, data_dir, trained_on)
             measured = evaluate(
                 classifier.to(device),
                 to_float(images).to(device),

@@ -5,22 +5,26 @@ augmented as tensors, on whatever device it lies. ImageNet's training images, of
 hold, stay in their files (`ImageFiles`) until a batch is cut.
 """
 
+import contextlib
 import functools
+import gzip
 import hashlib
 import importlib
+import json
 import logging
 import os
 import pickle
 import shutil
 import socket
+import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -28,6 +32,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from brainreg.errors import InputError, nearest
+from brainreg.fingerprints import checksum, fingerprint
+from brainreg.images import class_names, first_line, is_gray, list_images, note_left_out, read_image, readable
 from brainreg.paths import expand_home
 from brainreg.seeds import Stream, seeded_generator
 
@@ -234,19 +240,48 @@ def load_dataset(
     Raises:
         InputError: the data set is unknown, absent, unreadable, or gray while RGB is asked for.
     """
+    loaded = load_images(name, split, data_dir, rgb, purpose)
+    return loaded.images, loaded.labels
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images and what tells them from others.
+
+    Attributes:
+        images: (n, c, h, w) uint8, or files.
+        labels: (n,) int64.
+        checksum: of both, where it is known.
+    """
+
+    images: "torch.Tensor | ImageFiles"
+    labels: torch.Tensor
+    checksum: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """A short text that differs between sets, from all bytes of the images and all labels; see
+        `brainreg.fingerprints`."""
+        if isinstance(self.images, ImageFiles):
+            return self.images.fingerprint()
+        return fingerprint(self.images, self.labels, self.checksum)
+
+
+def load_images(
+    name: str, split: Split, data_dir: str | Path = "data", rgb: bool = False, purpose: Purpose = "task"
+) -> ImageSet:
+    """Load as `load_dataset` does, with the checksum that the cache knows."""
     dataset, data_dir = find_dataset(name), Path(expand_home(data_dir))
     source, mode = _find_source(dataset, split, data_dir, rgb)
     view = _view(purpose) if dataset.varied_sizes else None
     if isinstance(source, _Digits):
-        return source.decode(mode, view)
+        return ImageSet(*source.decode(mode, view))
     label = f"{_label(dataset.name)}-{split}-{mode}" + (f"-{purpose}" if view else "")
     path = data_dir / "cache" / f"{label}.pt"
     return _cached(path, f"{source.fingerprint()} {mode} {view}", source, mode, view)
 
 
-def load_training_images(
-    name: str, data_dir: str | Path = "data", rgb: bool = False
-) -> tuple["torch.Tensor | ImageFiles", torch.Tensor]:
+def load_training_images(name: str, data_dir: str | Path = "data", rgb: bool = False) -> ImageSet:
     """Return the images of the training split as batches are cut from them, and their labels.
 
     Those are the tensors of `load_dataset`, except where the files have many sizes (ImageNet): augmentation
@@ -257,19 +292,38 @@ def load_training_images(
     """
     dataset = find_dataset(name)
     if not dataset.varied_sizes:
-        return load_dataset(name, "train", data_dir, rgb)
-    source, mode = _find_source(dataset, "train", Path(expand_home(data_dir)), rgb)
-    return ImageFiles(source, mode), source.labels
+        return load_images(name, "train", data_dir, rgb)
+    data_dir = Path(expand_home(data_dir))
+    source, mode = _find_source(dataset, "train", data_dir, rgb)
+    checksums = data_dir / "cache" / f"{_label(dataset.name)}-train-files.json"
+    return ImageSet(ImageFiles(source, mode, checksums), source.labels)
+
+
+def to_download(names: Iterable[str | None], data_dir: str | Path, split: Split = "train") -> list[str]:
+    """Return those of some data sets of which `data_dir` has nothing, so that loading them begins with a download."""
+    known = dict.fromkeys(name for name in names if name in _TORCHVISION_FILES)
+    return [name for name in known if _stored(name, split, Path(expand_home(data_dir))) is None]
+
+
+_keeps_files: ContextVar[bool] = ContextVar("keeps_files", default=True)
+
+
+@contextlib.contextmanager
+def nothing_written() -> Iterator[None]:
+    """Load data without downloading them, and without writing what was decoded to `data_dir/cache`."""
+    token = _keeps_files.set(False)
+    try:
+        yield
+    finally:
+        _keeps_files.reset(token)
 
 
 def split_files(name: str, data_dir: str | Path, split: Split = "train") -> list[Path]:
     """Return the files of a known data set's split, those that are there: what another machine needs of it."""
     data_dir = Path(expand_home(data_dir))
     files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
-    if isinstance(files, _CifarFiles) and files.exists():
-        return sorted(path for path in files.folder.iterdir() if path.is_file())
-    if isinstance(files, _IdxFiles) and files.exists():
-        return [files.images, files.labels]
+    if files is not None and files.exists():
+        return files.files()
     folders = [data_dir / name / part for part in (("train",) if split == "train" else ("test", "val"))]
     return sorted(path for one in folders for path in one.rglob("*") if path.is_file()) if name in DATASETS else []
 
@@ -278,8 +332,9 @@ class ImageFiles:
     """Images of many sizes that stay in their files. `files[index]` decodes those of an index (k,): a list of
     uint8 tensors (c, h, w)."""
 
-    def __init__(self, source: "_ImageFolder", mode: str):
-        self._source, self._mode = source, mode
+    def __init__(self, source: "_ImageFolder", mode: str, checksums: Path):
+        """`checksums`: file that keeps the fingerprint, so that all bytes are read but once."""
+        self._source, self._mode, self._checksums = source, mode, checksums
 
     def __len__(self) -> int:
         return len(self._source.labels)
@@ -292,10 +347,19 @@ class ImageFiles:
         views = self._source.read(index.tolist(), self._mode, _view("task"))
         return torch.stack([_channels_first(pixels) for pixels in views])
 
-    @property
     def fingerprint(self) -> str:
-        """A short text that differs between sets of files: from their names and sizes, wherever they lie."""
-        return f"{len(self)}-{self._source.fingerprint(times=False)[:8]}"
+        """A short text that differs between sets of files, from all their bytes, wherever they lie.
+
+        They are read when it is asked for first, and again when a name, a size or a time has changed.
+        """
+        key, path = self._source.fingerprint(), self._checksums
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # absent or damaged: made anew
+            stored = json.loads(path.read_text())
+            if stored["key"] == key:
+                return stored["fingerprint"]
+        found = f"{len(self)}-{self._source.checksum()[:16]}"
+        _write_cache(path, lambda file: file.write(json.dumps({"key": key, "fingerprint": found}).encode()))
+        return found
 
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:
@@ -339,61 +403,108 @@ class _Digits:
 
 
 class _IdxFiles:
-    """MNIST's own files, in torchvision's layout `<name>/raw/*-ubyte`."""
+    """MNIST's own files, in torchvision's layout `<name>/raw/*-ubyte`, or as they are downloaded, `*-ubyte.gz`."""
 
     def __init__(self, name: str, split: Split, data_dir: Path):
         prefix = "train" if split == "train" else "t10k"
-        raw = data_dir / name / "raw"
-        self.images, self.labels = raw / f"{prefix}-images-idx3-ubyte", raw / f"{prefix}-labels-idx1-ubyte"
+        self.folder = data_dir / name / "raw"
+        self.images, self.labels = (
+            _packed_or_not(self.folder / f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+        )
 
     def exists(self) -> bool:
         return self.images.is_file() and self.labels.is_file()
 
+    def missing(self) -> list[Path]:
+        """Of files of which some are there, those that are not."""
+        absent = [path for path in (self.images, self.labels) if not path.is_file()]
+        return absent if len(absent) == 1 else []
+
+    def files(self) -> list[Path]:
+        return [self.images, self.labels]
+
     def fingerprint(self) -> str:
-        return _fingerprint([self.images, self.labels])
+        return _fingerprint(self.files())
 
     def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
-        with _damaged(self.images):
-            images = torchvision.datasets.mnist.read_image_file(str(self.images))
-        with _damaged(self.labels):
-            labels = torchvision.datasets.mnist.read_label_file(str(self.labels))
+        images = _read_idx(self.images, torchvision.datasets.mnist.read_image_file)
+        labels = _read_idx(self.labels, torchvision.datasets.mnist.read_label_file)
         if len(images) != len(labels):
             raise InputError(f"{self.labels}: {len(labels)} labels for the {len(images)} images of {self.images.name}")
         return images[:, None].contiguous(), labels.long()
 
 
+def _packed_or_not(path: Path) -> Path:
+    """A file, or what it is packed in where that alone is there."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if packed.is_file() and not path.is_file() else path
+
+
+def _read_idx(path: Path, read: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    with readable(path):
+        try:
+            if path.suffix != ".gz":
+                return read(str(path))
+            with tempfile.NamedTemporaryFile() as unpacked:
+                with gzip.open(path) as content:
+                    shutil.copyfileobj(content, unpacked)
+                unpacked.flush()
+                return read(unpacked.name)
+        except AssertionError as error:  # which is all that torchvision says
+            raise ValueError("its bytes do not fit its header; perhaps only a part was downloaded") from error
+
+
 class _CifarFiles:
-    """CIFAR's own pickles, in torchvision's layout; torchvision knows their checksums."""
+    """CIFAR's own pickles, in torchvision's layout or in the archive that it downloads; it knows their checksums."""
 
     def __init__(self, name: str, split: Split, data_dir: Path):
         self.kind = getattr(torchvision.datasets, name)
-        self.data_dir, self.split = data_dir, split
-        self.folder = data_dir / self.kind.base_folder
+        self.folder, self.archive = data_dir / self.kind.base_folder, data_dir / self.kind.filename
+        self.listed = self.kind.train_list if split == "train" else self.kind.test_list
 
     def exists(self) -> bool:
-        return self.folder.is_dir()
+        return self.folder.is_dir() or self.archive.is_file()
 
-    def _files(self) -> list[tuple[Path, str]]:
-        listed = self.kind.train_list if self.split == "train" else self.kind.test_list
-        return [(self.folder / file, checksum) for file, checksum in listed]
+    def missing(self) -> list[Path]:
+        return []  # exists() is true where some are there, and decode() names what is missing
+
+    def _packed(self) -> bool:
+        return self.archive.is_file() and not all((self.folder / name).is_file() for name, _ in self.listed)
+
+    def files(self) -> list[Path]:
+        return [self.archive] if self._packed() else sorted(path for path in self.folder.iterdir() if path.is_file())
 
     def fingerprint(self) -> str:
-        for path, _ in self._files():
-            if not path.is_file():
-                raise self._incomplete(path)
-        return _fingerprint([path for path, _ in self._files()])
+        if self._packed():
+            return _fingerprint([self.archive])
+        for name, _ in self.listed:
+            if not (self.folder / name).is_file():
+                raise self._incomplete(self.folder / name)
+        return _fingerprint([self.folder / name for name, _ in self.listed])
 
     def _incomplete(self, path: Path) -> InputError:
-        return InputError(f"{path}: missing or damaged; remove {self.folder} to have it downloaded again")
+        whole = self.archive if self._packed() else self.folder
+        return InputError(f"{path}: missing or damaged; remove {whole} to have it downloaded again")
+
+    def _contents(self) -> Iterator[tuple[Path, bytes]]:
+        if not self._packed():
+            for name, _ in self.listed:
+                with readable(self.folder / name):
+                    yield self.folder / name, (self.folder / name).read_bytes()
+            return
+        try:
+            with tarfile.open(self.archive) as archive:
+                for name, _ in self.listed:
+                    yield self.archive, archive.extractfile(f"{self.kind.base_folder}/{name}").read()
+        except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
+            raise self._incomplete(self.archive) from error
 
     def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
-        for path, checksum in self._files():
-            if not torchvision.datasets.utils.check_integrity(str(path), checksum):
-                raise self._incomplete(path)
         images, labels = [], []
-        for path, _ in self._files():
-            with path.open("rb") as file:  # the checksum says that it is the published pickle
-                part = pickle.load(file, encoding="latin1")
+        for (path, content), (_, md5) in zip(self._contents(), self.listed, strict=True):
+            if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+                raise self._incomplete(path)
+            part = pickle.loads(content, encoding="latin1")  # the checksum says that it is the published pickle
             images.append(part["data"].reshape(-1, 3, 32, 32))
             labels.extend(part.get("labels", part.get("fine_labels")))
         pixels = np.concatenate(images)
@@ -406,43 +517,70 @@ class _CifarFiles:
 _DECODED_AHEAD = 1024  # images at a time, so that those of a million files do not pile up
 
 
+def _file_checksum(path: str) -> str:
+    size = total = 0
+    with readable(path), open(path, "rb") as file:
+        while content := file.read(2**20):
+            size, total = size + len(content), zlib.crc32(content, total)
+    return f"{size} {total}"
+
+
+# Folders of these names are parts of a data set, not classes.
+_PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
+
+# What 16-bit images that hold fewer bits stay below in 8 bits, and masks, too.
+_DARK = 64
+
+
 class _ImageFolder:
     """A folder in torchvision's ImageFolder layout: one folder a class, sorted by name."""
 
     def __init__(self, folder: Path, like: Path | None = None, split: Split | None = None):
         """`like`: a folder that must have the same classes. `split`: the part to take of a folder that is undivided."""
         self.folder = folder
-        try:
-            torchvision.datasets.folder.find_classes(folder)
-        except FileNotFoundError as error:
-            raise InputError(f"{folder}: no folders in it; must hold a folder of images for each class") from error
-        with _damaged(folder):
-            classes, class_to_index = torchvision.datasets.folder.find_classes(folder)
-            if like is not None and (expected := torchvision.datasets.folder.find_classes(like)[0]) != classes:
-                odd = sorted(set(classes) ^ set(expected))
+        classes = class_names(folder)
+        if like is not None:
+            if os.path.realpath(folder) == os.path.realpath(like):
+                raise InputError(f"{folder}: the same folder as {like}; images to test on must be others")
+            if odd := sorted(set(classes) ^ set(class_names(like))):
                 raise InputError(f"{folder}: its classes differ from those of {like}: {', '.join(odd[:5])}")
-            self.samples = torchvision.datasets.folder.make_dataset(
-                folder, class_to_index, extensions=torchvision.datasets.folder.IMG_EXTENSIONS
+        if split is not None and (parts := [name for name in classes if name.lower() in _PARTS]):
+            raise InputError(
+                f"{folder}: {', '.join(parts)} in it, but no train; must hold train and test (or val), or a folder of"
+                " images for each class"
             )
+        listed = list_images(folder, classes)
+        self.samples, self.left_out = listed.samples, listed.left_out
         if split is not None:
             keep = _held_out_test(self.labels, split)
             self.samples = [self.samples[i] for i in keep]
+            if not self.samples:
+                raise InputError(f"{folder}: no class has two images, so that none is left to test on")
 
     @property
     def labels(self) -> torch.Tensor:
         return torch.tensor([label for _, label in self.samples])
 
-    def fingerprint(self, times: bool = True) -> str:
-        return _fingerprint([path for path, _ in self.samples], times)
+    def fingerprint(self) -> str:
+        return _fingerprint([path for path, _ in self.samples], os.fspath(self.folder))
+
+    def checksum(self) -> str:
+        """A digest of all bytes of the files and of their classes."""
+        digest = hashlib.sha256()
+        paths = [path for path, _ in self.samples]
+        with ThreadPoolExecutor() as pool:
+            parts = pool.map(_file_checksum, paths)
+            shown = tqdm(parts, f"reading {self.folder}", len(paths), leave=False, disable=None)
+            for part, (_, label) in zip(shown, self.samples, strict=True):
+                digest.update(f"{part} {label}\n".encode())
+        return digest.hexdigest()
 
     def read(self, indices: Sequence[int], mode: str, view: View | None) -> Iterator[np.ndarray]:
         """Decode the images of these indices, in their order, each (h, w) or (h, w, c)."""
 
         def decode(i: int) -> np.ndarray:
-            path = self.samples[i][0]
-            with _damaged(Path(path)), Image.open(path) as image:
-                image = image.convert(mode)
-                return np.array(view(image) if view else image)
+            image = read_image(self.samples[i][0], mode)
+            return np.array(view(image) if view else image)
 
         with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
             for start in range(0, len(indices), _DECODED_AHEAD):
@@ -450,8 +588,9 @@ class _ImageFolder:
 
     def decode(self, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
         looked_at = self.samples[:: max(1, len(self.samples) // 16)]
-        if mode == "RGB" and all(_is_gray(path) for path, _ in looked_at):
+        if mode == "RGB" and all(is_gray(path) for path, _ in looked_at):
             raise InputError(f"rgb=True: the images of {self.folder} are gray; leave rgb out")
+        note_left_out(self.folder, self.left_out)
         pixels = None
         decoded = self.read(range(len(self.samples)), mode, view)
         shown = tqdm(decoded, f"decoding {self.folder}", len(self.samples), leave=False, disable=None)
@@ -464,6 +603,12 @@ class _ImageFolder:
                     f" folder has {pixels.shape[2]}x{pixels.shape[1]}; all must have one size"
                 )
             pixels[i] = image
+        if (brightest := pixels.max()) < _DARK:
+            logger.warning(
+                "%s: the brightest pixel of all is %d of 255: masks, or 16-bit files of fewer bits?",
+                self.folder,
+                brightest,
+            )
         images = torch.from_numpy(pixels)
         images = images[:, None] if mode == "L" else images.permute(0, 3, 1, 2).contiguous()
         return images, self.labels
@@ -488,23 +633,31 @@ def _locate(name: str, split: Split, data_dir: Path) -> _Source:
         if not (folder / "train").is_dir():
             return _ImageFolder(folder, split=split)
         return _split_folder(folder, split)
-    files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
-    if files is not None and files.exists():
-        return files
-    if (data_dir / name / "train").is_dir():
-        return _split_folder(data_dir / name, split)
+    if (stored := _stored(name, split, data_dir)) is not None:
+        return stored
     looked = f"{data_dir / name / 'train'}/<class>/*.png"
-    if files is None:
+    if name not in _TORCHVISION_FILES:
         raise InputError(f"{name}: not found; looked for {looked}; put the images there, a folder a class")
-    looked = f"{files.folder if isinstance(files, _CifarFiles) else files.images.parent} and {looked}"
+    files = _TORCHVISION_FILES[name](name, split, data_dir)
+    looked = f"{files.folder} and {looked}"
+    if missing := files.missing():
+        looked += f"; {missing[0]} is missing"
     try:
         _download(name, data_dir)
     except Exception as error:  # torchvision raises whatever the network did
         raise InputError(
-            f"{name}: not found; looked for {looked}, and the download failed ({_first_line(error)});"
+            f"{name}: not found; looked for {looked}, and the download failed ({first_line(error)});"
             f" put torchvision's files or the image folders there, or name another folder with --data_dir"
         ) from error
     return files
+
+
+def _stored(name: str, split: Split, data_dir: Path) -> _Source | None:
+    """What `data_dir` has of a known data set: torchvision's files, or folders of images; None where it has neither."""
+    files = _TORCHVISION_FILES[name](name, split, data_dir) if name in _TORCHVISION_FILES else None
+    if files is not None and files.exists():
+        return files
+    return _split_folder(data_dir / name, split) if (data_dir / name / "train").is_dir() else None
 
 
 def _split_folder(folder: Path, split: Split) -> _ImageFolder:
@@ -518,6 +671,8 @@ def _split_folder(folder: Path, split: Split) -> _ImageFolder:
 
 def _download(name: str, data_dir: Path) -> None:
     """Download a data set with torchvision; where that fails, nothing of it is left."""
+    if not _keeps_files.get():
+        raise OSError("nothing is downloaded now")
     logger.info("%s is not in %s; downloading it", name, data_dir)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(20)  # torchvision sets none, and a silent network would hold the run for ever
@@ -529,38 +684,16 @@ def _download(name: str, data_dir: Path) -> None:
         socket.setdefaulttimeout(timeout)
 
 
-@contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into one line that names the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # readers raise anything on damaged bytes: AssertionError, ValueError, OSError
-        raise InputError(f"{path}: cannot be read ({_first_line(error)}); replace or remove it") from error
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
-
-
-def _is_gray(path: str) -> bool:
-    with _damaged(Path(path)), Image.open(path) as image:
-        return image.mode in ("1", "L", "LA", "I", "I;16", "F")
-
-
-def _fingerprint(paths: Sequence[str | Path], times: bool = True) -> str:
-    """Names, sizes and, unless left out, times of the files, not the path that leads there."""
-    digest, path = hashlib.sha256(), ""
+def _fingerprint(paths: Sequence[str | Path], root: str | None = None) -> str:
+    """Names below `root` (or below their own folders), sizes and times of the files: whether to decode them again."""
+    digest, path = hashlib.sha256(b"2"), ""  # which changes when what is decoded does
     try:
         for path in map(os.fspath, paths):  # texts, since a data set may have a million files
             status = os.stat(path)
-            folder, name = os.path.split(path)
-            time = status.st_mtime_ns if times else ""
-            digest.update(f"{os.path.basename(folder)}/{name}\0{status.st_size}\0{time}\n".encode())
+            name = os.path.basename(path) if root is None else path[len(root) :]
+            digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
     except OSError as error:
-        with _damaged(Path(path)):
+        with readable(path):
             raise error
     return digest.hexdigest()
 
@@ -580,19 +713,26 @@ _UMASK = os.umask(0o077)  # can only be read by setting it
 os.umask(_UMASK)
 
 
-def _cached(path: Path, key: str, source: _Source, mode: str, view: View | None) -> tuple[torch.Tensor, torch.Tensor]:
+def _cached(path: Path, key: str, source: _Source, mode: str, view: View | None) -> ImageSet:
     """Return what `source` decodes, from the file at `path` where that is whole and was made for `key`."""
     stored = _read_cache(path, key)
     if stored is not None:
         return stored
     images, labels = source.decode(mode, view)
+    content = {"key": key, "checksum": checksum(images, labels), "images": images, "labels": labels}
+    written = _write_cache(path, lambda file: torch.save(content, file))
+    return (written and _read_cache(path, key)) or ImageSet(images, labels, content["checksum"])
+
+
+def _write_cache(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+    """Let `write` make a file as a whole; False where that is impossible, or nothing shall be written."""
+    if not _keeps_files.get():
+        return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
             try:
-                torch.save(
-                    {"key": key, "checksum": _checksum(images, labels), "images": images, "labels": labels}, file
-                )
+                write(file)
                 file.close()
                 os.chmod(file.name, 0o666 & ~_UMASK)  # a temporary file is its owner's alone
                 os.replace(file.name, path)
@@ -600,31 +740,25 @@ def _cached(path: Path, key: str, source: _Source, mode: str, view: View | None)
                 os.unlink(file.name)
                 raise
     except OSError as error:
-        logger.warning("%s: cannot be written (%s); the images are decoded again each time", path, _first_line(error))
-        return images, labels
-    return _read_cache(path, key) or (images, labels)
+        logger.warning("%s: cannot be written (%s); the images are read again each time", path, first_line(error))
+        return False
+    return True
 
 
-def _read_cache(path: Path, key: str) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _read_cache(path: Path, key: str) -> ImageSet | None:
     if not path.exists():
         return None
     try:
         stored = torch.load(path, mmap=True, weights_only=True)
         if stored["key"] != key:
             return None
-        if stored["checksum"] != _checksum(stored["images"], stored["labels"]):
+        images, labels = stored["images"], stored["labels"]
+        if stored["checksum"] != (total := checksum(images, labels)):
             raise ValueError("its checksum does not fit its content")
-        return stored["images"], stored["labels"]
+        return ImageSet(images, labels, total)
     except Exception as error:  # a damaged file fails in many ways, and all are mended the same way
-        logger.warning("%s: damaged (%s); it is made anew", path, _first_line(error))
+        logger.warning("%s: damaged (%s); it is made anew", path, first_line(error))
         return None
-
-
-def _checksum(*tensors: torch.Tensor) -> int:
-    total = 0
-    for tensor in tensors:
-        total = zlib.crc32(tensor.contiguous().numpy().data, total)
-    return total
 
 
 # ---------------------------------------------------------------------------------------------
@@ -633,11 +767,12 @@ def _checksum(*tensors: torch.Tensor) -> int:
 
 
 def split_train_validation(labels: torch.Tensor, portion: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide a training split at random, keeping the proportions of the classes.
+    """Divide a training split at random, keeping the proportions of the classes; each class keeps an image to train on.
 
     Args:
         labels: (n,) int64.
-        portion: fraction of the images that go to validation, in [0, 1); rounded to a whole number of images.
+        portion: fraction of the images that go to validation, in [0, 1); rounded to a whole number of images, where
+            classes of one image do not make it fewer.
         seed: of the draw.
 
     Returns:
@@ -647,11 +782,12 @@ def split_train_validation(labels: torch.Tensor, portion: float, seed: int) -> t
     wanted = round(portion * len(labels))
     counts = torch.bincount(labels)
     shares = counts.double() * wanted / max(len(labels), 1)
-    quota = shares.floor().long()
+    quota = shares.floor().long().minimum((counts - 1).clamp(min=0))
     # What rounding down left over goes to the largest remainders, ties at random.
     order = torch.randperm(len(counts), generator=generator)
     order = order[(shares - quota)[order].argsort(descending=True, stable=True)]
-    quota[order[: wanted - int(quota.sum())]] += 1
+    while (left := wanted - int(quota.sum())) > 0 and len(order := order[(quota < counts - 1)[order]]):
+        quota[order[:left]] += 1
     taken = torch.zeros(len(labels), dtype=torch.bool)
     for label, count in enumerate(quota.tolist()):
         members = (labels == label).nonzero().flatten()

@@ -12,6 +12,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class InputError(ValueError):
     """Unusable input. Its text is one line: what was given, its value, and what would be right."""
 
+    def __init__(self, text: str):
+        super().__init__("\\n".join(text.splitlines()))  # a file's name may hold line breaks
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return what a message about an unknown `name` ends with: the nearest known names, then all of them.

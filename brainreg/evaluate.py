@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +22,23 @@ from tqdm import tqdm
 from brainreg.attacks import CORRUPTIONS, Context, attack_names
 from brainreg.attacks.corruptions import PUBLISHED, load_published
 from brainreg.cli import DATA_DIR, Parser, check_writable, from_flags, make_folder, run, use_threads
-from brainreg.data import find_dataset, load_dataset
+from brainreg.data import find_dataset
 from brainreg.errors import InputError, checked_value, nearest
 from brainreg.evaluation import Evaluation, Robustness, attacked_images, evaluate, planned
 from brainreg.evaluation_report import write_report
+from brainreg.fingerprints import check_same_data, fingerprint
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.progress import duration
-from brainreg.training import default_device, folded, load_classifier, load_training_data, naming, to_float, train
+from brainreg.training import (
+    default_device,
+    folded,
+    load_checkpoint,
+    load_classifier,
+    load_test_images,
+    load_training_data,
+    to_float,
+    train,
+)
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
 _PARTS, _SURROGATE = "parts", "surrogate.pt"
@@ -56,7 +66,8 @@ def main(arguments: Sequence[str]) -> int:
     use_threads(flags.threads)
     classifier, settings = _load("checkpoint", flags.checkpoint)
     seed = settings.seed if flags.seed is None else checked_value(Hyperparameters, "seed", flags.seed, "--seed")
-    images, labels = load_split(settings, flags.split, flags.data_dir)
+    trained_on = load_checkpoint(flags.checkpoint)["data"]
+    images, labels = load_split(settings, flags.split, flags.data_dir, trained_on)
     subject = Subject(classifier, settings, images, labels, flags.split, seed)
     folder = Path(flags.save_dir or Path(flags.checkpoint).parent / evaluation_folder(flags.split))
     check_writable("--save_dir", folder)
@@ -73,16 +84,29 @@ def evaluation_folder(split: str) -> str:
     return f"evaluation-{split}"
 
 
-def load_split(settings: Hyperparameters, split: str, data_dir: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
+def load_split(
+    settings: Hyperparameters, split: str, data_dir: str | Path, trained_on: Mapping[str, str] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a task's test images, or the validation images of a run with these settings, and their labels.
+
+    Args:
+        settings: of the run.
+        split: test or validation.
+        data_dir: folder of the data sets.
+        trained_on: fingerprints of the run's data, of which the validation images must be.
 
     Returns:
         (n, c, h, w) uint8 and (n,) int64.
+
+    Raises:
+        InputError: they are missing, unreadable, or others; other data's validation images may be this run's training
+            images.
     """
     if split == "test":
-        with naming("task", settings.task):
-            return load_dataset(settings.task, "test", data_dir, settings.rgb)
+        test = load_test_images(settings, data_dir)
+        return test.images, test.labels
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
+    check_same_data(data.fingerprints, trained_on, f"--data_dir={data_dir}", "this network")
     return data.valid_images, data.valid_labels
 
 
@@ -176,6 +200,7 @@ def measure(
         "network": f"{source}",
         "trained with": _described(settings),
         "images": f"{len(images)} {subject.split} images of {settings.task}",
+        "fingerprint of the images": fingerprint(subject.images, subject.labels),
         "seed": f"{subject.seed}",
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
         "this run": f"{duration(time.monotonic() - began)}, on {time.strftime('%Y-%m-%d')}",

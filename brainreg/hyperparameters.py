@@ -37,7 +37,7 @@ class Hyperparameters(BaseModel):
     task: DatasetName = Field(
         "CIFAR10",
         description="data set to classify: digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageNet,"
-        " or the path of an image folder",
+        " or the path of an image folder, PATH/train/<class>/* and PATH/test/<class>/* (or val), or PATH/<class>/*",
     )
     archi: Annotated[str, AfterValidator(_known_architecture)] = Field(
         "ResNet18",

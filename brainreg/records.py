@@ -28,7 +28,8 @@ from brainreg.errors import InputError
 from brainreg.storage import Storage, StorageError
 
 MANIFEST = "search.json"
-FORMAT = 2
+FORMAT = 3
+_WITHOUT_FINGERPRINTS = 2  # of data; all else is as it is now
 CHECKPOINT = "checkpoint.pt"
 DRIVER = "driver.json"
 _TRIAL, _PROGRESS = "trial.json", "progress.json"
@@ -64,6 +65,7 @@ class TrialRecord:
         measured: the objective and its parts; empty until it finished.
         seconds: that workers spent on it.
         node: where it ran last.
+        data: fingerprints of what it trained on and was measured on; see `brainreg.fingerprints`.
     """
 
     number: int
@@ -80,6 +82,7 @@ class TrialRecord:
     measured: dict[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     node: str = ""
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
     def state(self) -> str:
@@ -87,7 +90,7 @@ class TrialRecord:
         return self.ended or (FINISHED if self.measured else UNFINISHED)
 
 
-_WORKERS_PART = ("epochs", "measured", "seconds", "node")
+_WORKERS_PART = ("epochs", "measured", "seconds", "node", "data")
 
 
 def trial_name(number: int) -> str:
@@ -107,7 +110,7 @@ class TrialFiles:
         self.folder.write(_TRIAL, json.dumps(content))
 
     def write_progress(self, **content: Any) -> None:
-        """Write the worker's part: epochs, measured, seconds and node."""
+        """Write the worker's part: epochs, measured, seconds, node and data."""
         self.folder.write(_PROGRESS, json.dumps(content))
 
     def read_progress(self) -> dict[str, Any]:
@@ -228,7 +231,7 @@ class FormatError(InputError):
 
 
 def read_manifest(search: Storage) -> dict[str, Any]:
-    """Return what is searched: the space, the strategy, the options and the versions.
+    """Return what is searched: the space, the strategy, the options, the versions, and the data's fingerprints.
 
     Raises:
         InputError: `search` holds no search of this project, or one of another format (`FormatError`).
@@ -242,7 +245,7 @@ def read_manifest(search: Storage) -> dict[str, Any]:
         raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{search.path(MANIFEST)}: damaged (it is no mapping)")
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in (FORMAT, _WITHOUT_FINGERPRINTS):
         raise FormatError(
             f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
             manifest,

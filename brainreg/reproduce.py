@@ -29,7 +29,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from brainreg import tables
 from brainreg.cli import Parser, check_writable, from_flags, given_values, make_folder, run
 from brainreg.costs import OVERHEAD, Measurement, Workload, probed, workload_within
+from brainreg.data import nothing_written, to_download
 from brainreg.errors import InputError
+from brainreg.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.progress import SYMBOLS, duration, shown
 from brainreg.published import row_name
@@ -38,7 +40,7 @@ from brainreg.results import CONFIRMATION, load_results
 from brainreg.search import SearchOptions, differences, share_of_machines, stopped_by_sigterm, told
 from brainreg.spaces import EARLY_STOPPED, SPACES_FOLDER, UNREGULARIZED, Space, load_space, shown_name
 from brainreg.storage import Storage
-from brainreg.training import default_device, device_name
+from brainreg.training import default_device, device_name, load_test_images, load_training_data
 
 ROOT = SPACES_FOLDER.parent
 RECORD = "reproduction.json"
@@ -179,8 +181,8 @@ class _Row:
 
     # --- the plan -----------------------------------------------------------------------------
 
-    def plan(self) -> dict[str, Any]:
-        """What was planned before, or is now; and said."""
+    def plan(self, dry_run: bool = False) -> dict[str, Any]:
+        """What was planned before, or is now; and said. A dry run keeps nothing of the data that it decodes."""
         slots, gpus = share_of_machines(self.options, 10**6)
         device = "cuda" if gpus else "cpu"
         if (plan := self._planned()) is not None:
@@ -192,16 +194,21 @@ class _Row:
             if device_name(device) not in plan["devices"]:
                 _say(f"note: begun on {plan['devices'][0]}, goes on on {device_name(device)}, at another speed")
                 plan["devices"].append(device_name(device))
+            data = self._data(dry_run)
+            check_same_data(data, plan.get("data"), f"--data_dir={self.options.data_dir}", "this reproduction")
+            if "data" not in plan:
+                _say(f"note: {UNKNOWN_DATA.format('reproduction')}")
             return plan
         if (self.search / MANIFEST).exists():
             raise InputError(
                 f"ROW={self.row}: {self.search} holds a search, and its plan {self.folder.path(self.plan_file)} is"
                 " missing; remove the folder to begin anew"
             )
+        data = self._data(dry_run)
         _say(f"{self.name}: timing a few steps ...")
         at_a_time = slots if not gpus else max(1, int(1 / gpus))
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
-        costs = probed(*arguments, at_a_time=at_a_time)
+        costs = probed(*arguments, at_a_time=at_a_time, dry_run=dry_run)
         asked, settings = Reproduction(**self.asked), 1 + len(self.space.given)
         if asked.trials:
             seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots)
@@ -231,7 +238,18 @@ class _Row:
             "at_a_time": slots,
             "devices": [device_name(device)],
             "wall_seconds": {},
+            "data": data,
         }
+
+    def _data(self, dry_run: bool) -> dict[str, str]:
+        """Fingerprints of what the given settings train on, and of the test images."""
+        found: dict[str, str] = {}
+        with nothing_written() if dry_run else contextlib.nullcontext():
+            for name in self.space.given:
+                settings = Hyperparameters(**self.space.setting(name))
+                found |= load_training_data(settings, self.options.data_dir, "cpu").fingerprints
+            test = load_test_images(settings, self.options.data_dir)
+        return {**found, part_name(TEST, settings.rgb): test.fingerprint}
 
     def _planned(self) -> dict[str, Any] | None:
         """The plan of before; one line where it is of something else."""
@@ -406,6 +424,7 @@ class _Row:
             "planned_seeds": plan["workload"]["seeds"],
             "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
             "versions": manifest["versions"],
+            "data": plan.get("data", {}),
             "devices": plan["devices"],
             "at_a_time": plan["at_a_time"],
             "date": time.strftime("%Y-%m-%d"),
@@ -553,7 +572,14 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"--{one}={amounts[one]}: {also}; give trials and seeds, or a budget")
     row = _Row(flags.row, size, load_space(space_name), space_name, options, given, amounts, asked.save_dir)
     if flags.dry_run:
-        row.plan()
+        names = row.space.task, row.space.reg_data
+        if missing := to_download(names, options.data_dir):
+            print(
+                f"--data_dir={options.data_dir}: {', '.join(missing)} not there, and would be downloaded; only then can"
+                " its cost be told"
+            )
+        else:
+            row.plan(dry_run=True)
         print("nothing was started (--dry-run)")
         return 0
     with stopped_by_sigterm():

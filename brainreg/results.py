@@ -281,9 +281,16 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
         InputError: a folder that does not exist, or that holds no search.
     """
     trials, overviews, confirmations = [], [], []
+    known: dict[str, dict[str, dict[str, str]]] = {}  # fingerprints, by the data sets' names and the search
     for name, search in split_folders(folders).items():
         one, facts = _load_search(search)
         facts = {"search": name, **facts}
+        fingerprints = facts.pop("fingerprints")
+        for other, theirs in known.setdefault(facts["data"], {}).items():
+            if odd := [part for part in fingerprints.keys() & theirs.keys() if fingerprints[part] != theirs[part]]:
+                facts["notes"].append(f"its images for {', '.join(sorted(odd))} are not those of {other}")
+                break
+        known[facts["data"]][name] = fingerprints
         if (content := search.read(CONFIRMATION)) is not None:
             try:
                 confirmation = pd.read_csv(io.BytesIO(content))
@@ -410,6 +417,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
         "published": "" if other else _departures(space),
         "notes": notes,
         "folder": str(search),
+        "fingerprints": manifest["data"] if isinstance(manifest.get("data"), dict) else {},
         "running": driver is not None,
     }
 

@@ -36,8 +36,10 @@ from brainreg.attacks.parts import attack_within
 from brainreg.bridge import AshaScheduler, Gauges, RecoveringScheduler, SearchCallback, StudySearch, WhenBroken
 from brainreg.cli import DATA_DIR, check_writable, python_name, tool_name, train_command
 from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
+from brainreg.data import nothing_written, to_download
 from brainreg.errors import InputError, validated
 from brainreg.evaluation import as_large_as_fits, row
+from brainreg.fingerprints import UNKNOWN_DATA, check_same_data
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
@@ -133,6 +135,9 @@ class SearchPlan:
         folder: of the search.
         records: trials that began before the search is resumed; none of a new one.
         resumed: whether it goes on.
+        data: fingerprints of what the trials train on; see `brainreg.fingerprints`.
+        missing: data sets that a search downloads first; of a dry run only, which then has not checked the data.
+        notes: what to know beforehand.
     """
 
     space: Space
@@ -146,6 +151,9 @@ class SearchPlan:
     folder: Storage
     records: tuple[TrialRecord, ...] = field(default=(), repr=False)
     resumed: bool = False
+    data: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -167,8 +175,14 @@ class SearchPlan:
         return "cuda" if self.gpus_per_trial else "cpu"
 
 
-def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None = None) -> SearchPlan:
-    """Check the data, the settings, the machine, the folder and the database, before anything is written or started.
+def plan_search(
+    space: Space, options: SearchOptions, strategy: Strategy | None = None, dry_run: bool = False
+) -> SearchPlan:
+    """Check the data, the settings, the machine, the folder and the database, before anything is started.
+
+    Args:
+        space, options, strategy: what the search is.
+        dry_run: neither download data nor keep what was decoded.
 
     Raises:
         InputError: what is wrong, in one line.
@@ -183,7 +197,7 @@ def plan_search(space: Space, options: SearchOptions, strategy: Strategy | None 
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
     trials = options.num_samples or space.budget.num_samples
     strategy = (strategy or Strategy()).completed(space, trials, _seed(space))
-    return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex)
+    return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run)
 
 
 def _check_new(folder: Storage, name: str) -> None:
@@ -221,6 +235,7 @@ def plan_resume(
     options: Mapping[str, Any],
     space: Callable[[Space], Space] = lambda stored: stored,
     strategy: Mapping[str, Any] | None = None,
+    dry_run: bool = False,
 ) -> SearchPlan:
     """Check that a search can go on.
 
@@ -229,6 +244,7 @@ def plan_resume(
         options: fields of `SearchOptions` that are to be others than before.
         space: makes what the command line describes now of the stored space.
         strategy: fields of `Strategy` that the command line gives.
+        dry_run: neither download data nor keep what was decoded.
 
     Raises:
         InputError: what is wrong, in one line: another process runs it, or it would be another search.
@@ -260,10 +276,11 @@ def plan_resume(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
         )
     records = tuple(read_trials(folder, damaged=[]))  # what is damaged is mended when the search goes on
-    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records)
+    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records, dry_run)
+    check_same_data(plan.data, manifest.get("data"), f"--data_dir={plan.options.data_dir}", "this search")
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
-    return plan
+    return plan if manifest.get("data") else replace(plan, notes=(*plan.notes, UNKNOWN_DATA.format("search")))
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -308,16 +325,31 @@ def _plan(
     folder: Storage,
     identity: str,
     records: tuple[TrialRecord, ...] = (),
+    dry_run: bool = False,
 ) -> SearchPlan:
     seed = _seed(space)
     if folder.is_local:
         check_writable("--storage_path", options.storage_path)
-    _check_settings(space, options.data_dir, seed)
+    missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
+    with nothing_written() if dry_run else contextlib.nullcontext():
+        data = {} if missing else _check_settings(space, options.data_dir, seed)
     num_samples = options.num_samples or space.budget.num_samples
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     resumed = folder.exists(MANIFEST)
     plan = SearchPlan(
-        space, strategy, options, seed, identity, num_samples, slots, gpus_per_trial, folder, records, resumed
+        space,
+        strategy,
+        options,
+        seed,
+        identity,
+        num_samples,
+        slots,
+        gpus_per_trial,
+        folder,
+        records,
+        resumed,
+        data,
+        tuple(missing),
     )
     if options.study is not None:
         _check_study(plan)
@@ -356,18 +388,23 @@ def _check_study(plan: SearchPlan) -> None:
         raise taken(plan.options.study, plan.name)
 
 
-def _check_settings(space: Space, data_dir: str, seed: int) -> None:
-    """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too."""
+def _check_settings(space: Space, data_dir: str, seed: int) -> dict[str, str]:
+    """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too.
+
+    Returns:
+        Their fingerprints.
+    """
+    found: dict[str, str] = {}
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
+        found |= data.fingerprints
     space.objective.divide(len(data.valid_labels), seed)
     for attack in (space.objective.attack, space.budget.final_attack):
         attack.check_classes(data.num_classes)
     problem = None
     for setting in space.corners():
         try:
-            load_training_data(Hyperparameters(**setting), data_dir, "cpu")
-            return
+            return found | load_training_data(Hyperparameters(**setting), data_dir, "cpu").fingerprints
         except InputError as error:
             problem = error
     raise problem
@@ -393,6 +430,8 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
     say(f"{ray} for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
+    for note in plan.notes:
+        say(f"note: {note}")
     say_dashboard(start_ray(options.address, options.dashboard_host), say)
     if options.tensorboard:
         missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
@@ -435,14 +474,14 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     write_manifest(folder, _manifest(plan))
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
-        *(space.objective, folder.uri, data_dir, plan.seed, options.threads, plan.device),
+        *(space.objective, folder.uri, data_dir, plan.data, plan.seed, options.threads, plan.device),
         proxy=plan.strategy.scheduler == "asha",
     )
     final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
     progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     progress.resume(plan.records)
     if options.address is not None:
-        check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST)
+        check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST, data=plan.data)
     lost = trial_numbers(folder) - {record.number for record in plan.records}
     study = _study(plan, lost, say)
     search = StudySearch(study, folder, plan.records, lost)
@@ -582,6 +621,7 @@ def _manifest(plan: SearchPlan) -> dict[str, Any]:
             **{package: version(package) for package in packages},
         },
         "device": _device_name(plan),
+        "data": dict(plan.data),
     }
     if plan.resumed:
         before = read_manifest(plan.folder)
@@ -719,6 +759,8 @@ def final_attack(
         path = TrialFiles(Storage(search), number).folder.fetch(CHECKPOINT, temporary)
         classifier, settings = load_classifier(path)
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
+    searched = read_manifest(Storage(search)).get("data")
+    check_same_data(data.fingerprints, searched, f"--data_dir={data_dir}", "this search")
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen
     attacked = partial(

@@ -2,13 +2,13 @@
 
 import contextlib
 import io
+import logging
 import math
 import os
 import platform
 import time
-import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from torch import nn
 from brainreg.data import (
     Dataset,
     ImageFiles,
+    ImageSet,
     find_dataset,
     first_images,
-    load_dataset,
+    load_images,
     load_training_images,
     split_train_validation,
 )
 from brainreg.errors import InputError, validated
+from brainreg.fingerprints import REGULARIZATION, TRAINING, VALIDATION, check_same_data, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.losses import similarity_loss
 from brainreg.machine import cpu_cores
@@ -34,7 +36,10 @@ from brainreg.paths import expand_home
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.similarity import PairSampler
 
-_CHECKPOINT_FORMAT = 3
+logger = logging.getLogger(__name__)
+
+_CHECKPOINT_FORMAT = 4
+_WITHOUT_FINGERPRINTS = 3  # of the whole data; all else is as it is now
 _CHECKPOINT_KEYS = {
     *("hyperparameters", "data", "in_channels", "num_classes", "image_size", "model", "optimizer", "pairs", "history"),
     *("best_epoch", "best_model", "seconds"),
@@ -68,6 +73,8 @@ class TrainingData:
         train_indices: which of those are trained on; batches are cut from them and augmented.
         valid_images, valid_labels: the validation images, as they are classified.
         pairs: the regularizer's, or None where nothing is regularized.
+        sets: what the fingerprints are of, by `brainreg.fingerprints.part_name`.
+        data_dir: folder where all of it was found.
     """
 
     task: Dataset
@@ -78,15 +85,13 @@ class TrainingData:
     valid_images: torch.Tensor
     valid_labels: torch.Tensor
     pairs: "RegularizationPairs | None"
+    sets: Mapping[str, ImageSet] = field(default_factory=dict, repr=False)
+    data_dir: str = ""
 
     @property
-    def fingerprint(self) -> str:
-        """A short text that differs between data sets, and between versions of one, the regularizer's too."""
-        files = isinstance(self.images, ImageFiles)
-        task = self.images.fingerprint if files else fingerprint(self.images, self.labels)
-        if self.pairs is None:
-            return task
-        return f"{task}, regularized by {fingerprint(self.pairs.images, torch.empty(0))}"
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of the training split, the validation images and the regularizer's whole training split."""
+        return {name: one.fingerprint for name, one in self.sets.items()}
 
     @property
     def in_channels(self) -> int:
@@ -97,13 +102,6 @@ class TrainingData:
     def image_size(self) -> int:
         """Side of the images that are classified."""
         return self.valid_images.shape[-1]
-
-
-def fingerprint(images: torch.Tensor, labels: torch.Tensor) -> str:
-    """Return a short text that differs between sets of images (n, c, h, w): from 500 of them and all labels (n,)."""
-    sampled = images[:: max(1, len(images) // 500)].contiguous()
-    checksum = zlib.crc32(sampled.numpy().data, zlib.crc32(labels.contiguous().numpy().data))
-    return f"{'x'.join(map(str, images.shape))}-{checksum:08x}"
 
 
 @dataclass(frozen=True)
@@ -138,12 +136,13 @@ def load_training_data(
     """
     task = find_dataset(settings.task)
     with naming("task", settings.task):
-        images, labels = load_training_images(settings.task, data_dir, settings.rgb)
+        whole = load_training_images(settings.task, data_dir, settings.rgb)
+    images, labels = whole.images, whole.labels
     train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
     if not len(valid) or not len(train):
         raise InputError(
             f"valid_portion={settings.valid_portion:g}: of {len(labels)} images {len(valid)} would validate and"
-            f" {len(train)} train; both need at least one"
+            f" {len(train)} train; both need at least one, and a class of one image only trains"
         )
     valid_images = images.classified(valid) if isinstance(images, ImageFiles) else images[valid]
     channels, height, width = valid_images.shape[1:]
@@ -154,9 +153,15 @@ def load_training_data(
     num_classes = int(labels.max()) + 1
     if num_classes < 2:
         raise InputError(f"task={settings.task}: images of one class; must be of two or more")
+    divided = settings.valid_portion, settings.seed
+    sets = {
+        part_name(TRAINING, settings.rgb): whole,
+        part_name(VALIDATION, settings.rgb, *divided): ImageSet(valid_images, labels[valid]),
+    }
     pairs = None
     if settings.regularized:
-        pairs = _regularization_pairs(settings, data_dir, images, labels, train, device or default_device())
+        pairs, regularizers = _regularization_pairs(settings, data_dir, whole, train, device or default_device())
+        sets[part_name(REGULARIZATION, settings.rgb)] = regularizers
     if settings.train_image_num is not None:
         if settings.train_image_num > len(train):
             raise InputError(
@@ -164,6 +169,8 @@ def load_training_data(
                 " after validation images are taken out"
             )
         train = train[first_images(labels[train], settings.train_image_num, settings.seed)]
+        if unseen := num_classes - len(labels[train].unique()):
+            logger.warning("train_image_num=%d: %d classes have no image in it", settings.train_image_num, unseen)
     last_batch = len(train) % settings.resnet_batch_size or settings.resnet_batch_size
     _check_network(settings, channels, num_classes, width, last_batch)
     return TrainingData(
@@ -175,7 +182,19 @@ def load_training_data(
         valid_images=valid_images,
         valid_labels=labels[valid],
         pairs=pairs,
+        sets=sets,
+        data_dir=str(data_dir),
     )
+
+
+def load_test_images(settings: Hyperparameters, data_dir: str | Path = "data") -> ImageSet:
+    """Load the test images of a run's task, in its colors.
+
+    Raises:
+        InputError: they are missing or unreadable.
+    """
+    with naming("task", settings.task):
+        return load_images(settings.task, "test", data_dir, settings.rgb)
 
 
 def _check_network(settings: Hyperparameters, channels: int, num_classes: int, size: int, last_batch: int) -> None:
@@ -201,22 +220,24 @@ def _check_network(settings: Hyperparameters, channels: int, num_classes: int, s
 def _regularization_pairs(
     settings: Hyperparameters,
     data_dir: str | Path,
-    task_images: torch.Tensor | ImageFiles,
-    task_labels: torch.Tensor,
+    whole: ImageSet,
     train: torch.Tensor,
     device: str | torch.device,
-) -> RegularizationPairs:
-    """Choose N images, augment them once by their own data set's rule, and draw pairs by their similarity."""
+) -> tuple[RegularizationPairs, ImageSet]:
+    """Choose N images, augment them once by their own data set's rule, and draw pairs by their similarity.
+
+    `whole` is the task's training split. What the images were chosen from is returned, too.
+    """
     task = find_dataset(settings.task)
     own = settings.reg_data in (None, settings.task)
     dataset = task if own else find_dataset(settings.reg_data)
-    if own and not isinstance(task_images, ImageFiles):
-        images, labels = task_images, task_labels
-    else:
+    chosen_from = whole
+    if not own or isinstance(whole.images, ImageFiles):
         with naming("reg_data", dataset.name):
-            images, labels = load_dataset(dataset.name, "train", data_dir, settings.rgb, "regularization")
+            chosen_from = load_images(dataset.name, "train", data_dir, settings.rgb, "regularization")
         # The task's own images may come by another name, a path; its validation images must not regularize then either.
-        own = own or (isinstance(task_images, torch.Tensor) and torch.equal(images, task_images))
+        own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.images, whole.images))
+    images, labels = chosen_from.images, chosen_from.labels
     pool = train if own else torch.arange(len(labels))
     count = settings.reg_image_num
     if count > len(pool):
@@ -236,7 +257,7 @@ def _regularization_pairs(
         reg_boosting=settings.reg_boosting,
         reg_boosting_val=settings.reg_boosting_val,
     )
-    return RegularizationPairs(chosen, dataset.centered or task.centered, sampler)
+    return RegularizationPairs(chosen, dataset.centered or task.centered, sampler), chosen_from
 
 
 @contextlib.contextmanager
@@ -306,11 +327,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         found = checkpoint["format"]
     except Exception as error:  # unpickling a strange file fails in many ways
         raise InputError(f"{path}: not a checkpoint of this project") from error
-    if found != _CHECKPOINT_FORMAT:
+    if found not in (_CHECKPOINT_FORMAT, _WITHOUT_FINGERPRINTS):
         raise InputError(f"{path}: checkpoint of format {found}; this version reads format {_CHECKPOINT_FORMAT}")
     if missing := _CHECKPOINT_KEYS - checkpoint.keys():
         raise InputError(f"{path}: checkpoint without {', '.join(sorted(missing))}")
-    return checkpoint
+    return checkpoint if found == _CHECKPOINT_FORMAT else {**checkpoint, "data": {}}
 
 
 def resumable_checkpoint(path: str | Path, on_damaged: Callable[[str], None] | None = None) -> dict[str, Any] | None:
@@ -536,7 +557,7 @@ def train(
                 {
                     "format": _CHECKPOINT_FORMAT,
                     "hyperparameters": settings.model_dump(),
-                    "data": data.fingerprint,
+                    "data": data.fingerprints,
                     "in_channels": data.in_channels,
                     "num_classes": data.num_classes,
                     "image_size": data.image_size,
@@ -595,11 +616,9 @@ def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
 
 def _check_same_run(settings: Hyperparameters, data: TrainingData, state: dict[str, Any], path: str | Path) -> None:
     """A run goes on only with the settings and the data it began with; more epochs are no contradiction."""
-    if data.fingerprint != state["data"]:
-        raise InputError(
-            f"task={settings.task}: {path} was trained on other images ({state['data']}, now {data.fingerprint});"
-            " choose another folder"
-        )
+    if not state["data"]:
+        logger.warning("%s: holds no fingerprints of its data; whether they are these cannot be told", path)
+    check_same_data(data.fingerprints, state["data"], f"data_dir={data.data_dir}", f"{path}")
     defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
     now, then = settings.model_dump(), {**defaults, **state["hyperparameters"]}
     changed = [name for name in now if name != "epoch_num" and now[name] != then[name]]

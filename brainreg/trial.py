@@ -4,7 +4,7 @@ import errno
 import socket
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ray import tune
 
 import brainreg.cluster  # noqa: F401  (sets Ray's variables before Ray is imported)
+from brainreg.fingerprints import check_same_data
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.records import CHECKPOINT, FAILED, STOPPED, TrialFiles
@@ -45,6 +46,7 @@ class TrialJob:
         objective: what is measured.
         storage: URI of the search's folder.
         data_dir: folder of the data sets.
+        data: fingerprints of what the search's trials train on; a node that has other data is refused.
         seed: of the attacked images, and of attack and noise.
         threads: that PyTorch uses.
         device: cpu or cuda.
@@ -54,6 +56,7 @@ class TrialJob:
     objective: Objective
     storage: str
     data_dir: str
+    data: Mapping[str, str]
     seed: int
     threads: int
     device: str
@@ -112,13 +115,19 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
         return
     began, spent = time.monotonic(), before.get("seconds") or 0.0
     data = load_training_data(settings, job.data_dir, job.device)
+    fingerprints = data.fingerprints
+    check_same_data(fingerprints, job.data, f"--data_dir={job.data_dir}", f"this search, on {socket.gethostname()}")
     images, labels = to_float(data.valid_images.to(job.device)), data.valid_labels.to(job.device)
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint, epochs = _fetch_checkpoint(files, Path(temporary), lambda note: tune.report({NOTE: note}))
 
         def keep(measured: dict[str, Any]) -> None:
             files.write_progress(
-                epochs=epochs, measured=measured, seconds=spent + time.monotonic() - began, node=socket.gethostname()
+                epochs=epochs,
+                measured=measured,
+                seconds=spent + time.monotonic() - began,
+                node=socket.gethostname(),
+                data=fingerprints,
             )
 
         def on_epoch(metrics: dict[str, float]) -> None:

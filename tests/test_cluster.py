@@ -21,6 +21,7 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.records import read_trials
 from brainreg.results import load_results
 from brainreg.storage import Storage
+from brainreg.training import load_training_data
 
 TRIALS = 6
 
@@ -149,6 +150,9 @@ def test_a_node_that_lacks_the_data_or_the_folder_is_named(cluster, tmp_path):
         check_nodes(digits, "absent", seen, "unseen")
     with pytest.raises(InputError, match=r"^node \S+ \(\S+\): --data_dir=absent: task=ImageNet: not found"):
         check_nodes(imagenet, "absent", seen, "seen")
+    check_nodes(digits, "absent", seen, "seen", data=load_training_data(digits).fingerprints)
+    with pytest.raises(InputError, match=r"^node .*: --data_dir=absent: the images for training are not"):
+        check_nodes(digits, "absent", seen, "seen", ("train", "test"), {"training": "1438x1x16x16-00000000"})
 
 
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10"])

@@ -1,6 +1,10 @@
+import gzip
+import hashlib
+import io
 import logging
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +110,8 @@ class TestLoading:
 
     @pytest.mark.parametrize(("rgb", "channels"), [(False, 1), (True, 3)])
     def test_imagenets_training_images_stay_in_their_files(self, imagenet_folder, rgb, channels):
-        files, labels = load_training_images("ImageNet", imagenet_folder, rgb)
+        loaded = load_training_images("ImageNet", imagenet_folder, rgb)
+        files, labels = loaded.images, loaded.labels
         assert len(files) == len(labels) == 20 and not (imagenet_folder / "cache").exists()
         one, other = files[torch.tensor([10, 0])]
         assert one.shape == (channels, 340, 256) and other.shape == (channels, 375, 500)
@@ -118,9 +123,9 @@ class TestLoading:
         assert torch.equal(files.classified(torch.tensor([19, 3])), task[[19, 3]])
 
     def test_training_images_of_one_size_are_those_of_the_data_set(self, cifar_folder):
-        images, labels = load_training_images("CIFAR10", cifar_folder)
+        loaded = load_training_images("CIFAR10", cifar_folder)
         expected = load_dataset("CIFAR10", "train", cifar_folder)
-        assert torch.equal(images, expected[0]) and torch.equal(labels, expected[1])
+        assert torch.equal(loaded.images, expected[0]) and torch.equal(loaded.labels, expected[1])
 
     def test_flipping_before_and_after_the_resize_is_the_same(self):
         """The method flips a regularization image before it is resized; here it is stored resized and then flipped."""
@@ -303,9 +308,18 @@ class TestSplit:
         _, valid = split_train_validation(labels, 0.2, seed=0)
         assert labels[valid].bincount().tolist() == [180, 20]
 
-    def test_one_image_a_class(self):
-        _, valid = split_train_validation(torch.arange(1000), 0.01, seed=0)
-        assert len(valid) == 10 and valid.max() - valid.min() > 100
+    @pytest.mark.parametrize("portion", [0.01, 0.3, 0.5, 0.9, 0.999])
+    def test_each_class_keeps_an_image_to_train_on(self, portion):
+        """Of few images, of many, and where nearly all validate."""
+        labels = torch.tensor([0] * 10 + [1] * 10 + [2, 3, 4] + [5, 5] + [7] * 3)  # none is of class 6
+        train, valid = split_train_validation(labels, portion, seed=0)
+        assert set(labels[train].tolist()) == {0, 1, 2, 3, 4, 5, 7}
+        assert sorted(train.tolist() + valid.tolist()) == list(range(len(labels)))
+        assert len(valid) == min(round(portion * len(labels)), len(labels) - 7)
+
+    def test_classes_of_one_image_all_train(self):
+        train, valid = split_train_validation(torch.arange(1000), 0.01, seed=0)
+        assert len(train) == 1000 and len(valid) == 0
 
     def test_first_images_of_ordered_data_are_of_all_classes(self):
         ordered = torch.arange(10).repeat_interleave(100)
@@ -401,3 +415,96 @@ class TestAugmentation:
             "CIFAR100": ("random_crop_and_flip", "random_crop_and_flip"),
             "ImageNet": ("random_resized_crop_and_flip", "random_flip"),
         }
+
+
+class TestPackedFiles:
+    """As they are downloaded, for a machine without a network."""
+
+    @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+    def test_of_mnist(self, mnist_folder, name):
+        raw = mnist_folder / name / "raw"
+        if name != "MNIST":
+            shutil.move(mnist_folder / "MNIST", mnist_folder / name)
+        expected = {split: load_dataset(name, split, mnist_folder) for split in ("train", "test")}
+        expected = {split: [tensor.clone() for tensor in loaded] for split, loaded in expected.items()}
+        shutil.rmtree(mnist_folder / "cache")
+        for path in [*raw.iterdir()]:
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+        before = sorted(raw.iterdir())
+        for split, tensors in expected.items():
+            assert all(map(torch.equal, tensors, load_dataset(name, split, mnist_folder)))
+        assert sorted(raw.iterdir()) == before
+        assert {path.suffix for path in data.split_files(name, mnist_folder)} == {".gz"}
+
+    @pytest.mark.parametrize("content", [b"", b"<html>", gzip.compress(b"packed\n")])
+    @pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
+    def test_of_mnist_that_are_damaged(self, mnist_folder, part, content):
+        path = mnist_folder / f"MNIST/raw/train-{part}-ubyte"
+        packed = gzip.compress(path.read_bytes())
+        path.unlink()
+        path = path.with_name(f"{path.name}.gz")
+        for one in (content, packed[:-20], packed[: len(packed) // 2]):
+            path.write_bytes(one)
+            with pytest.raises(InputError, match=r"ubyte.gz: cannot be read \("):
+                load_dataset("MNIST", "train", mnist_folder)
+
+    def test_of_mnist_of_which_one_is_missing(self, mnist_folder):
+        path = mnist_folder / "MNIST/raw/train-labels-idx1-ubyte"
+        path.unlink()
+        with pytest.raises(InputError, match=f"; {path} is missing"):
+            load_dataset("MNIST", "train", mnist_folder)
+
+    @pytest.fixture
+    def cifar_archive(self, tmp_path, monkeypatch, golden):
+        """CIFAR-10's archive of 20 images, with its own checksums in place of the published ones."""
+        content = {
+            "data_batch_1": torch.cat([golden.images[:20]] * 3, dim=1).flatten(1).numpy(),
+            "test_batch": torch.cat([golden.images[20:25]] * 3, dim=1).flatten(1).numpy(),
+        }
+        listed = {}
+        archive = tmp_path / "cifar-10-python.tar.gz"
+        with tarfile.open(archive, "w:gz") as packed:
+            for name, rows in content.items():
+                pickled = pickle.dumps({"data": rows, "labels": [i % 10 for i in range(len(rows))]})
+                member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                member.size = len(pickled)
+                packed.addfile(member, io.BytesIO(pickled))
+                listed[name] = [[name, hashlib.md5(pickled).hexdigest()]]
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", listed["data_batch_1"])
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", listed["test_batch"])
+        return archive
+
+    def test_of_cifar(self, cifar_archive, golden):
+        images, labels = load_dataset("CIFAR10", "train", cifar_archive.parent)
+        assert torch.equal(images, golden.images[:20]) and labels.tolist() == [*range(10)] * 2
+        assert len(load_dataset("CIFAR10", "test", cifar_archive.parent)[0]) == 5
+        assert data.split_files("CIFAR10", cifar_archive.parent) == [cifar_archive]
+        assert {path.name for path in cifar_archive.parent.iterdir()} == {cifar_archive.name, "cache"}
+
+    @pytest.mark.parametrize("left", [0, 0.5, 0.99])
+    def test_of_cifar_that_are_damaged(self, cifar_archive, left):
+        content = cifar_archive.read_bytes()
+        cifar_archive.write_bytes(content[: int(left * len(content))])
+        with pytest.raises(InputError, match=f"{cifar_archive}: missing or damaged; remove {cifar_archive}"):
+            load_dataset("CIFAR10", "train", cifar_archive.parent)
+
+    def test_a_folder_of_which_a_part_was_unpacked_does_not_hide_the_archive(self, cifar_archive):
+        (cifar_archive.parent / "cifar-10-batches-py").mkdir()
+        assert len(load_dataset("CIFAR10", "train", cifar_archive.parent)[0]) == 20
+
+
+class TestNothingWritten:
+    def test_nothing_is_cached_or_downloaded(self, cifar_folder, imagenet_folder):
+        with data.nothing_written():
+            assert len(load_dataset("CIFAR10", "train", cifar_folder)[0]) == 40
+            assert load_training_images("ImageNet", imagenet_folder).fingerprint
+            with pytest.raises(InputError, match="MNIST: not found"):
+                load_dataset("MNIST", "train", cifar_folder)
+        assert not (cifar_folder / "cache").exists() and not (cifar_folder / "MNIST").exists()
+        load_dataset("CIFAR10", "train", cifar_folder)
+        assert (cifar_folder / "cache").exists()
+
+    def test_what_would_be_downloaded(self, cifar_folder, mnist_folder):
+        names = ["CIFAR10", "MNIST", "FashionMNIST", "CIFAR100", "CIFAR100", "digits", "ImageNet", None, "/a/path"]
+        assert data.to_download(names, cifar_folder) == ["FashionMNIST", "CIFAR100"]

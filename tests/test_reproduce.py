@@ -57,7 +57,7 @@ COSTS = Costs(training=30, proxy=5, objective=10, evaluation=60)
             "--storage_path=/dev/null/a: /dev/null is a file; must be a folder",
         ),
         ("digits_double --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
-        ("mnist_mnist --data_dir=absent --dry-run", "task=MNIST: not found; looked for absent/"),
+        ("mnist_mnist --data_dir=absent", "task=MNIST: not found; looked for absent/"),
         ("--table --save_dir=absent", "--save_dir=absent: nothing was reproduced there"),
     ],
 )

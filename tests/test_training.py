@@ -527,7 +527,7 @@ class TestCheckpoints:
 
     def test_another_format_is_named(self, tmp_path):
         torch.save({"format": 99}, tmp_path / "checkpoint.pt")
-        with pytest.raises(InputError, match="checkpoint of format 99; this version reads format 3"):
+        with pytest.raises(InputError, match="checkpoint of format 99; this version reads format 4"):
             load_checkpoint(tmp_path / "checkpoint.pt")
 
 

@@ -47,7 +47,7 @@ SPACE = "--space=digits_double"
         (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),
         (f"{SPACE} --objective-weight=1.5", "--objective_weight=1.5: must be at most 1"),
         (f"{SPACE} --task=ImageNet", "task=ImageNet: not found; looked for"),
-        ("--space=cifar10_all --data_dir=absent --dry-run", "task=CIFAR10: not found; looked for absent/"),
+        ("--space=cifar10_all --data_dir=absent", "task=CIFAR10: not found; looked for absent/"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, monkeypatch):
