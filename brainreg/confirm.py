@@ -38,7 +38,7 @@ from brainreg.cluster import check_nodes, start_ray, watch_own_node
 from brainreg.data import find_dataset
 from brainreg.errors import InputError, validated
 from brainreg.evaluate import REPORT, Subject, measure
-from brainreg.evaluation import TELLING, Evaluation, planned
+from brainreg.evaluation import TELLING, Evaluation, attacked_images, planned
 from brainreg.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import EPOCH_OBJECTIVE, Objective
@@ -56,9 +56,21 @@ from brainreg.search import (
 )
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, Space, shown_name
+from brainreg.statistics import least_seeds
 from brainreg.storage import Storage
 from brainreg.study import front
-from brainreg.tables import FOUND, MEASURES, PROPOSED, confirmation_notes, confirmed, paired, said, shown_confirmed
+from brainreg.tables import (
+    COMPARED,
+    FOUND,
+    MEASURES,
+    PROPOSED,
+    STRENGTHS,
+    confirmation_notes,
+    confirmed,
+    paired,
+    said,
+    shown_confirmed,
+)
 from brainreg.training import load_test_images, load_training_data, resumable_checkpoint, to_float, train
 from brainreg.trial import may_pass, storage_failed
 
@@ -91,18 +103,23 @@ class Extent(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: int = Field(3, ge=1, description="how many of the search's best proposed settings are trained anew")
-    seeds: int = Field(5, ge=2, description="fresh seeds of each setting")
+    seeds: int | None = Field(
+        None,
+        ge=2,
+        description="fresh seeds of each setting (absent: the fewest with which a test that does not assume normal"
+        " differences can find one, 7 or 8)",
+    )
 
 
 class TestEvaluation(Evaluation):
-    """How a confirmation measures: as an evaluation does, at the search's eps and without a time limit."""
+    """How a confirmation measures: as an evaluation does, around the search's eps and without a time limit."""
 
     __test__ = False  # pytest takes it for a test otherwise
 
     eps: Evaluation.__annotations__["eps"] = Field(
         None,
         description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
-        " (absent: the search's)",
+        " (absent: half, once and one and a half times the search's)",
     )
     attack_minutes: float | None = Field(
         None,
@@ -227,7 +244,15 @@ def plan_confirmation(
         raise InputError(f"EXPERIMENT={search}: no proposed trial has finished; let the search go on first")
     before = _read_manifest(search)
     asked = Extent(**{**(before["extent"] if before else {}), **extent})
+    controls = before.get("controls", _FIRST_CONTROLS) if before else space.given
+    least = least_seeds(sum({*pair} <= {FOUND, *controls} for pair in COMPARED))
+    asked = asked.model_copy(update={"seeds": asked.seeds or least})
     notes = []
+    if asked.seeds < least:
+        notes.append(
+            f"--seeds={asked.seeds}: no difference can be larger than the noise unless differences between seeds are"
+            f" assumed to be normal; that takes {least} seeds or more"
+        )
     ended, of = int((results.state != UNFINISHED).sum()), manifest["num_samples"]
     if ended < of:
         notes.append(f"the search is not done, {ended} of {of} trials are: its best may change")
@@ -262,7 +287,6 @@ def plan_confirmation(
     seed = manifest["seed"]
     used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
     seeds = fresh_seeds(search_id(manifest), asked.seeds, used, begun)
-    controls = before.get("controls", _FIRST_CONTROLS) if before else space.given
     jobs = _jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
@@ -319,7 +343,9 @@ def _evaluation(
     space: Space, given: Mapping[str, Any], before: Mapping[str, Any] | None, search: Storage
 ) -> Evaluation:
     """How everything is measured; what was begun otherwise cannot go on."""
-    values = {"eps": (space.objective.eps,), "attack_minutes": _NO_LIMIT}
+    eps = space.objective.eps
+    strengths = sorted({min(factor * eps, 1.0) for factor in (1.0, *STRENGTHS.values())})
+    values = {"eps": tuple(float(f"{one:.6g}") for one in strengths), "attack_minutes": _NO_LIMIT}
     if before is not None:
         values = before["evaluation"]
     asked = {name: value for name, value in given.items() if value is not None}
@@ -550,6 +576,9 @@ def _run(
     rows = robustness.table.astype(object).where(robustness.table.notna(), None)
     content = {
         "rows": rows.to_dict("records"),
+        # Of each row; those of attacks are of `attacked`, as many of them as there are outcomes.
+        "outcomes": robustness.outcomes,
+        "attacked": attacked_images(len(test.labels), evaluation.num_images, job.settings.seed).tolist(),
         "warnings": robustness.warnings,
         "best_epoch": result.best_epoch,
         "training_seconds": result.seconds,
@@ -758,11 +787,11 @@ def _outcome(done: ray.ObjectRef) -> dict[str, Any]:
 # The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, published,
 # unregularized or early_stopped. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a
 # row stands for that in summaries. `seeds`: how many are to be measured. `weight`: of the clean accuracy in the
-# objective.
+# objective. `outcomes`: which images are classified correctly (`brainreg.statistics.unpacked`), where it is compared.
 COLUMNS = (
     *("setting", "rank", "trial", *SYMBOLS, "seed", "split", "measure"),
     *("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds"),
-    *("weight", "seeds", "best_epoch", "training_seconds", "versions"),
+    *("weight", "seeds", "best_epoch", "training_seconds", "versions", "outcomes"),
 )
 
 
@@ -790,7 +819,17 @@ def _rows(plan: Plan, job: Job, result: Mapping[str, Any]) -> list[dict[str, Any
         "best_epoch": result["best_epoch"],
         "training_seconds": result["training_seconds"],
     }
-    return [{**facts, **row, "measure": plan.measures.get(i, "")} for i, row in enumerate(result["rows"])]
+    rows, outcomes = result["rows"], result.get("outcomes") or [None] * len(result["rows"])
+    measured = {row["attack"] for i, row in enumerate(rows) if plan.measures.get(i) == "robust"}
+    return [
+        {
+            **facts,
+            **row,
+            "measure": plan.measures.get(i, ""),
+            "outcomes": outcomes[i] if i in plan.measures or row["attack"] in measured else None,
+        }
+        for i, row in enumerate(rows)
+    ]
 
 
 def main(arguments: Sequence[str]) -> int:

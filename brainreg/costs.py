@@ -17,11 +17,16 @@ from brainreg.evaluation import PROXY
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models import build_model
 from brainreg.spaces import Space
+from brainreg.statistics import least_seeds
 from brainreg.study import Strategy
+from brainreg.tables import COMPARED, FOUND
 from brainreg.training import TrainingData, as_classifier, folded, load_training_data, to_float, train
 
 # Seconds that the starts of Ray, the loading of data and the notebooks take.
 OVERHEAD = 90
+
+# The next time, the same steps may take so much longer.
+_MARGIN = 1.2
 
 # Seconds of training that tell what a step costs.
 _PROBE_SECONDS = 6
@@ -32,7 +37,8 @@ class Measurement:
     """How the settings that a search found are measured on test images.
 
     Attributes:
-        seeds: fresh ones, the fewest and the most.
+        seeds: fresh ones, the fewest and the most; None: as many as a test needs that does not assume normal
+            differences, and four more.
         attacks: as `brainreg.confirm` takes them.
         strengths: of Square and AutoAttack, in multiples of the search's eps.
         num_epsilons: strengths of a curve of noise.
@@ -40,12 +46,17 @@ class Measurement:
         least_trials: of a search.
     """
 
-    seeds: tuple[int, int]
+    seeds: tuple[int, int] | None = None
     attacks: tuple[str, ...] = ("noise", "square", "autoattack")
     strengths: tuple[float, ...] = (0.5, 1, 1.5)
     num_epsilons: int = 6
     num_images: int = 24
     least_trials: int = 6
+
+    def seeds_of(self, space: Space) -> tuple[int, int]:
+        """Return the fewest and the most seeds of a row."""
+        least = least_seeds(sum({*pair} <= {FOUND, *space.given} for pair in COMPARED))
+        return self.seeds or (least, least + 4)
 
 
 @dataclass(frozen=True)
@@ -233,29 +244,33 @@ class Workload:
 
 
 def workload_within(
-    minutes: float, costs: Costs, space: Space, measurement: Measurement, slots: int, gpus: int = 1
+    minutes: float | None, costs: Costs, space: Space, measurement: Measurement, slots: int, gpus: int = 1
 ) -> Workload:
     """Return the largest workload that takes no longer: half of the time is the confirmation's, the rest the search's.
 
     Args:
-        minutes: times the number of GPUs.
+        minutes: times the number of GPUs; None: an hour, or what the least takes where that is more.
         slots: networks at a time, on all GPUs.
 
     Raises:
         InputError: not even the smallest fits.
     """
-    settings, seconds = 1 + len(space.given), 60 * minutes / gpus
-    fewest, most = measurement.seeds
+    settings = 1 + len(space.given)
+    fewest, most = measurement.seeds_of(space)
     least = min(measurement.least_trials, space.budget.num_samples)
 
     def of(trials: int, seeds: int) -> Workload:
         return Workload(trials, seeds, costs.search(trials, slots), costs.confirmation(settings, seeds, slots))
 
-    if (smallest := of(least, fewest)).seconds > seconds:
+    smallest = gpus * of(least, fewest).seconds / 60
+    if minutes is None:
+        minutes = max(60.0, smallest)
+    if smallest > minutes:
         raise InputError(
-            f"--budget={minutes:g}: {least} trials and {fewest} seeds, the least, take up to"
-            f" {math.ceil(gpus * smallest.seconds / 60)} minutes"
+            f"--budget={minutes:g}: {least} trials and {fewest} seeds, the least, take up to {math.ceil(smallest)}"
+            f" minutes; give --budget={math.ceil(_MARGIN * smallest)}, or leave the flag out"
         )
+    seconds = 60 * minutes / gpus + 1e-6  # rounding
     half = (seconds - OVERHEAD) / 2
     fitting = [n for n in range(fewest, most + 1) if of(least, n).seconds <= seconds]
     seeds = max((n for n in fitting if of(least, n).confirmation <= half), default=fewest)

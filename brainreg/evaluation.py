@@ -36,6 +36,7 @@ from brainreg.cli import write_text
 from brainreg.data import Dataset
 from brainreg.errors import InputError
 from brainreg.seeds import Stream, seeded_generator
+from brainreg.statistics import packed
 
 Value = TypeVar("Value")
 
@@ -240,6 +241,8 @@ class Robustness:
             attack was asked for.
         corruption_accuracy: the mean corruption accuracy, over the kinds and the five severities, where any
             corruption was asked for.
+        outcomes: for each row of the table, which images are classified correctly, as `brainreg.statistics.packed`
+            writes it: all images in their order (clean, noise), or as many of `attacked_images` as were attacked.
     """
 
     table: pd.DataFrame
@@ -247,6 +250,7 @@ class Robustness:
     examples: list[Example]
     boundary_distance: float | None = None
     corruption_accuracy: float | None = None
+    outcomes: tuple[str, ...] = ()
 
 
 def attacked_images(n: int, count: int, seed: int) -> torch.Tensor:
@@ -329,9 +333,11 @@ def evaluate(
     with torch.no_grad(), prepared(classifier, images.device):
         logits = logits_of(classifier, images, _CLEAN_BATCH)
         check_labels(labels, logits.shape[1])
-    rows = [{**row("clean", 0.0, logits.argmax(dim=1) == labels, time.monotonic() - began, seed), "norm": None}]
+    clean = logits.argmax(dim=1) == labels
+    rows = [{**row("clean", 0.0, clean, time.monotonic() - began, seed), "norm": None}]
+    every_outcome = [packed(clean.tolist())]
     if not settings.attack:
-        return Robustness(_table(rows), [], [])
+        return Robustness(_table(rows), [], [], outcomes=tuple(every_outcome))
 
     seen = attacked_images(len(labels), settings.num_images, seed).to(images.device)
     context = Context(logits.shape[1], surrogate, surrogate_name, corrupted, corrupted_source)
@@ -361,6 +367,7 @@ def evaluate(
         outcomes[name] = (attack.title, strengths, measured)
         for eps, correct_ones in zip(strengths, measured.correct, strict=True):
             rows.append({**row(attack.title, eps, correct_ones, measured.seconds, seed), "norm": attack.norm})
+            every_outcome.append(packed(correct_ones.tolist()))
     distance = None
     if "boundary" in attacks:
         title, _, measured = outcomes["boundary"]
@@ -379,6 +386,7 @@ def evaluate(
         examples=_worst(outcomes, images[seen], labels[seen]),
         boundary_distance=distance,
         corruption_accuracy=mean_accuracy(corrupted_correct) if corrupted_correct else None,
+        outcomes=tuple(every_outcome),
     )
 
 

@@ -34,7 +34,7 @@ from brainreg.published import PUBLISHED_SETTINGS
 from brainreg.records import FINISHED, STOPPED
 from brainreg.similarity import RANGES
 from brainreg.spaces import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
-from brainreg.tables import FOUND, MEASURES, PROPOSED, SETTINGS, over_seeds
+from brainreg.tables import COMPARED_MEASURES, FOUND, PROPOSED, SETTINGS, measure_name, over_seeds
 
 # Width of a paper's column, in inches.
 COLUMN = 3.3
@@ -470,7 +470,8 @@ def slices(trials: pd.DataFrame, names: Sequence[str] = ("reg_image_num", "reg_b
 
 @_styled
 def pareto(trials: pd.DataFrame) -> Figure:
-    """Draw clean against robust accuracy, and the front of each search: the trials that no other one dominates.
+    """Draw clean against robust accuracy, and the front of each search: the trials that no other one dominates; its
+    hypervolume is the area that it dominates and that the unregularized trial alone does not.
 
     Args:
         trials: of `brainreg.results.load_searches`, of one search or of several.
@@ -498,7 +499,9 @@ def pareto(trials: pd.DataFrame) -> Figure:
         axes.step([corner[0], *across, across[-1]], [up[0], *up, corner[1]], where="pre", **_line(look))
         axes.plot(across, up, linestyle="none", markersize=5, zorder=3, **look, **_EDGE)
         several = trials.search.nunique() > 1 or one.running.any()
-        label = f"{name + ': ' if several else 'front, '}hypervolume {hypervolume(clean, robust):.3f}"
+        reference = _unregularized(finished)
+        added = f"hypervolume +{hypervolume(clean, robust, reference):.3f}" if reference else "no unregularized trial"
+        label = f"{name + ': ' if several else 'front, '}{added}"
         handles.append(Line2D([], [], markersize=5, label=label, **look))
         _mark_given(axes, finished, "clean_accuracy", "robust_accuracy", scales=(100, 100))
     handles += [
@@ -515,9 +518,16 @@ def pareto(trials: pd.DataFrame) -> Figure:
     return figure
 
 
+def _unregularized(finished: pd.DataFrame) -> tuple[float, float] | None:
+    """Clean and robust accuracy of a search's unregularized trial; None where there is none yet."""
+    own = finished[finished.setting == UNREGULARIZED]
+    return None if own.empty else (float(own.clean_accuracy.iloc[0]), float(own.robust_accuracy.iloc[0]))
+
+
 @_styled
 def hypervolume_over_time(trials: pd.DataFrame) -> Figure:
-    """Draw how the area that a search's front dominates, over (0, 0), grew; a trial counts when its work was done.
+    """Draw how the area that a search's front dominates and that its unregularized trial alone does not, grew; a trial
+    counts when its work was done. A search without an unregularized trial is left out.
 
     Args:
         trials: of `brainreg.results.load_searches`, of one search or of several. Time is counted from the first trial
@@ -534,10 +544,15 @@ def hypervolume_over_time(trials: pd.DataFrame) -> Figure:
         ends = (_floats(finished.began) + _floats(finished.seconds)) - one.began.min()
         order = np.argsort(ends)
         clean, robust = _floats(finished.clean_accuracy)[order], _floats(finished.robust_accuracy)[order]
-        areas = [hypervolume(clean[: i + 1], robust[: i + 1]) for i in range(len(order))]
+        reference = _unregularized(finished)
+        if reference is None:
+            continue
+        areas = [hypervolume(clean[: i + 1], robust[: i + 1], reference) for i in range(len(order))]
         last = float((_floats(one.began) + np.nan_to_num(_floats(one.seconds))).max() - one.began.min())
         if areas:
             curves[name] = [*ends[order], max(last, ends.max())], [*areas, areas[-1]]
+    if not curves:
+        return _saying("no unregularized trial has finished yet")
     longest = max(times[-1] for times, _ in curves.values())
     unit, seconds = ("hours", 3600) if longest > 2 * 3600 else ("minutes", 60)
     figure, ((axes,),) = _new(1.9)
@@ -546,7 +561,7 @@ def hypervolume_over_time(trials: pd.DataFrame) -> Figure:
         times, areas = curves[name]
         axes.step(np.array(times) / seconds, areas, where="post", label=name, **look)
     axes.set_xlabel(f"time since the first trial began ({unit})")
-    axes.set_ylabel("hypervolume, validation\n(fraction of 1)")
+    axes.set_ylabel("hypervolume added,\nvalidation (fraction)")
     axes.set_xlim(left=0)
     _legend_above(figure, axes.get_legend_handles_labels()[0])
     return figure
@@ -563,8 +578,8 @@ def robustness_curves(curves: pd.DataFrame, images: str = "") -> Figure:
 
     Args:
         curves: columns of `brainreg.evaluation.COLUMNS` and `network`, what a line is called. Several rows of one
-            network, attack and strength are of several training seeds: their mean is drawn, with the interval over
-            them; else the interval is the Wilson interval over images.
+            network, attack and strength are of several training seeds: they are drawn small, and their mean with the
+            interval over them, which may leave the axes; else the interval is the Wilson interval over images.
         images: what images they are of, say "validation".
     """
     measured = curves[curves.accuracy.notna()]
@@ -594,6 +609,10 @@ def robustness_curves(curves: pd.DataFrame, images: str = "") -> Figure:
             band = 100 * _floats(curve.low), 100 * _floats(curve.high)
             axes.fill_between(eps, *band, color=look["color"], alpha=0.2, linewidth=0)
             axes.plot(eps, 100 * _floats(curve.accuracy), markersize=3, **look)
+            each = of_attack[of_attack.network == network]
+            if len(each) > len(curve):  # of several seeds
+                points = {"markersize": 1.6, "alpha": 0.6, "markeredgewidth": 0, **look, "linestyle": "none"}
+                axes.plot(_floats(each.eps), 100 * _floats(each.accuracy), **points)
         axes.set_title(textwrap.fill(attack, 26), fontsize=7, pad=3)
         axes.set_ylim(0, 102)
         axes.set_xlim(left=0)
@@ -627,13 +646,17 @@ def _strength_label(attack: str, norm: Any) -> str:
 
 @_styled
 def importance(importances: pd.DataFrame) -> Figure:
-    """Draw how much each hyperparameter matters to the objective, by each of Optuna's evaluators.
+    """Draw how much each hyperparameter matters to the objective, by each of Optuna's evaluators, and what objectives
+    in a random order would give. A search whose objective the hyperparameters do not predict has no panel.
 
     Args:
         importances: of `brainreg.importance.importances`, of one search or of several, a panel each.
     """
     if importances.empty:
         return _saying("too few trials with parameters have finished")
+    importances = importances[importances.r2 > 0]
+    if importances.empty:
+        return _saying("the hyperparameters do not predict the objective of these trials")
     searches = [*importances.search.unique()]
     evaluators = [*importances.evaluator.unique()]
     sizes = [importances[importances.search == search].parameter.nunique() for search in searches]
@@ -652,16 +675,21 @@ def importance(importances: pd.DataFrame) -> Figure:
             places = np.arange(len(order)) + 0.4 - width * (i + 0.5)
             bars = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.3}
             axes.barh(places, 100 * _floats(shares), height=width, **bars)
+            floors = one[one.evaluator == evaluator].set_index("parameter").floor.reindex(order)
+            ends = 100 * _floats(floors), places - width / 2, places + width / 2
+            axes.vlines(*ends, color=_BLACK, linewidth=1.1, zorder=3)
         axes.set_yticks(range(len(order)), [_symbols(name) for name in order])
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(0, 100)
         title = f"{search}, " if len(searches) > 1 else ""
-        axes.set_title(f"{title}{int(one.trials.iloc[0])} trials", fontsize=7, pad=3, loc="left")
+        said = f"{title}{int(one.trials.iloc[0])} trials, cross-validated R\u00b2 {one.r2.iloc[0]:.2f}"
+        axes.set_title(said, fontsize=7, pad=3, loc="left")
     grid[-1, 0].set_xlabel("share of the importance (%)")
     handles = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=name)
         for name, (color, hatch) in looks.items()
     ]
+    handles.append(Line2D([], [], color=_BLACK, linewidth=1.1, label="shuffled objectives stay below (95%)"))
     _legend_above(figure, handles)
     return figure
 
@@ -705,14 +733,15 @@ def comparison(table: pd.DataFrame) -> Figure:
 
 @_styled
 def paired_differences(differences: pd.DataFrame) -> Figure:
-    """Draw the differences between settings on test images: each seed's, their mean, and its 95% interval.
+    """Draw the differences between settings on test images: each seed's, their mean, and its 95% interval, that holds
+    together with those of the other comparisons; robust accuracy at three strengths.
 
     Args:
         differences: of `brainreg.tables.paired`.
     """
     if differences.empty:
         return _saying("nothing is confirmed on test images yet")
-    measures = [measure for measure in MEASURES if (differences.measure == measure).any()]
+    measures = [measure for measure in COMPARED_MEASURES if (differences.measure == measure).any()]
     keys = ["search", "better", "than"]
     pairs = differences[keys].drop_duplicates().reset_index(drop=True)
     columns = min(len(measures), 2)
@@ -733,12 +762,17 @@ def paired_differences(differences: pd.DataFrame) -> Figure:
             interval = np.nan_to_num([[row.difference - row.low], [row.high - row.difference]])
             look = {"color": _BLUE, "markersize": 5, "elinewidth": 1.2, "capsize": 2, **_EDGE}
             axes.errorbar(100 * row.difference, place, xerr=100 * interval, fmt="o", **look)
-        axes.set_title(measure, pad=3)
+        strengths = one.eps.dropna().unique()
+        axes.set_title(measure_name(measure, strengths[0] if len(strengths) == 1 else None), pad=3)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.tick_params(axis="y", length=0)
     several = pairs.search.nunique() > 1
     names = [
-        "\n".join([_broken(row.search)] * several + [row.better, f"\u2013 {row.than}"]) for row in pairs.itertuples()
+        "\n".join(
+            [_broken(row.search)] * several
+            + [_broken(shown_name(row.better)), f"\u2013 {_broken(shown_name(row.than))}"]
+        )
+        for row in pairs.itertuples()
     ]
     grid.flat[0].set_yticks(range(len(pairs)), names)
     grid.flat[0].set_ylim(len(pairs) - 0.5, -0.5)

@@ -477,7 +477,7 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
         *(space.objective, folder.uri, data_dir, plan.data, plan.seed, options.threads, plan.device),
         proxy=plan.strategy.scheduler == "asha",
     )
-    final_attacks = -(-2 // plan.slots) * space.budget.final_attack_seconds  # on two trials
+    final_attacks = -(-3 // plan.slots) * space.budget.final_attack_seconds  # on three trials
     progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
     progress.resume(plan.records)
     if options.address is not None:
@@ -673,7 +673,12 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
     if plan.strategy.objective == "pareto":
         points = finished.clean_accuracy, finished.robust_accuracy
         members = ", ".join(map(str, sorted(finished.trial[front(*points)])))
-        say(f"front of clean and robust accuracy: trials {members}; hypervolume {hypervolume(*points):.3f}")
+        bare = finished[finished.setting == UNREGULARIZED]
+        reference = (bare.clean_accuracy.iloc[0], bare.robust_accuracy.iloc[0]) if len(bare) else None
+        gained = (
+            "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
+        )
+        say(f"front of clean and robust accuracy: trials {members}{gained}")
     for name in plan.space.given:
         given = finished[finished.setting == name]
         if not given.empty and best.setting != name:
@@ -684,7 +689,7 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         say(f"the {shown_name(best.setting)} setting is the best of this search: no proposed one beats it")
     if changes := plan.space.departures():
         listed = ", ".join(f"{key} {value}" for key, value in changes.items())
-        say(f"the published trial is the published one in alpha, Th and range only: {listed}")
+        say(f"the published trial departs from what was published: {listed}")
     _save_best(plan, best)
     if plan.space.budget.final_attack_seconds > 0 and not interrupted:
         _attack_finally(plan, finished, console)
@@ -717,10 +722,11 @@ def _save_best(plan: SearchPlan, best: pd.Series) -> None:
 
 
 def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:
-    """Attack the best and the unregularized setting in full, side by side, on as many images as the time allows."""
+    """Attack the best and the unregularized settings in full, side by side, on as many images as the time allows."""
     say = printer(console)
     budget, objective = plan.space.budget, plan.space.objective
-    chosen = pd.concat([finished.iloc[:1], finished[finished.setting == UNREGULARIZED]]).drop_duplicates("trial")
+    compared = finished[finished.setting.isin([UNREGULARIZED, EARLY_STOPPED])]
+    chosen = pd.concat([finished.iloc[:1], compared]).drop_duplicates("trial")
     limit = duration(budget.final_attack_seconds)
     say(f"\n{budget.final_attack.title}, eps {objective.eps:g}, for {limit} on each of {len(chosen)} trials ...")
     remote = ray.remote(num_cpus=plan.options.cpus_per_trial, num_gpus=plan.gpus_per_trial)(final_attack)
@@ -739,7 +745,7 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
     for outcome in rows:
         attacked = "did not attack" if outcome["fresh"] else "attacked, too"
         say(
-            f"  trial {outcome['trial']} ({outcome['setting'] or 'the best'}): robust accuracy"
+            f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'the best'}): robust accuracy"
             f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
             f" on {outcome['n']} validation images that the search {attacked}"
         )

@@ -91,9 +91,11 @@ class Budget(BaseModel):
 
     num_samples: int = Field(ge=1, description="trials")
     final_attack: AutoAttack = Field(
-        AutoAttack(), description="attack on the best and the unregularized setting at the end"
+        AutoAttack(), description="attack on the best setting and the unregularized ones at the end"
     )
-    final_attack_seconds: float = Field(600, ge=0, description="time limit of it, for each of the two; 0 leaves it out")
+    final_attack_seconds: float = Field(
+        600, ge=0, description="time limit of it, for each of the three; 0 leaves it out"
+    )
     final_attack_batch_size: int = Field(250, ge=1, description="images attacked together in it")
 
 
@@ -213,13 +215,14 @@ class Space(BaseModel):
         return {"task": self.task, **others, "reg_alpha": 0.0}
 
     def departures(self) -> dict[str, Any]:
-        """Return in what else than the size of the validation split the published trial departs from what was
-        published: an override, say of the epochs, leaves it only alpha, the thresholds and the range.
+        """Return the hyperparameters in which the published trial departs from what was published, with their values:
+        a validation split large enough to attack; an override, say of the epochs, leaves it little else than alpha, the
+        thresholds and the range. (The seed is none: what was published is not of one seed.)
         """
         if self.published is None:
             return {}
         setting = self.setting(PUBLISHED)
-        same = {"task", "reg_data", "valid_portion", "seed", *self.published}
+        same = {"task", "reg_data", "seed", *self.published}
         fields = Hyperparameters.model_fields
         return {key: value for key, value in setting.items() if key not in same and value != fields[key].default}
 

@@ -492,18 +492,21 @@ def _first_line(error: BaseException) -> str:
     return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
 
 
-def hypervolume(clean: Sequence[float], robust: Sequence[float]) -> float:
-    """Return the area that a set of (clean, robust) accuracies dominates, over (0, 0); at most 1.
+def hypervolume(clean: Sequence[float], robust: Sequence[float], reference: tuple[float, float] = (0.0, 0.0)) -> float:
+    """Return the area that a set of (clean, robust) accuracies dominates and that a reference alone does not.
 
-    >>> hypervolume([0.9, 0.5], [0.2, 0.6])
-    0.38
+    With the unregularized setting as the reference, it is what regularization adds. (The reference is no corner beyond
+    which alone area counts: a setting that trades clean for robust accuracy would then count nothing.)
+
+    >>> hypervolume([0.9, 0.5], [0.2, 0.6]), hypervolume([0.9, 0.5], [0.2, 0.6], (0.9, 0.1))
+    (0.38, 0.29)
     """
     area, best = 0.0, 0.0
-    for x, y in sorted(zip(clean, robust, strict=True), reverse=True):
+    for x, y in sorted([*zip(clean, robust, strict=True), reference], reverse=True):
         if y > best:
             area += x * (y - best)
             best = y
-    return round(area, 12)
+    return round(area - reference[0] * reference[1], 12)
 
 
 def front(clean: Sequence[float], robust: Sequence[float]) -> list[bool]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
+from brainreg import statistics
 from brainreg.evaluation import wilson_interval
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.progress import SYMBOLS, duration, shown
@@ -43,7 +43,8 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         A row for each group: the columns of `by`, accuracy (mean), low and high, seeds (how many). The interval is
-        Student's over seeds where there are two or more, and else that over images, which says nothing of seeds.
+        Student's over seeds where there are two or more, and may then end below 0 or above 1; else it is that over
+        images, which says nothing of seeds.
     """
     rows = []
     for values, group in frame.groupby([*by], sort=False, dropna=False):
@@ -51,8 +52,7 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         count, mean = len(group), accuracies.mean()
         low, high = (float(group[end].iloc[0]) if end in group else math.nan for end in ("low", "high"))
         if count > 1:
-            half = stdtrit(count - 1, 0.975) * accuracies.std(ddof=1) / math.sqrt(count)
-            low, high = max(mean - half, 0.0), min(mean + half, 1.0)
+            low, high = statistics.student_interval(accuracies)
         rows.append([*values, mean, low, high, count])
     return pd.DataFrame(rows, columns=[*by, "accuracy", "low", "high", "seeds"])
 
@@ -186,7 +186,7 @@ def _best(finished: pd.DataFrame, setting: str) -> pd.Series | None:
 def _departures(published: pd.Series) -> str:
     """In what else than alpha, Th and range a published trial departs from what was published."""
     fields = Hyperparameters.model_fields
-    same = {"task", "reg_data", "valid_portion", "seed", *_PUBLISHED.values()}
+    same = {"task", "reg_data", "seed", *_PUBLISHED.values()}
     others = {name: published[name] for name in fields if name not in same and pd.notna(published[name])}
     return ", ".join(f"{name} {shown(value)}" for name, value in others.items() if value != fields[name].default)
 
@@ -242,10 +242,7 @@ def table_notes(table: pd.DataFrame) -> list[str]:
             " seeds."
         )
     for departs, group in table[table.departs != ""].groupby("departs", sort=False):
-        notes.append(
-            "The published setting ran as published in alpha, Th and range only, and otherwise with"
-            f" {departs} ({', '.join(group.search)})."
-        )
+        notes.append(f"The published setting did not run as published, but with {departs} ({', '.join(group.search)}).")
     for row in table[table.better != ""].itertuples():
         notes.append(f"In {row.search}, no proposed setting has a better objective than the {row.better} one.")
     if table[f"{EARLY_STOPPED}_clean"].notna().any():
@@ -306,7 +303,7 @@ def _number(value: float, digits: int = 3) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f}" if 0 < value < 1 else f"{100 * value:.0f}"
+    return f"{100 * value:.0f}" if value in (0, 1) else f"{100 * value:.1f}"
 
 
 def _interval(low: float, high: float) -> str:
@@ -397,8 +394,13 @@ def save(table: pd.DataFrame, folder: str | Path, name: str) -> None:
 # Confirmed on test images
 # ---------------------------------------------------------------------------------------------
 
-# What is compared of networks; the objective is the search's, made of the other two.
+# What is measured of networks; the objective is the search's, made of the next two.
 MEASURES = ("objective", "clean", "robust", "noise")
+
+# What is compared: which setting is better may depend on the strength of the attack. The strengths beside the search's
+# own are those that were measured nearest to these multiples of it.
+STRENGTHS = {"robust_weaker": 0.5, "robust_stronger": 1.5}
+COMPARED_MEASURES = ("objective", "clean", "robust_weaker", "robust", "robust_stronger", "noise")
 
 # What is compared with what; of the found settings, only the one that the search ranked first.
 COMPARED = (
@@ -408,25 +410,49 @@ COMPARED = (
     (PUBLISHED, UNREGULARIZED),
 )
 
-# With fewer seeds than this, only large differences are told from noise.
-_ENOUGH_SEEDS = 5
-
 _SAME = ["search", "setting", "rank"]
 
 
 def _by_seed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
-    """The rows of a confirmation that stand for a measure, and the objective made of them: `search`, `setting`, `rank`,
-    `seed`, `measure`, `accuracy`, `low`, `high` and all other columns.
+    """The rows of a confirmation that stand for one of `COMPARED_MEASURES`, the objective made of them among them:
+    `search`, `setting`, `rank`, `seed`, `measure`, `accuracy`, `low`, `high` and all other columns.
     """
     if confirmation is None or not {"measure", "rank", "split", "weight"} <= {*confirmation.columns}:
         return pd.DataFrame(columns=[*_SAME, "seed", "measure", "accuracy", "low", "high", "attack", "eps", "n"])
-    rows = confirmation[confirmation.measure.isin(MEASURES) & (confirmation.split == "test")]
+    tested = confirmation[confirmation.split == "test"]
+    rows = tested[tested.measure.isin(MEASURES)]
+    rows = pd.concat([rows, *_other_strengths(tested)])
     keys = [*_SAME, "seed"]
     clean, robust = (rows[rows.measure == name].set_index(keys) for name in ("clean", "robust"))
     both = clean[clean.index.isin(robust.index)]
     combined = both.weight * both.accuracy + (1 - both.weight) * robust.accuracy.reindex(both.index)
-    objective = both.assign(measure="objective", accuracy=combined, low=math.nan, high=math.nan).reset_index()
+    objective = both.assign(measure="objective", accuracy=combined, low=math.nan, high=math.nan, eps=math.nan)
+    objective = objective.reset_index()
     return pd.concat([rows, objective[rows.columns]], ignore_index=True) if len(objective) else rows
+
+
+def _other_strengths(tested: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of a confirmation in which the attack of the robust accuracy is weaker and stronger."""
+    parts = []
+    for (search, attack, eps), _ in tested[tested.measure == "robust"].groupby(["search", "attack", "eps"], sort=False):
+        of_attack = tested[(tested.search == search) & (tested.attack == attack) & (tested.eps > 0)]
+        for measure, factor in STRENGTHS.items():
+            others = [one for one in of_attack.eps.unique() if (one < eps if factor < 1 else one > eps)]
+            if others:
+                nearest = min(others, key=lambda one: abs(one - factor * eps))
+                parts.append(of_attack[of_attack.eps == nearest].assign(measure=measure))
+    return parts
+
+
+def measure_name(measure: str, eps: float | None = None) -> str:
+    """Return what people read for one of `COMPARED_MEASURES`; with the strength of the attack where it is known."""
+    if measure in STRENGTHS or measure == "robust":
+        if eps is not None and not pd.isna(eps):
+            return f"robust, eps {eps:.3g}"
+        return {"robust_weaker": "robust, weaker attack", "robust_stronger": "robust, stronger attack"}.get(
+            measure, measure
+        )
+    return measure
 
 
 def confirmed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
@@ -438,9 +464,10 @@ def confirmed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
     Returns:
         A row for each search and setting: `search`, `setting`, `rank` (in the search, 1 for the best found one, 0 for
         the given ones), `trial`, alpha, Th, ... under the names of the hyperparameters, `seeds` (that were measured),
-        `planned` (that are to be); for each of `MEASURES` its mean, `MEASURE_low` and `MEASURE_high` as `over_seeds`
-        makes them; `clean_n`, `robust_n`, `noise_n` (images of one seed, the fewest), `attack` and `eps` of the robust
-        accuracy, `noise_kind` and `noise_eps` of the noise.
+        `planned` (that are to be); for each of `COMPARED_MEASURES` its mean, `MEASURE_low` and `MEASURE_high` as
+        `over_seeds` makes them, and `MEASURE_by_seed` (the accuracies themselves, a list); `clean_n`, `robust_n`,
+        `noise_n` (images of one seed, the fewest), `attack` and `eps` of the robust accuracy, `eps_weaker` and
+        `eps_stronger`, `noise_kind` and `noise_eps` of the noise.
     """
     long = _by_seed(confirmation)
     rows = []
@@ -449,13 +476,16 @@ def confirmed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
         row = {"search": search, "setting": setting, "rank": rank, "trial": first.trial}
         row |= {name: first[name] for name in SYMBOLS}
         row |= {"seeds": group.seed.nunique(), "planned": first.seeds}
-        for measure in MEASURES:
-            of_measure = group[group.measure == measure]
+        for measure in COMPARED_MEASURES:
+            of_measure = group[group.measure == measure].sort_values("seed")
             if of_measure.empty:
                 continue
             mean = over_seeds(of_measure, ["measure"]).iloc[0]
             row |= {measure: mean.accuracy, f"{measure}_low": mean.low, f"{measure}_high": mean.high}
-            if measure != "objective":
+            row[f"{measure}_by_seed"] = of_measure.accuracy.tolist()
+            if measure in STRENGTHS:
+                row[measure.replace("robust", "eps")] = of_measure.eps.iloc[0]
+            elif measure != "objective":
                 row[f"{measure}_n"] = of_measure.n.min()
             name, eps = {"robust": ("attack", "eps"), "noise": ("noise_kind", "noise_eps")}.get(measure, ("", ""))
             row |= {name: of_measure.attack.iloc[0], eps: of_measure.eps.iloc[0]} if name else {}
@@ -465,8 +495,8 @@ def confirmed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
 
 _CONFIRMED_COLUMNS = [
     *(*_SAME, "trial", *SYMBOLS, "seeds", "planned"),
-    *(f"{measure}{end}" for measure in MEASURES for end in ("", "_low", "_high")),
-    *("clean_n", "robust_n", "noise_n", "attack", "eps", "noise_kind", "noise_eps"),
+    *(f"{measure}{end}" for measure in COMPARED_MEASURES for end in ("", "_low", "_high", "_by_seed")),
+    *("clean_n", "robust_n", "noise_n", "attack", "eps", "eps_weaker", "eps_stronger", "noise_kind", "noise_eps"),
 ]
 
 
@@ -477,65 +507,78 @@ def paired(confirmation: pd.DataFrame | None) -> pd.DataFrame:
         confirmation: of `brainreg.results.load_searches`.
 
     Returns:
-        A row for each search, each of `COMPARED` and each of `MEASURES`: `search`, `better` and `than` (settings),
-        `trial` (of the found one), `measure`, `seeds` (that both have), `difference` (mean of the first minus the
-        second), `low` and `high` (its 95% interval, Student's, for itself), `p` (of the paired t test, two-sided),
-        `corrected` (p after Holm's correction for the comparisons of this search in this measure), `comparisons` (how
-        many those are), `by_seed` (the differences themselves, a list). With one seed there is a difference alone;
-        where all differences are the same but not 0, no noise can be estimated, and p is missing.
-
-    Source: Holm, Scand. J. Statist. 6 (1979) 65.
+        A row for each search, each of `COMPARED` and each of `COMPARED_MEASURES`: `search`, `better` and `than`
+        (settings), `trial` (of the found one), `measure`, `eps` (of attack or noise), `seeds` (that both have),
+        `difference` (mean of the first minus the second), `low` and `high` (its 95% interval, that holds together with
+        those of the other comparisons, see `brainreg.statistics.simultaneous_interval`), `p` (of the paired t test,
+        two-sided), `flip_p` (of the sign-flip test, which does not assume normal differences), `corrected` and
+        `flip_corrected` (both after Holm's correction for the comparisons of this search in this measure),
+        `comparisons` (how many those are), `by_seed` (the differences themselves, a list); and where each image's
+        outcome is known `spread` (`brainreg.statistics.Spread`) and `bootstrap_low` and `bootstrap_high`, the interval
+        of a bootstrap over seeds and images. With one seed there is a difference alone; where all differences are the
+        same but not 0, no noise can be estimated, and p is missing.
     """
     long = _by_seed(confirmation)
     rows = []
     for search in long.search.unique():
-        for measure in MEASURES:
+        for measure in COMPARED_MEASURES:
             one = long[(long.search == search) & (long.measure == measure) & (long["rank"] < 2)]
-            by_setting = {name: group.set_index("seed").accuracy for name, group in one.groupby("setting")}
-            found = [
-                {
-                    **{"search": search, "better": better, "than": than, "measure": measure},
-                    "trial": one[one.setting == FOUND].trial.iloc[0] if FOUND in by_setting else None,
-                    **_paired(by_setting[better] - by_setting[than]),
-                }
+            by_setting = {name: group.set_index("seed") for name, group in one.groupby("setting")}
+            pairs = [
+                (better, than)
                 for better, than in COMPARED
                 if better in by_setting
                 and than in by_setting
                 and by_setting[better].index.isin(by_setting[than].index).any()
             ]
-            for row, corrected in zip(found, holm([row["p"] for row in found]), strict=True):
-                rows.append({**row, "corrected": corrected, "comparisons": len(found)})
-    names = ("search", "better", "than", "trial", "measure", "seeds", "difference", "low", "high", "p", "corrected")
-    return pd.DataFrame(rows, columns=[*names, "comparisons", "by_seed"])
+            found = [
+                {
+                    **{"search": search, "better": better, "than": than, "measure": measure, "eps": one.eps.iloc[0]},
+                    "trial": one[one.setting == FOUND].trial.iloc[0] if FOUND in by_setting else None,
+                    **_paired(by_setting[better], by_setting[than], measure, len(pairs)),
+                }
+                for better, than in pairs
+            ]
+            corrected, flips = (statistics.holm([row[name] for row in found]) for name in ("p", "flip_p"))
+            for row, p, flip_p in zip(found, corrected, flips, strict=True):
+                low, high = statistics.simultaneous_interval(row["by_seed"], len(found), p)
+                both = {"corrected": p, "flip_corrected": flip_p, "low": low, "high": high}
+                rows.append({**row, **both, "comparisons": len(found)})
+    return pd.DataFrame(rows, columns=_PAIRED_COLUMNS)
 
 
-def _paired(differences: pd.Series) -> dict[str, Any]:
-    """Mean, interval and p of differences, an index of seeds; those that are missing in one setting are left out."""
-    values = differences.dropna().astype(float)
-    count, mean = len(values), float(values.mean())
-    row = {"seeds": count, "difference": mean, "low": math.nan, "high": math.nan, "p": math.nan}
-    row["by_seed"] = values.tolist()
-    if count < 2:
+_PAIRED_COLUMNS = [
+    *("search", "better", "than", "trial", "measure", "eps", "seeds", "difference", "low", "high", "p", "corrected"),
+    *("flip_p", "flip_corrected", "comparisons", "by_seed", "spread", "bootstrap_low", "bootstrap_high"),
+]
+
+
+def _paired(better: pd.DataFrame, than: pd.DataFrame, measure: str, comparisons: int) -> dict[str, Any]:
+    """What is known of one difference alone; `better` and `than` are the rows of two settings, by seed."""
+    differences = (better.accuracy - than.accuracy).dropna().astype(float)
+    row = {
+        "seeds": len(differences),
+        "difference": float(differences.mean()),
+        "by_seed": differences.tolist(),
+        "p": statistics.t_test(differences),
+        "flip_p": statistics.sign_flip_test(differences),
+        **dict.fromkeys(("bootstrap_low", "bootstrap_high"), math.nan),
+        "spread": None,
+    }
+    if "outcomes" not in better or measure == "objective":
         return row
-    error = float(values.std(ddof=1)) / math.sqrt(count)
-    if error < 1e-12:  # rounding
-        return row | {"low": mean, "high": mean, "p": 1.0 if abs(mean) < 1e-12 else math.nan}
-    half = stdtrit(count - 1, 0.975) * error
-    return row | {"low": mean - half, "high": mean + half, "p": float(2 * stdtr(count - 1, -abs(mean / error)))}
-
-
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p values after Holm's correction for their number, that of the missing ones included, which stay so.
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    known = sorted((i for i, value in enumerate(values) if not math.isnan(value)), key=lambda i: values[i])
-    corrected, largest = [math.nan] * len(values), 0.0
-    for place, i in enumerate(known):
-        largest = max(largest, min((len(values) - place) * values[i], 1.0))
-        corrected[i] = largest
-    return corrected
+    images = []
+    for seed in differences.index:
+        texts = better.outcomes[seed], than.outcomes[seed]
+        if not all(isinstance(text, str) for text in texts):
+            return row  # of an earlier version
+        first, second = (statistics.unpacked(text).astype(int) for text in texts)
+        both = min(len(first), len(second))  # a time limit cuts the last images
+        images.append(first[:both] - second[:both])
+    same = measure in ("clean", "noise")  # all test images
+    low, high = statistics.bootstrap_interval(images, comparisons, same)
+    own = None if same else statistics.spread(images)
+    return row | {"bootstrap_low": low, "bootstrap_high": high, "spread": own}
 
 
 def shown_confirmed(summary: pd.DataFrame) -> pd.DataFrame:
@@ -553,10 +596,13 @@ def shown_confirmed(summary: pd.DataFrame) -> pd.DataFrame:
     seen["seeds"] = [
         f"{row.seeds}" + (f" of {row.planned}" if row.seeds < row.planned else "") for row in summary.itertuples()
     ]
-    for measure in MEASURES:
+    for measure in COMPARED_MEASURES:
         if summary[measure].notna().any():
+            column = measure.replace("robust", "eps")
+            own = summary[column].dropna().unique() if measure in STRENGTHS or measure == "robust" else ()
+            name = measure_name(measure, own[0] if len(own) == 1 else None)
             values = zip(*(summary[f"{measure}{end}"] for end in ("", "_low", "_high")), strict=True)
-            seen[f"{measure} (%), test"] = [
+            seen[f"{name} (%), test"] = [
                 _ABSENT if pd.isna(mean) else _percent(mean) + ("" if pd.isna(low) else f" {_interval(low, high)}")
                 for mean, low, high in values
             ]
@@ -595,10 +641,13 @@ def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
                 f"{which}Trainings that failed or are not done are left out, which flatters a setting that fails:"
                 f" {told} seeds are measured, and differences are of the seeds that both have."
             )
-        if (group.seeds < _ENOUGH_SEEDS).any():
-            few = group.seeds.min()
+        comparisons = len({*COMPARED} & {(one, other) for one in group.setting for other in group.setting})
+        few, least = group.seeds.min(), statistics.least_seeds(comparisons)
+        if few < least:
             notes.append(
-                f"{which}With {few} seed{'' if few == 1 else 's'}, only a large difference is told from noise."
+                f"{which}With {few} seed{'' if few == 1 else 's'}, no difference is larger than the noise unless"
+                f" differences are assumed to be normal: {least} seeds are the fewest with which a sign-flip test can"
+                f" find one, at {comparisons} comparison{'' if comparisons == 1 else 's'}."
             )
         if group["rank"].max() > 1:
             notes.append(
@@ -624,27 +673,58 @@ def said(differences: pd.DataFrame) -> list[str]:
         lines.append(f"{which}{shown_name(better)}{trial} against {shown_name(than)}, paired over {seeds}:")
         for row in group.itertuples():
             interval = "" if pd.isna(row.low) else f", 95% interval {row.low:+.3f} to {row.high:+.3f}"
-            p = "" if pd.isna(row.corrected) else ", p < 0.001" if row.corrected < 0.001 else f", p {row.corrected:.3f}"
-            lines.append(f"  {row.measure} {row.difference:+.3f}{interval}{p}: {verdict(row)}")
+            tests = "" if pd.isna(row.corrected) else f", p {_p(row.corrected)}, sign-flip p {_p(row.flip_corrected)}"
+            name = measure_name(row.measure, row.eps)
+            lines.append(f"  {name} {row.difference:+.3f}{interval}{tests}: {verdict(row)}")
+            if row.spread is not None:
+                lines.append(f"    {_spread_said(row)}")
     if lines:
         counts = sorted({*differences.comparisons})
         number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        corrected = f"corrected for {number} comparisons (Holm)"
+        corrected = f"corrected for {number} comparisons (p: Holm; intervals: Bonferroni, cut at 0 where Holm is sure)"
         if counts == [1]:
             corrected = "one comparison: not corrected"
-        lines.append(f"p: paired t test, {corrected}, each measure for itself; intervals are not corrected.")
+        lines.append(
+            "p: paired t test, which assumes that differences between seeds are normal; sign-flip p: a permutation"
+            f" test, which does not; {corrected}, each measure for itself."
+        )
     return lines
 
 
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _spread_said(row: Any) -> str:
+    """Where the spread of a difference comes from, and what more seeds or images would give."""
+    spread, width = row.spread, row.spread.half_width
+    share, now = spread.share_of_images, width(spread.seeds, spread.images, row.comparisons)
+    if math.isnan(share):
+        return "no image was classified otherwise with any seed"
+    images, seeds = (f"±{width(*size, row.comparisons):.3f}" for size in (
+        (spread.seeds, 4 * spread.images), (2 * spread.seeds, spread.images)
+    ))  # fmt: skip
+    return (
+        f"bootstrap over seeds and images {row.bootstrap_low:+.3f} to {row.bootstrap_high:+.3f}; {share:.0%} of the"
+        f" variance is that of the {spread.images} images: ±{now:.3f} now, about {images} with {4 * spread.images}"
+        f" images, about {seeds} with {2 * spread.seeds} seeds"
+    )
+
+
 def verdict(row: Any) -> str:
-    """Return what a row of `paired` says: whether its difference is larger than the noise."""
+    """Return what a row of `paired` says: whether its difference is larger than the noise.
+
+    It is where the interval leaves out 0; without the assumption of normal differences only where the sign-flip test
+    says so, too.
+    """
     if row.seeds < 2:
         return "one seed, so the noise is unknown"
     if pd.isna(row.corrected):
         return "the same with every seed, so the noise is unknown"
-    if row.corrected >= 0.05:
+    if row.corrected >= statistics.LEVEL:
         return "not larger than the noise"
-    return f"larger than the noise, {'better' if row.difference > 0 else 'worse'}"
+    told = f"larger than the noise, {'better' if row.difference > 0 else 'worse'}"
+    return told if row.flip_corrected < statistics.LEVEL else f"{told}, if differences are normal"
 
 
 # ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import signal
@@ -30,17 +31,18 @@ from brainreg.records import Driver, read_manifest
 from brainreg.results import CONFIRMATION, load_results, load_searches, ranked
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces import Space
+from brainreg.statistics import holm, least_seeds, packed, unpacked
 from brainreg.storage import Storage
 from brainreg.tables import (
     alpha_th_table,
     confirmation_notes,
     confirmed,
-    holm,
     paired,
     said,
     shown_confirmed,
     table_notes,
     to_latex,
+    verdict,
 )
 from brainreg.training import folded, load_checkpoint, load_classifier, load_training_data, to_float
 
@@ -79,7 +81,7 @@ class TestDone:
         _, table, _ = done
         assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
         jobs = table.groupby(["setting", "rank", "seed"])
-        assert jobs.ngroups == 8 and (jobs.size() == 1 + 3 * 3 + 1).all()
+        assert jobs.ngroups == 8 and (jobs.size() == 1 + 3 * 3 + 3).all()
         assert sorted(table.seed.unique()) == sorted(drawn(done, 2)) and 0 not in table.seed.tolist()
         measured = table[table.measure != ""]
         assert (measured.groupby(["setting", "rank", "seed"]).measure.agg(set) == {"clean", "robust", "noise"}).all()
@@ -126,14 +128,29 @@ class TestDone:
         plan = plan_confirmation(search, {"seeds": 3}, {}, {})
         assert {job.setting for job in plan.jobs} == {"found", "unregularized"} and len(plan.jobs) == 9
 
+    def test_each_images_outcome_is_kept(self, done):
+        """In all rows of a job's own file, and in the table where settings are compared."""
+        search, table, _ = done
+        for path in (search / FOLDER).glob("*/result.json"):
+            result = json.loads(path.read_text())
+            assert len(result["outcomes"]) == len(result["rows"])
+            for row, text in zip(result["rows"], result["outcomes"], strict=True):
+                outcomes = unpacked(text)
+                assert (len(outcomes), outcomes.sum()) == (row["n"], row["correct"])
+            seed = int(path.parent.name.rpartition("_")[2])
+            assert result["attacked"] == attacked_images(359, 30, seed).tolist()
+        compared = table[(table.measure != "") | table.attack.str.startswith("PGD")]
+        assert (compared.outcomes.map(lambda text: unpacked(text).sum()) == compared.correct).all()
+        assert (compared.groupby(["setting", "rank", "seed"]).size() == 5).all()
+
     def test_a_job_is_what_train_py_measures(self, done, tmp_path):
         """The command line of one network, with the fresh seed, gives the same numbers on the same test images."""
         search, table, _ = done
         seed = drawn(done, 1)[0]
         ended = subprocess.run(
             [sys.executable, "train.py", "--task=digits", "--base_channels=4", "--train_image_num=400", "--epoch_num=3",
-             "--phase_duration=1", "--valid_portion=0.2", f"--seed={seed}", *FLAGS, "--eps=0.05", "--threads=1",
-             f"--save_dir={tmp_path}"],
+             "--phase_duration=1", "--valid_portion=0.2", f"--seed={seed}", *FLAGS, "--eps=0.025,0.05,0.075",
+             "--threads=1", f"--save_dir={tmp_path}"],
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip
         assert ended.returncode == 0, ended.stderr
@@ -147,10 +164,13 @@ class TestDone:
         assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 8
         trial = table[table["rank"] == 1].trial.iloc[0]
         assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
-        assert re.search(r"  robust [+-]0\.\d+, 95% interval .* to .*, p .*: (not )?larger than the noise", text)
+        assert re.search(
+            r"  robust, eps 0\.05 [+-]0\.\d+, 95% interval .* to .*, p .*: (not )?larger than the noise", text
+        )
+        assert re.search(r"bootstrap over seeds and images .*% of the variance is that of the 30 images", text)
         assert "against unregularized, epoch by objective, paired over 2 seeds:" in text
         assert "corrected for 2 comparisons" in text
-        assert "With 2 seeds, only a large difference is told from noise." in text
+        assert "With 2 seeds, no difference is larger than the noise unless" in text and "note: --seeds=2: no" in text
         assert "Compared is rank 1 alone" in text and "warning: few images" in text
 
     def test_started_again_it_repeats_nothing(self, done, tmp_path):
@@ -168,7 +188,7 @@ class TestDone:
         [
             ({"top": 1}, {}, "--top=1: this confirmation has 2, and none is left out"),
             ({}, {"num_images": 40}, "--num_images=40: this confirmation measures with 30; go on without the flag, or"),
-            ({}, {"eps": (0.1,)}, "--eps=0.1: this confirmation measures with 0.05; go on without"),
+            ({}, {"eps": (0.1,)}, "--eps=0.1: this confirmation measures with 0.025,0.05,0.075; go on"),
             ({}, {"attacks": ("fgsm",)}, "--attacks=fgsm: this confirmation measures with noise,pgd; go on"),
         ],
     )
@@ -177,6 +197,12 @@ class TestDone:
         with pytest.raises(InputError) as caught:
             plan_confirmation(search, extent, evaluation, {})
         assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+    def test_as_many_seeds_as_a_test_without_normal_differences_needs(self, searched, tmp_path):
+        plan = plan_confirmation(copied(searched, tmp_path), {}, {}, {})
+        assert plan.extent.seeds == least_seeds(2) == 7 and not any("normal" in note for note in plan.notes)
+        few = plan_confirmation(plan.search, {"seeds": 6}, {}, {})
+        assert any("that takes 7 seeds or more" in note for note in few.notes)
 
     def test_more_seeds_keep_those_of_before_and_are_noted(self, done):
         plan = plan_confirmation(done[0], {"seeds": 3}, {}, {})
@@ -326,7 +352,7 @@ class TestPlan:
             ("early_stopped", 0),
         ]
         assert plan.chosen.startswith("of the front of clean and robust accuracy, the best objective")
-        assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.05,)
+        assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.025, 0.05, 0.075)
         assert plan.evaluation.attacks == ("noise", "fgsm", "pgd", "autoattack") and plan.evaluation.num_images == 1000
         assert not (search / FOLDER).exists() and not (search / CONFIRMATION).exists()
 
@@ -424,14 +450,93 @@ class TestStatistics:
         }
         expected = {names: scipy.stats.ttest_rel(*values) for names, values in pairs.items()}
         for names, test in expected.items():
-            row, (low, high) = robust.loc[names], test.confidence_interval(0.95)
-            assert (row.p, row.low, row.high) == pytest.approx((test.pvalue, low, high))
+            row, (low, high) = robust.loc[names], test.confidence_interval(1 - 0.05 / 3)
+            assert row.p == pytest.approx(test.pvalue)
+            if row.corrected < 0.05:
+                low, high = max(low, 0), high
+            assert (row.low, row.high) == pytest.approx((low, high))
+            flips = [np.mean(np.subtract(*pairs[names]) * signs) for signs in itertools.product((-1, 1), repeat=5)]
+            assert row.flip_p == pytest.approx(np.mean(np.abs(flips) >= abs(flips[0]) - 1e-12))
         by_size = sorted(expected, key=lambda names: expected[names].pvalue)
         first = robust.loc[by_size[0]]
         assert first.corrected == pytest.approx(3 * first.p) and (robust.corrected >= robust.p).all()
         assert robust.corrected.max() <= 1 and (robust.comparisons == 3).all()
+        assert (robust.flip_corrected >= 2 / 32 * 1.999).all()  # with five seeds it cannot find anything
         objective = table[table.measure == "objective"].set_index(["better", "than"])
         assert objective.difference.tolist() == pytest.approx((0.75 * robust.difference).tolist())
+
+    def test_the_interval_leaves_out_0_exactly_where_a_difference_is_larger_than_the_noise(self):
+        draws, seen = np.random.default_rng(1), set()
+        for effect in np.repeat([0.02, 0.05, 0.1], 20):
+            settings = {
+                name: (0.5 + effect * i + draws.normal(0, 0.05, 7)).tolist()
+                for i, name in enumerate(("unregularized", "early_stopped", "published", "found"))
+            }
+            for row in paired(made_up(**settings)).query("measure == 'robust'").itertuples():
+                outside = not row.low < 0 < row.high
+                assert outside == verdict(row).startswith("larger than the noise") and row.comparisons == 4
+                seen.add(verdict(row))
+        assert {"not larger than the noise", "larger than the noise, better, if differences are normal"} <= seen
+
+    def test_enough_seeds_find_a_difference_without_normal_ones(self):
+        other = np.random.default_rng(0).normal(0.5, 0.01, 8)
+        row = paired(made_up(found=(other + 0.1).tolist()[:6], unregularized=other.tolist()[:6]))
+        assert row[row.measure == "robust"].flip_p.iloc[0] == pytest.approx(2 / 2**6)
+        jitter = np.linspace(0.09, 0.11, 8)
+        for seeds, found in ((least_seeds(1) - 1, False), (least_seeds(1), True)):
+            table = paired(made_up(found=(other + jitter).tolist()[:seeds], unregularized=other.tolist()[:seeds]))
+            (row,) = table[table.measure == "robust"].itertuples()
+            assert (verdict(row) == "larger than the noise, better") is found
+
+    def test_the_sign_of_a_difference_may_depend_on_the_strength(self):
+        weak, strong = (
+            made_up(found=[0.7, 0.8], unregularized=[0.9, 0.95]),
+            made_up(found=FOUND[:2], unregularized=[0, 0.1]),
+        )
+        own = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])
+        others = [
+            one[one.measure == "robust"].assign(measure="", eps=eps) for one, eps in ((weak, 0.05), (strong, 0.15))
+        ]
+        far = others[1].assign(eps=0.4)
+        table = paired(pd.concat([own, *others, far], ignore_index=True)).set_index("measure")
+        assert table.difference["robust_weaker"] < 0 < table.difference["robust"] < table.difference["robust_stronger"]
+        assert table.eps[["robust_weaker", "robust", "robust_stronger"]].tolist() == [0.05, 0.1, 0.15]
+        told = " ".join(said(paired(pd.concat([own, *others], ignore_index=True))))
+        assert "robust, eps 0.05 -0.175" in told and "robust, eps 0.15 +" in told
+        summary = confirmed(pd.concat([own, *others], ignore_index=True))
+        assert summary.robust_weaker.tolist() == pytest.approx([0.75, 0.925])
+        assert {"robust, eps 0.05 (%), test", "robust, eps 0.15 (%), test"} <= {*shown_confirmed(summary).columns}
+
+    def test_intervals_are_not_cut_off_at_0(self):
+        summary = confirmed(made_up(found=[0.0, 0.3, 0.0], unregularized=[1.0, 0.7, 1.0]))
+        assert summary.robust_low.min() < 0 and summary.robust_high.max() > 1
+        assert summary.robust_by_seed[0] == [0.0, 0.3, 0.0]
+
+    def test_images_and_seeds_have_their_part_in_the_spread(self):
+        """Of 40 images a seed, each a coin: all the spread is theirs. Of seeds that differ: none of it."""
+        draws = np.random.default_rng(2)
+
+        def told(first, second) -> object:
+            table = made_up(found=[np.mean(one) for one in first], unregularized=[np.mean(one) for one in second])
+            table["outcomes"] = None
+            for setting, outcomes in (("found", first), ("unregularized", second)):
+                rows = table.index[(table.measure == "robust") & (table.setting == setting)]
+                table.loc[rows, "outcomes"] = [packed(one) for one in outcomes]
+            (row,) = paired(table).query("measure == 'robust'").itertuples()
+            return row
+
+        images = told(*draws.random((2, 60, 40)) < [[[0.6]], [[0.4]]])
+        assert images.spread.share_of_images > 0.8 and images.spread.images == 40
+        assert images.bootstrap_low < images.difference < images.bootstrap_high
+        assert images.bootstrap_high - images.bootstrap_low == pytest.approx(images.high - images.low, rel=0.6)
+        whole = np.ones(40, dtype=bool)
+        seeds = told([whole if i % 2 else ~whole for i in range(20)], [~whole] * 20)
+        assert seeds.spread.share_of_images == pytest.approx(0, abs=1e-6)
+        # What is foretold of more images and seeds is what they then give.
+        more = told(*draws.random((2, 60, 160)) < [[[0.6]], [[0.4]]])
+        foretold = images.spread.half_width(60, 160, 1)
+        assert foretold == pytest.approx((more.high - more.low) / 2, rel=0.3)
+        assert seeds.spread.half_width(20, 4000, 1) == pytest.approx(seeds.spread.half_width(20, 40, 1))
 
     def test_pairs_are_of_one_seed_and_only_of_seeds_that_both_have(self):
         few = [None, 0.47, 0.52, 0.50, None]
@@ -453,15 +558,19 @@ class TestStatistics:
         sure = " ".join(said(paired(made_up(found=FOUND, unregularized=UNREGULARIZED))))
         assert "found (trial 3) against unregularized, paired over 5 seeds:" in sure
         assert re.search(
-            r"robust \+0\.120, 95% interval \+0\.\d+ to \+0\.\d+, p < 0\.001: larger than the noise, better", sure
+            r"robust, eps 0\.1 \+0\.120, 95% interval \+0\.\d+ to \+0\.\d+, p < 0\.001, sign-flip p 0\.062: larger than"
+            r" the noise, better, if differences are normal",
+            sure,
         )
         turned = " ".join(said(paired(made_up(found=UNREGULARIZED, unregularized=FOUND))))
-        assert re.search(r"robust -0\.120, .* p < 0\.001: larger than the noise, worse", turned)
-        assert "clean +0.000, 95% interval +0.000 to +0.000, p 1.000: not larger than the noise" in sure
+        assert re.search(r"robust, eps 0\.1 -0\.120, .* p < 0\.001, .*: larger than the noise, worse", turned)
+        assert "clean +0.000, 95% interval +0.000 to +0.000, p 1.000, sign-flip p 1.000: not larger" in sure
         noisy = made_up(found=[0.5, 0.7, 0.6], unregularized=[0.6, 0.5, 0.55])
-        assert any(re.search(r"robust \+0\.050, .*: not larger than the noise", line) for line in said(paired(noisy)))
+        assert any(
+            re.search(r"robust, eps 0\.1 \+0\.050, .*: not larger than the noise", line) for line in said(paired(noisy))
+        )
         same = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])
-        assert any("robust +0.100" in line and "the noise is unknown" in line for line in said(paired(same)))
+        assert any("robust, eps 0.1 +0.100" in line and "the noise is unknown" in line for line in said(paired(same)))
 
     def test_holm(self):
         assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
@@ -475,7 +584,7 @@ class TestStatistics:
         low, high = scipy.stats.t.interval(0.95, 4, np.mean(FOUND), scipy.stats.sem(FOUND))
         assert (row.robust, row.robust_low, row.robust_high) == pytest.approx((np.mean(FOUND), low, high))
         shown = shown_confirmed(summary).iloc[0]
-        assert shown["robust (%), test"].startswith("63.4 [") and shown.N == "4390"
+        assert shown["robust, eps 0.1 (%), test"].startswith("63.4 [") and shown.N == "4390"
 
     def test_notes_of_few_seeds_and_of_different_images(self):
         cut = made_up(found=[0.6, 0.7], unregularized=[0.5, 0.6])

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT
+from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from PIL import Image
 
@@ -67,7 +68,7 @@ def curves() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def importances() -> pd.DataFrame:
-    return pd.read_csv(SEARCHES / "importances.csv")
+    return pd.read_csv(SEARCHES / "importances.csv").assign(floor=0.3, r2=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,28 @@ def test_a_search_of_another_version_is_drawn_as_far_as_it_is_known(name):
 def test_a_column_that_the_trials_lack_is_told(published):
     figure = plots.landscape(published.assign(reg_image_num=pd.NA), by="reg_image_num")
     assert "N of the trials is not known" in " ".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_importance_has_a_floor_and_is_not_drawn_where_nothing_is_predicted(importances):
+    figure = plots.importance(importances)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert all("R\u00b2 0.40" in title for title in titles)
+    bars = sum(len(axes.patches) for axes in figure.axes)
+    assert sum(len(lines.get_segments()) for lines in figure.findobj(LineCollection)) == bars > 0
+    first = importances.search.iloc[0]
+    some = plots.importance(importances.assign(r2=np.where(importances.search == first, -0.1, 0.4)))
+    assert len(some.axes) == len(figure.axes) - 1
+    none = plots.importance(importances.assign(r2=-0.1))
+    assert len(none.axes) == 0 and "do not predict" in " ".join(text.get_text() for text in none.findobj(Text))
+
+
+def test_each_seed_of_a_curve_is_a_point():
+    rows = [
+        {"network": "a", "attack": "A", "norm": "Linf", "eps": eps, "accuracy": 0.5 + 0.1 * seed, "low": 0, "high": 1}
+        for eps in (0.1, 0.2) for seed in range(3)
+    ]  # fmt: skip
+    (axes,) = plots.robustness_curves(pd.DataFrame(rows)).axes
+    assert sorted({len(line.get_xdata()) for line in axes.lines}) == [2, 6]
 
 
 def test_there_is_no_curve_of_one_strength_and_no_importance_of_few_trials(curves, importances):

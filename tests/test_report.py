@@ -14,10 +14,12 @@ from pages import Page
 from test_evaluation_report import decoded
 
 from brainreg.errors import InputError
+from brainreg.importance import importances
 from brainreg.page import ABSENT
 from brainreg.records import TrialFiles
 from brainreg.report import REPORT, main, report
 from brainreg.results import load_results, ranked
+from brainreg.spaces import EARLY_STOPPED, shown_name
 from brainreg.storage import Storage
 
 SEARCHES = ROOT / "tests" / "searches"
@@ -63,14 +65,17 @@ def test_every_trial_is_in_the_table_with_the_command_that_trains_it(small, sear
     rows = trial_rows(small)
     assert [row["trial"] for row in rows] == [str(trial) for trial in results.trial]
     for row, trial in zip(rows, results.itertuples(), strict=True):
-        assert row["state"] == "finished" and row["setting"] == (trial.setting or "proposed")
+        assert row["state"] == "finished" and row["setting"] == (shown_name(trial.setting) or "proposed")
         for name in ("clean", "robust", "noise"):
             assert row[f"{name} (%)"] == f"{100 * getattr(trial, f'{name}_accuracy'):.1f}"
         assert row["objective (%)"] == f"{100 * trial.objective:.1f}"
         assert float(row["alpha"]) == pytest.approx(trial.reg_alpha, rel=0.01)
-    best = str(ranked(results).trial[0])
-    (command,) = [row["command"] for row in rows if row["trial"] == best]
-    assert command.removeprefix("train.py …") == (searched / "best" / "command.txt").read_text().strip()
+    best = ranked(results).iloc[0]
+    commands = {row["trial"]: row["command"].removeprefix("train.py …") for row in rows}
+    if best.setting != EARLY_STOPPED:  # train.py chooses the best epoch otherwise
+        assert commands[str(best.trial)] == (searched / "best" / "command.txt").read_text().strip()
+    (stopped,) = results[results.setting == EARLY_STOPPED].trial
+    assert commands[str(stopped)] == ABSENT and all("--task=digits" in commands[str(trial)] for trial in (0, 2))
 
 
 def test_a_mark_for_each_trial_where_it_lies(small, searched):
@@ -102,13 +107,14 @@ def test_everything_that_the_notebooks_show(small, searched):
     pictures = [decoded(image) for image in small.all("img")]
     captions = [one["text"] for one in small.all("figcaption")]
     results = load_results(searched)
+    predicted = bool((importances(searched).r2 > 0).all())
     varied = {"by range": "reg_range", "by N": "reg_image_num", "by k": "reg_batch_size"}
     assert captions[3:] == [
         *("Clean and robust accuracy", "Alpha and Th"),
         *(caption for caption, name in varied.items() if results[name].nunique() > 1),
         "objective over N and over k",
         *("Clean against robust accuracy", "Hypervolume over time"),
-        "Importance",
+        *["Importance"] * predicted,
     ]
     assert len(pictures) == len(captions) - 3 and all(
         len(one.convert("L").getcolors()) > 20 for one in pictures
@@ -117,9 +123,13 @@ def test_everything_that_the_notebooks_show(small, searched):
     text = small.all("main")[0]["text"]
     for said in (r"\begin{tabular}", "published_alpha", "not over seeds", "no confirmation.csv", "None was run."):
         assert said in text
-    for label in ("States and cost", "The best trials", "The alpha/Th table", "The front", "Importance"):
+    for label in ("States and cost", "The best trials", "The alpha/Th table", "The front"):
         assert len(small.region(label)) > 1
-    assert small.region("Importance")[0] == ["parameter", "fANOVA (%)", "mean decrease impurity (%)", "PED-ANOVA (%)"]
+    assert ("do not predict the objective" in text) is not predicted
+    if predicted:
+        head, *rows = small.region("Importance")
+        assert {*head} == {"parameter", "fANOVA (%)", "mean decrease impurity (%)", "PED-ANOVA (%)"}
+        assert all("(floor " in cell for row in rows for cell in row[1:])
 
 
 def test_nothing_is_loaded_and_only_its_own_script_runs(small):
@@ -148,14 +158,25 @@ def test_a_confirmed_search_shows_test_numbers_and_whether_they_differ(confirmed
     page = Page(report([confirmed_search]))
     confirmation = pd.read_csv(confirmed_search / "confirmation.csv")
     head, *rows = page.region("Confirmed on test images")
-    assert [row[0] for row in rows] == ["found, rank 1", "found, rank 2", "unregularized"]
+    names = ["found, rank 1", "found, rank 2", "unregularized", "unregularized, epoch by objective"]
+    assert [row[0] for row in rows] == names
     assert head[-1] == "noise (%), test" and all(row[head.index("seeds")] == "2" for row in rows)
     first = confirmation[(confirmation["rank"] == 1) & (confirmation.measure == "clean")].accuracy.mean()
     assert rows[0][head.index("clean (%), test")].startswith(f"{100 * first:.1f} [")
     text = page.all("main")[0]["text"]
     assert "against unregularized, paired over 2 seeds" in text and "Nothing is confirmed" not in text
+    (lead,) = page.all("p", class_="lead")
+    assert lead["text"].startswith("Confirmed on test images with 2 fresh seeds")
+    assert f"clean {first:.1%} [" in lead["text"] and "unregularized, epoch by objective: objective" in lead["text"]
     every = page.region("Every attack and strength")
     assert len(every) - 1 == len(confirmation.drop_duplicates(["setting", "rank", "attack", "eps"]))
+
+
+def test_a_search_that_is_not_confirmed_says_so_first(small):
+    (lead,) = small.all("p", class_="lead")
+    assert lead["text"].startswith(
+        "Not confirmed: on validation images with one seed, the best of 9 finished trials is"
+    )
 
 
 def test_texts_of_files_are_escaped(copy):
@@ -234,7 +255,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(copy):
         "They cannot be shown: ", "robustness.csv: not a table of robustness; it has no column attack.",
     ):  # fmt: skip
         assert said in text
-    assert len(trial_rows(page)) == 7
+    assert len(trial_rows(page)) == 8
 
 
 def test_measured_robustness_is_shown_and_nothing_is_measured(copy):
@@ -281,8 +302,8 @@ def test_several_searches_share_tables_and_figures(searched):
 
 def test_a_thousand_trials_fit_into_five_megabytes(copy):
     """The budget that counts: 1,000 trials, of the records of the small search."""
-    records = [TrialFiles(Storage(copy), number).read() for number in range(1, 8)]
-    for number in range(8, 1000):
+    records = [TrialFiles(Storage(copy), number).read() for number in range(2, 9)]
+    for number in range(9, 1000):
         like = records[number % 7]
         folder = copy / f"trial_{number:04d}"
         folder.mkdir()

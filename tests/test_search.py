@@ -129,6 +129,9 @@ class TestFinishedSearch:
         stored = load_checkpoint(folder / BEST / "checkpoint.pt")
         assert Hyperparameters(**stored["hyperparameters"]) == settings_of(best)
         command = (folder / BEST / "command.txt").read_text().strip()
+        if best.setting == "early_stopped":  # train.py chooses the best epoch otherwise
+            assert command.endswith(f"-m brainreg.evaluate --checkpoint={folder / BEST}/checkpoint.pt --split=test")
+            return
         flags = " ".join(["train.py", to_flags(settings_of(best)), "--threads=1"])
         assert re.fullmatch(r"\S*python " + re.escape(flags), command)
         again = train(settings_of(best), load_training_data(settings_of(best)), device="cpu")
@@ -138,7 +141,9 @@ class TestFinishedSearch:
     def test_the_final_attack_is_on_images_that_no_trial_was_selected_by(self, finished):
         folder, results, _ = finished
         table = pd.read_csv(folder / "final_attack.csv", keep_default_na=False)
-        assert table.trial.tolist()[0] == ranked(results).trial[0] and "unregularized" in table.setting.tolist()
+        assert table.trial.tolist()[0] == ranked(results).trial[0] and {"unregularized", "early_stopped"} <= {
+            *table.setting
+        }
         assert (table.n == 32).all() and table.fresh.all()  # 72 validation images, 40 of them in the objective
         assert set(table.attack) == {"AutoAttack custom Linf (apgd-ce; 2 steps)"}
 
@@ -154,7 +159,8 @@ class TestFinishedSearch:
         assert [line.split()[0] for line in lines[header + 1 : header + 7]] == [str(n) for n in ranked(results).trial]
         if best.setting == "":
             assert any(line.startswith("best against unregularized: objective +") for line in lines)
-        assert re.match(r"\S*python\S* train.py --task=digits --base_channels=2", lines[-1].strip())
+        command = r"\S*python\S* (train.py --task=digits --base_channels=2|-m brainreg.evaluate --checkpoint=)"
+        assert re.match(command, lines[-1].strip())
 
 
 def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):

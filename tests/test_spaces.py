@@ -100,9 +100,15 @@ class TestShipped:
 
     def test_what_an_override_leaves_of_the_published_setting_is_told(self):
         space = load_space("cifar10_double")
-        assert space.departures() == {} == load_space("digits_double").departures()
+        assert space.departures() == {"valid_portion": 0.1} and load_space("digits_double").departures() == {}
         changed = space.override({"epoch_num": 1, "archi": "ResNet50", "seed": 3, "reg_image_num": 900})
-        assert changed.departures() == {"epoch_num": 1, "archi": "ResNet50", "reg_image_num": 900}
+        own = {"epoch_num": 1, "archi": "ResNet50", "reg_image_num": 900}
+        assert changed.departures() == {"valid_portion": 0.1, **own}
+        as_published = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+        assert {*changed.departures()} == {
+            name for name, value in changed.setting(PUBLISHED).items()
+            if name not in ("task", "reg_data", "seed", *changed.published) and value != as_published[name]
+        }  # fmt: skip
 
 
 class TestProposals:
