@@ -13,10 +13,12 @@ BUDGET ?=
 BIN := .venv/bin
 # two processes, each with whole files of tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# what a processor's own rounding may change
+NUMERICAL := tests/attacks $(addprefix tests/test_,$(addsuffix .py,losses models similarity training evaluation evaluate objective))
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help tune reproduce test test-all lint clean
+.PHONY: help tune reproduce test test-all test-processors lint clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -45,6 +47,11 @@ $(SERVICES): $(INSTALLED)
 # make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
 test-all: $(SERVICES)
 	$(PYTEST)
+
+# make test-processors   the tests that compute, as on older processors: AVX2, then SSE4.1
+test-processors: $(INSTALLED)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m 'not slow' $(NUMERICAL)
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) -m 'not slow' $(NUMERICAL)
 
 # make lint   the style checks
 lint: $(INSTALLED)

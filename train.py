@@ -50,7 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flags(Evaluation, "evaluation on the test images")
     parser.add_flag("data_dir", default=DATA_DIR, help=f"folder of the data sets (default: {DATA_DIR})")
     parser.add_flag("save_dir", default="runs", help="folder of the runs' folders (default: runs)")
-    parser.add_flag("threads", help="CPU threads; the same number repeats a run exactly (default: PyTorch's)")
+    parser.add_flag(
+        "threads",
+        help="CPU threads; the same number repeats a run on such a CPU (default: PyTorch's, at most the cores)",
+    )
     parser.add_flag("ignore_existing", action="store_true", help="repeat a run that is already in save_dir")
     flags = parser.parse_args(arguments)
     published = published_setting(flags.published) if flags.published is not None else {}

@@ -180,7 +180,7 @@ def to_flags(model: BaseModel) -> str:
 
 
 def train_command(settings: BaseModel, threads: int | None, data_dir: str = DATA_DIR) -> str:
-    """Return the command that trains a setting again, exactly so on a CPU, and evaluates it on the test images.
+    """Return the command that trains a setting again, to the same numbers on a CPU of the same kind, and evaluates it.
 
     Args:
         settings: the hyperparameters.

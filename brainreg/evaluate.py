@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("surrogate", help="checkpoint whose gradient transfer-fgsm transfers (default: one is trained)")
     parser.add_flag("data_dir", default=DATA_DIR, help=f"folder of the data sets (default: {DATA_DIR})")
     parser.add_flag("save_dir", help="folder of table and report (default: evaluation-SPLIT beside the checkpoint)")
-    parser.add_flag("threads", help="CPU threads (default: PyTorch's)")
+    parser.add_flag("threads", help="CPU threads (default: PyTorch's, at most the cores)")
     flags = parser.parse_args(arguments)
     if flags.checkpoint is None:
         raise InputError("--checkpoint: missing; name a checkpoint.pt that train.py or a search wrote")

@@ -433,8 +433,8 @@ def train(
         settings: the hyperparameters.
         data: from `load_training_data(settings)`.
         device: CUDA where there is one, unless given.
-        checkpoint: a file written after each epoch. Where it exists, training goes on from it; on a CPU the
-            result is then the same, bit for bit, as without the interruption.
+        checkpoint: a file written after each epoch. Where it exists, training goes on from it; on one CPU,
+            with one number of threads, the result is then the same, bit for bit, as without the interruption.
         on_epoch: called after each epoch (and once before the first) with its metrics: epoch, lr,
             cross_entropy and similarity_loss (means over the epoch's steps), valid_cross_entropy,
             valid_accuracy (a fraction).

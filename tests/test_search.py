@@ -134,7 +134,10 @@ class TestFinishedSearch:
             return
         flags = " ".join(["train.py", to_flags(settings_of(best)), "--threads=1"])
         assert re.fullmatch(r"\S*python " + re.escape(flags), command)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as the command says
         again = train(settings_of(best), load_training_data(settings_of(best)), device="cpu")
+        torch.set_num_threads(threads)
         for now, then in zip(again.history, best.epochs, strict=True):
             assert now["valid_cross_entropy"] == pytest.approx(then["valid_cross_entropy"], rel=1e-3)
 

@@ -2,6 +2,7 @@ import networks
 import numpy as np
 import pytest
 import torch
+from networks import alike, apart
 from torch import nn
 
 from brainreg.attacks.boundary import Boundary, median_squared_distance
@@ -72,7 +73,7 @@ def test_it_does_what_foolbox_does(digits):
         whole = foolbox.PyTorchModel(model, bounds=(0, 1))
         _, (expected,), broken = foolbox.attacks.BoundaryAttack(steps=20)(whole, images, predicted, epsilons=[None])
     assert broken.all()
-    assert torch.equal(outcome.examples, expected)
+    assert apart(outcome.examples, expected) <= 1
 
 
 def test_more_steps_find_nearer_examples(digits):
@@ -87,8 +88,8 @@ def test_more_steps_find_nearer_examples(digits):
 def test_batches_change_nothing(digits, batch_size):
     expected = Boundary(steps=15)(*digits, STRENGTHS, seed=2, batch_size=250)
     outcome = Boundary(steps=15)(*digits, STRENGTHS, seed=2, batch_size=batch_size)
-    assert torch.equal(outcome.examples, expected.examples)
-    assert torch.equal(outcome.correct, expected.correct)
+    assert apart(outcome.examples, expected.examples) <= 1
+    assert alike(outcome.correct, expected.correct)
 
 
 def test_batches_are_no_larger_than_told():

@@ -2,6 +2,7 @@ import time
 
 import pytest
 import torch
+from networks import alike, apart
 from test_evaluation import Brightness, Counted, flat
 from torch import nn
 
@@ -57,9 +58,9 @@ class TestAttackWithin:
         strengths = [0.01, 0.02, 0.05]
         measured = attack_within(PGD(), Brightness(), images, labels, strengths, batch_size=40)
         outcome = PGD()(Brightness(), images, labels, strengths)
-        assert torch.equal(measured.correct, outcome.correct)
+        assert alike(measured.correct, outcome.correct)
         assert len(measured.kept) == 2 * KEPT_EXAMPLES and measured.kept.min() >= 5
-        assert torch.equal(measured.examples, outcome.examples[measured.kept])
+        assert apart(measured.examples, outcome.examples[measured.kept]) <= 1
         assert torch.equal(measured.predicted, Brightness()(measured.examples).argmax(dim=1))
         assert (measured.predicted != labels[measured.kept]).all()
         needed = outcome.example_strength[:40]
