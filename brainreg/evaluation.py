@@ -1,12 +1,10 @@
 """Accuracy of a trained classifier: clean, under noise, under corruption, and under attack."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -15,7 +13,6 @@ import torch
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from torch import nn
 
-import brainreg
 from brainreg.attacks import (
     ATTACKS,
     CORRUPTIONS,
@@ -28,13 +25,13 @@ from brainreg.attacks import (
     attack_names,
     median_squared_distance,
 )
-from brainreg.attacks.base import check_images, check_labels, check_strengths, logits_of, prepared
+from brainreg.attacks.base import check_counts, check_strengths, logits_of, predicted, prepared
 from brainreg.attacks.corruptions import check_shape, mean_accuracy
-from brainreg.attacks.parts import KEPT_EXAMPLES, Measured, attack_within, digest
+from brainreg.attacks.inputs import as_images, as_labels, check_labels
+from brainreg.attacks.parts import KEPT_EXAMPLES, Kept, Measured, attack_within, versions
 from brainreg.checks import check_model, check_outcomes, check_rows
-from brainreg.cli import write_text
 from brainreg.data import Dataset
-from brainreg.errors import InputError
+from brainreg.errors import InputError, validated
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.statistics import packed
 
@@ -65,7 +62,7 @@ def correct(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_
         (n,) bool.
     """
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([model(image).argmax(dim=1) == label for image, label in parts])
+    return torch.cat([predicted(model(image)) == label for image, label in parts])
 
 
 def robust_accuracy(
@@ -82,21 +79,32 @@ def robust_accuracy(
     """Return the fraction of images that AutoAttack cannot make a model misclassify.
 
     Args:
-        model: logits of images in [0, 1]; it does its own input scaling. Attacked in eval mode.
-        images: (n, c, h, w) in [0, 1].
-        labels: (n,) int64.
+        model: a `torch.nn.Module` that returns logits (n, classes) of images in [0, 1]; it does its own input scaling.
+            Attacked in eval mode, and left as it was found. In parallel on several GPUs, compiled, in half or double
+            precision, it is taken as it is; one that returns a tuple, a dict or an output with `.logits` goes through
+            `brainreg.models.as_logits` first.
+        images: (n, c, h, w) in [0, 1] and floating point, or uint8, on the device of the model.
+        labels: (n,) or (n, 1) whole numbers from 0.
         eps: largest perturbation, in units of [0, 1] pixels.
         norm: Linf, L2 or L1.
-        version: standard, plus or rand; for a custom version call `brainreg.attacks.AutoAttack`.
+        version: standard, plus or rand; for a custom version call `brainreg.attacks.AutoAttack`. For fewer than four
+            classes, the attacks of the version that exist for so few (`AutoAttack.for_classes`).
         batch_size: images attacked together.
         seed: of the attack's draws.
 
     Raises:
-        InputError: see `brainreg.attacks.AutoAttack`.
+        InputError: what is no such model, images or labels; a model that gives NaN for one of the images; see
+            `brainreg.attacks.AutoAttack`.
 
     Source: Croce and Hein, arXiv 2003.01690.
     """
-    attack = AutoAttack(norm=norm, version=version)
+    check_counts(batch_size=batch_size)
+    images, labels = as_images(images), as_labels(labels, images)
+    with prepared(model, images.device) as checked:
+        logits = logits_of(checked, images, batch_size)
+    if nan := int((predicted(logits) < 0).sum()):
+        raise InputError(f"model: gives NaN logits for {nan} of {len(images)} images; mend it before it is measured")
+    attack = validated(AutoAttack, {"norm": norm, "version": version}).for_classes(logits.shape[1])
     outcome = attack(model, images, labels, [eps], batch_size=batch_size, seed=seed)
     return outcome.correct[0].float().mean().item()
 
@@ -200,8 +208,11 @@ class Evaluation(BaseModel):
         " (absent: the task's own for each norm)",
     )
     num_epsilons: int = Field(10, ge=2, description="strengths of each curve of noise, transferred FGSM, boundary")
+    noise_eps: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split), AfterValidator(_in_order)
+    ] = Field((), description="strengths of noise that are measured beside those of its curves, separated by commas")
     num_images: int = Field(1000, ge=1, description="images that are attacked or corrupted, at most; noise: all")
-    attack_minutes: float = Field(10, gt=0, description="time after which an attack begins no further batch")
+    attack_minutes: float = Field(10, gt=0, description="time limit of each attack; four images are measured at least")
     attack_batch_size: int | None = Field(
         None, ge=1, description="images attacked together (absent: 250 on a GPU, 25 on a CPU)"
     )
@@ -234,7 +245,9 @@ class Robustness:
 
     Attributes:
         table: a row for each attack and strength, the clean accuracy first: attack, eps, norm, n, correct, accuracy,
-            low and high (95% Wilson interval), seconds (of all strengths of the attack together), seed, versions.
+            low and high (95% Wilson interval), seconds (of all strengths of the attack together), seed, versions; and
+            inferred, how many of the correct ones were not attacked in full at that strength, but withstand a larger
+            one (`Outcome.inferred`).
         warnings: signs that a number may not mean what it seems to, each in one line.
         examples: the adversarial examples that needed the least, up to `KEPT_EXAMPLES`.
         boundary_distance: the published measure of the boundary attack (`median_squared_distance`), where that
@@ -280,7 +293,8 @@ def strengths_of(name: str, attack: Attack, dataset: Dataset, settings: Evaluati
     if name in CORRUPTIONS:
         return [1.0, 2.0, 3.0, 4.0, 5.0]
     if attack.norm is None:
-        return even(dataset.noise_eps[[kind.lower() for kind in NOISES].index(name)])
+        curve = even(dataset.noise_eps[[kind.lower() for kind in NOISES].index(name)])
+        return sorted({*curve, *settings.noise_eps})
     if settings.eps is not None:
         check_strengths(settings.eps, attack.largest)
         return list(settings.eps)
@@ -310,10 +324,11 @@ def evaluate(
     """Measure a classifier's accuracy, clean and under attacks, and look for signs that the measurement is wrong.
 
     Args:
-        classifier: logits of images in [0, 1], on the device of the images.
-        images: (n, c, h, w) in [0, 1]; clean accuracy and noise are over all of them, other attacks over
-            `attacked_images`, and those that a norm bounds over as many of these as the time allows.
-        labels: (n,) int64.
+        classifier: a model as `robust_accuracy` takes it.
+        images: (n, c, h, w) in [0, 1] and floating point, or uint8, on the device of the classifier; clean accuracy and
+            noise are over all of them, other attacks over `attacked_images`, and those that a norm bounds over as many
+            of these as the time allows.
+        labels: (n,) or (n, 1) whole numbers from 0.
         dataset: the task, which knows the strengths.
         settings: what to measure.
         seed: of every draw.
@@ -326,15 +341,15 @@ def evaluate(
     Raises:
         InputError: see `base.Attack`; an attack that does not fit these images or classes.
     """
-    check_images(images)
+    images, labels = as_images(images), as_labels(labels, images)
     say = on_progress or (lambda title, known, total: None)
     say("clean", 0, len(labels))
     began = time.monotonic()
-    with torch.no_grad(), prepared(classifier, images.device):
-        logits = logits_of(classifier, images, _CLEAN_BATCH)
+    with prepared(classifier, images.device) as checked:
+        logits = logits_of(checked, images, _CLEAN_BATCH)
         check_labels(labels, logits.shape[1])
-    clean = logits.argmax(dim=1) == labels
-    rows = [{**row("clean", 0.0, clean, time.monotonic() - began, seed), "norm": None}]
+    clean = predicted(logits) == labels
+    rows = [{**row("clean", 0.0, clean, time.monotonic() - began, seed), "norm": None, "inferred": 0}]
     every_outcome = [packed(clean.tolist())]
     if not settings.attack:
         return Robustness(_table(rows), [], [], outcomes=tuple(every_outcome))
@@ -365,9 +380,10 @@ def evaluate(
             settings.attack_batch_size or (250 if images.is_cuda else 25),
         )
         outcomes[name] = (attack.title, strengths, measured)
-        for eps, correct_ones in zip(strengths, measured.correct, strict=True):
-            rows.append({**row(attack.title, eps, correct_ones, measured.seconds, seed), "norm": attack.norm})
-            every_outcome.append(packed(correct_ones.tolist()))
+        for i, eps in enumerate(strengths):
+            found = row(attack.title, eps, measured.correct[i], measured.seconds, seed)
+            rows.append({**found, "norm": attack.norm, "inferred": int(measured.inferred[i].sum())})
+            every_outcome.append(packed(measured.correct[i].tolist()))
     distance = None
     if "boundary" in attacks:
         title, _, measured = outcomes["boundary"]
@@ -423,9 +439,7 @@ def planned(
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    packages = ("torch", "pyautoattack", "foolbox", "imagecorruptions-imaug")
-    versions = ", ".join([f"brainreg {brainreg.__version__}", *(f"{name} {version(name)}" for name in packages)])
-    return pd.DataFrame(rows).assign(versions=versions)[[*COLUMNS]]
+    return pd.DataFrame(rows).assign(versions=versions())[[*COLUMNS, "inferred"]]
 
 
 def _boundary_distance(
@@ -436,14 +450,14 @@ def _boundary_distance(
     on_progress: Callable[[int, int], None],
 ) -> float:
     """`median_squared_distance`, kept in `parts`."""
-    path = None if parts is None else parts / f"boundary-{digest(model, images, f'{seed} {brainreg.__version__}')}.json"
-    if path is not None and path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+    kept = None if parts is None else Kept(parts, f"boundary distance {seed} {_BOUNDARY_REPEATS}", images, model)
+    if kept is not None and (known := kept.read(images)) is not None:
+        return known["distance"]
     distance = median_squared_distance(
         model, images, seed=seed, batch_size=_CLEAN_BATCH, repeats=_BOUNDARY_REPEATS, on_progress=on_progress
     )
-    if path is not None:
-        write_text(path, json.dumps(distance))
+    if kept is not None:
+        kept.write({"distance": distance}, images)
     return distance
 
 

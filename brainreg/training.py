@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from brainreg.attacks.base import predicted
 from brainreg.data import (
     Dataset,
     ImageFiles,
@@ -598,7 +599,7 @@ def _validate(
     """Mean cross-entropy and accuracy (a fraction) in eval mode."""
     network.eval()
     logits = torch.cat([network(scaling(to_float(part))) for part in images.split(500)])
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).float().mean().item()
+    return F.cross_entropy(logits, labels).item(), (predicted(logits) == labels).float().mean().item()
 
 
 def _copy_state(network: SimilarityNetwork) -> dict[str, torch.Tensor]:

@@ -1,5 +1,7 @@
 """Each check is shown a model or an outcome that has what it looks for, and one that has not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_evaluation import Brightness
@@ -39,7 +41,8 @@ def test_a_plain_model_raises_no_warning():
     [
         (Changed(lambda logits: logits.softmax(dim=1)), "the outputs are probabilities"),
         (Changed(lambda logits: logits + 0.1 * torch.randn(logits.shape)), "two passes of the same images give"),
-        (Changed(lambda logits: logits * torch.inf), "some logits are NaN or infinite"),
+        (Changed(lambda logits: logits * torch.nan), "NaN logits for 40 of 40 images"),
+        (Changed(lambda logits: logits.masked_fill(logits < 0, -torch.inf)), "infinite logits for"),
         (Quantized(), "no gradient at 40 of 40 images"),
         (Quantized(), "of 16 images withstand APGD at eps 0.5"),
         (Changed(lambda logits: 1e4 * logits), "the cross-entropy has no gradient at"),
@@ -82,6 +85,12 @@ class TestSquareAlone:
     def test_one_image_may_be_chance(self):
         assert self.warnings([[-1] * 100, [1] * 1 + [0] * 99]) == []
 
+    @pytest.mark.parametrize(
+        ("alone", "n", "warned"), [(2, 60, False), (3, 60, True), (5, 1000, False), (8, 1000, True)]
+    )
+    def test_no_more_than_the_authors_rate_may_be_chance(self, alone, n, warned):
+        assert bool(self.warnings([[-1] * n, [1] * alone + [0] * (n - alone)])) == warned
+
     def test_it_cannot_be_compared_with_nothing(self):
         outcome = measured([[0] * 10], [[0] * 10], ("square",))
         assert check_outcomes({"square": ("Square", [0.1], outcome)}) == []
@@ -97,10 +106,26 @@ class TestBlackBoxBeatsWhiteBox:
         )
 
     def test_it_does(self):
-        assert self.warnings([0] * 30 + [1] * 70, [0] * 20 + [1] * 80) == [
-            "at eps 0.1, accuracy under Square, which sees no gradient of the model, is 0.700, and under PGD 0.800;"
-            " gradients may be masked"
-        ]
+        (warning,) = self.warnings([0] * 30 + [1] * 70, [0] * 20 + [1] * 80)
+        assert "under Square, which sees no gradient of the model, is 0.700, and under PGD 0.800" in warning
+        assert "10 of 100 images" in warning
+
+    @pytest.mark.parametrize(
+        ("only_black", "only_white", "n", "warned"),
+        [
+            (2, 0, 60, False),
+            (6, 0, 60, False),
+            (7, 0, 60, True),
+            (7, 4, 60, False),
+            (20, 1, 1000, False),
+            (40, 5, 1000, True),
+        ],
+    )
+    def test_the_same_images_are_compared(self, only_black, only_white, n, warned):
+        """Two of 60 are chance, whatever the accuracy: what counts is which images one of the two alone breaks."""
+        rest = [1] * (n - only_black - only_white)
+        black, white = [0] * only_black + [1] * only_white + rest, [1] * only_black + [0] * only_white + rest
+        assert bool(self.warnings(black, white)) == warned
 
     def test_it_does_not(self):
         assert self.warnings([0] * 20 + [1] * 80, [0] * 30 + [1] * 70) == []
@@ -110,6 +135,18 @@ class TestBlackBoxBeatsWhiteBox:
 
     def test_strengths_must_be_the_same(self):
         assert self.warnings([0] * 100, [1] * 100, eps=(0.1, 0.2)) == []
+
+
+def test_signs_of_masked_gradients_are_told():
+    plain = measured([[1] * 10] * 2)
+    assert check_outcomes({"autoattack": ("AutoAttack", [0.1, 0.2], plain)}) == []
+    masked = torch.tensor([0] * 6 + [1, 1, 2, 3])
+    inferred = torch.zeros(2, 10, dtype=torch.bool)
+    for count, end in ((0, "to break an image"), (3, "but for 3 outcomes that time left inferred")):
+        inferred[0, :count] = True
+        outcome = replace(plain, masked=masked, inferred=inferred)
+        (warning,) = check_outcomes({"autoattack": ("AutoAttack", [0.1, 0.2], outcome)})
+        assert "zero gradient 2, broken by Square alone 1," in warning and warning.endswith(end)
 
 
 def test_few_images():

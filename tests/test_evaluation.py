@@ -81,6 +81,22 @@ def test_wilson_interval_of_nothing_is_everything():
     assert wilson_interval(0, 0) == (0, 1)
 
 
+class TestFewClasses:
+    """Three classes have no targeted DLR: the other attacks run, and nothing is refused."""
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+    def test_robust_accuracy(self):
+        images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+        labels = self.model(images).argmax(dim=1)
+        assert robust_accuracy(self.model, images, labels, eps=1e-6) == 1
+        assert robust_accuracy(self.model, images, labels, eps=1) == 0
+
+    def test_versions_that_are_no_version(self):
+        with pytest.raises(InputError, match=r"^version=strong: no such choice"):
+            robust_accuracy(self.model, torch.rand(2, 1, 4, 4), [0, 1], eps=0.1, version="strong")
+
+
 class Counted(nn.Module):
     """Brightness, which counts the images that it sees, and breaks off after so many."""
 
@@ -108,7 +124,10 @@ class TestEvaluate:
 
     def test_a_row_for_each_attack_and_strength(self):
         table = self.measured().table
-        assert tuple(table.columns) == COLUMNS
+        assert tuple(table.columns) == (*COLUMNS, "inferred")
+        assert (table.inferred <= table.correct).all() and (
+            table.inferred[table.attack != "AutoAttack standard Linf"] == 0
+        ).all()
         assert [(row.attack, round(row.eps, 3), row.n) for row in table.itertuples()] == [
             ("clean", 0, 30),
             ("Gaussian", 0, 30), ("Gaussian", 0.5, 30),

@@ -9,8 +9,11 @@ whatever the strength and is run once an image; what is left of the attacks then
 withstand.
 
 That an image withstands the smaller strengths too is not certain of an attack that fails for another reason than the
-image's robustness, as where gradients are masked. It is therefore not only inferred: APGD on the cross-entropy runs
-at every strength that is not known to break an image, and FAB begins at the image.
+image's robustness, as where gradients are masked. APGD on the cross-entropy therefore runs at every strength that is
+not known to break an image, and FAB begins at the image; and the inference is tried on a sample of images, where every
+attack runs at a smaller strength, too. If one of them breaks there, if Square broke an image that the attacks before
+it could not, or if an image has no gradient, nothing is inferred: every attack runs at every strength that is not
+known to break an image. What is inferred, an outcome says.
 """
 
 import logging
@@ -20,6 +23,7 @@ from typing import Literal
 
 import pyautoattack
 import torch
+import torch.nn.functional as F
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted, L1_projection
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
@@ -30,17 +34,17 @@ from brainreg.attacks.base import (
     Norm,
     Outcome,
     Progress,
-    check_images,
-    check_labels,
     check_strengths,
     logits_of,
+    predicted,
     prepared,
 )
+from brainreg.attacks.inputs import as_images, as_labels, check_labels
 from brainreg.errors import InputError
 from brainreg.seeds import Stream, seeded_generator
 
-# Logits that the targeted difference-of-logits ratio compares.
-_DLR_CLASSES = 4
+# The attacks on the difference-of-logits ratio, and the logits that it compares.
+_DLR, _DLR_CLASSES = ("apgd-dlr", "apgd-t"), 4
 
 # Steps of the APGD that comes before a longer one: most images that break at all break in it.
 _QUICK_STEPS = 10
@@ -55,6 +59,9 @@ _VERSIONS: dict[str, tuple[AttackName, ...]] = {
 # How far rounding carries an example beyond a strength: of the strength, and of the distance from black to white
 # (a unit in the last place of each pixel).
 _ROUNDING = 1e-5, 2**-24
+
+# Signs of masked gradients, as `Outcome.masked` counts them.
+_NO_GRADIENT, _BY_SQUARE, _BELOW = 1, 2, 3
 
 # Margin and loss of an image that Square has asked about before: it does not take it.
 _REFUSED = 1e30
@@ -128,24 +135,26 @@ class AutoAttack(BaseModel):
         seed: int = 0,
         batch_size: int = 250,
         on_progress: Progress | None = None,
+        infer: bool = True,
     ) -> Outcome:
         """Attack a model at each strength; see `base.Attack`.
 
         Args:
             strengths: largest perturbations in `norm`, in units of [0, 1] pixels, in increasing order.
+            infer: that an image which withstands a strength withstands the smaller ones, unless there is a sign that
+                gradients are masked; False runs every attack at every strength in any case.
 
         Raises:
             InputError: as every attack, for fewer than four classes, for which targeted DLR does not exist, and, in L2
                 and L1, for images of a size that Square cannot take.
         """
-        check_images(images)
+        images, labels = as_images(images), as_labels(labels, images)
         check_strengths(strengths, self.largest)
-        images = images.float()
-        with prepared(model, images.device):
+        with prepared(model, images.device) as model:
             logits = logits_of(model, images, batch_size)
             classes = logits.shape[1]
             check_labels(labels, classes)
-            right = logits.argmax(dim=1) == labels
+            right = predicted(logits) == labels
             levels = [strength for strength in strengths if strength > 0]
             if levels:
                 self.check_classes(classes)
@@ -156,7 +165,7 @@ class AutoAttack(BaseModel):
                 )
             search = _Search(model, images, labels, right, self.norm, levels)
             if levels:
-                search.run(self._stages(model, images.shape[1:], classes, seed), batch_size, on_progress)
+                search.run(self._stages(model, images.shape[1:], classes, seed), batch_size, on_progress, infer)
             return search.outcome(strengths, self._names)
 
     def check_shape(self, shape: Sequence[int]) -> None:
@@ -174,13 +183,29 @@ class AutoAttack(BaseModel):
                 " version without square can"
             )
 
-    def check_classes(self, classes: int) -> None:
-        """Raise InputError if there are too few classes for one of the attacks: targeted DLR compares four logits."""
-        if {"apgd-dlr", "apgd-t"} & {*self._names} and classes < _DLR_CLASSES:
+    def check_classes(self, classes: int, key: str = "attack") -> None:
+        """Raise InputError if there are too few classes for one of the attacks: targeted DLR compares four logits.
+
+        Args:
+            key: what the attack is called where it was asked for, say `objective.attack`.
+        """
+        dlr = [name for name in self._names if name in _DLR]
+        if dlr and classes < _DLR_CLASSES:
+            given = f"{key}.attacks={','.join(self._names)}" if self.attacks else f"{key}.version={self.version}"
             raise InputError(
-                f"attack.version={self.version}: its DLR attacks need at least {_DLR_CLASSES} classes, and there are"
-                f" {classes}; a custom version of apgd-ce, fab-t and square needs 2"
+                f"{given}: {' and '.join(dlr)} need at least {_DLR_CLASSES} classes, and there are {classes}; a custom"
+                " version of apgd-ce, fab-t and square needs 2"
             )
+
+    def for_classes(self, classes: int) -> "AutoAttack":
+        """Return this attack; of the versions standard and plus, if there are too few classes for DLR, the others of
+        their attacks, as a custom version, whose title names them.
+        """
+        if classes >= _DLR_CLASSES or self.version not in ("standard", "plus"):
+            return self
+        starts = 5 if self.version == "plus" or self.norm == "L1" else 1  # as those versions have
+        attacks = tuple(name for name in self._names if name not in _DLR)
+        return AutoAttack(norm=self.norm, version="custom", attacks=attacks, n_restarts=starts)
 
     @property
     def _names(self) -> tuple[AttackName, ...]:
@@ -206,23 +231,23 @@ class AutoAttack(BaseModel):
                 apgd = APGDAttack(model, n_iter=self.n_iter, loss=name.removeprefix("apgd-"), **common)
                 if self.n_iter > 2 * _QUICK_STEPS:
                     quick = APGDAttack(model, n_iter=_QUICK_STEPS, loss=apgd.loss, **common)
-                    stages.append(_Stage(place, _apgd(quick, noise()), "everywhere"))
+                    stages.append(_Stage(place, name, _apgd(quick, noise()), "everywhere"))
                 for start in range(starts):
-                    stages.append(_Stage(place, _apgd(apgd, noise()), "last" if start else "everywhere"))
+                    stages.append(_Stage(place, name, _apgd(apgd, noise()), "last" if start else "everywhere"))
             elif name == "apgd-t":
                 apgd = APGDAttack_targeted(model, n_iter=self.n_iter, n_target_classes=len(targets), **common)
                 for target in targets:
-                    stages.append(_Stage(place, _apgd(apgd, noise(), target)))
+                    stages.append(_Stage(place, name, _apgd(apgd, noise(), target)))
             elif name in ("fab", "fab-t"):
                 fab = FABAttack_PT(model, norm=self.norm, n_restarts=1, n_iter=self.n_iter, eps=1.0, seed=seed)
                 for target in fab_targets if name == "fab-t" else [None]:
-                    stages.append(_Stage(place, _fab(fab, target), "once"))
+                    stages.append(_Stage(place, name, _fab(fab, target), "once"))
             else:
                 square = _Square(
                     model, p_init=0.8, n_queries=self.n_queries, norm=self.norm, n_restarts=1, eps=1.0, seed=seed,
                     resc_schedule=False,
                 )  # fmt: skip
-                stages.append(_Stage(place, _square(square)))
+                stages.append(_Stage(place, name, _square(square)))
         return stages
 
     def _authors_loop(
@@ -246,8 +271,9 @@ class AutoAttack(BaseModel):
                 )
                 for targeted in (adversary.apgd_targeted, adversary.fab):
                     targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
-                found, predicted = adversary.run_standard_evaluation(images[left], labels[left], batch_size=batch_size)
-                broken = predicted != labels[left]
+                found, seen = adversary.run_standard_evaluation(images[left], labels[left], batch_size=batch_size)
+                nan = predicted(logits_of(model, found, batch_size)) < 0  # the authors take it for a class
+                broken = nan | (seen != labels[left])
                 examples[left[broken]], needed[left[broken]] = found[broken], eps
             correct.append(needed.isinf())
             if on_progress is not None:
@@ -257,10 +283,7 @@ class AutoAttack(BaseModel):
 
 def strongest(classes: int, norm: Norm = "Linf") -> AutoAttack:
     """Return the standard version, or, for fewer classes than its targeted DLR compares, its other attacks."""
-    if classes >= _DLR_CLASSES:
-        return AutoAttack(norm=norm)
-    starts = 5 if norm == "L1" else 1  # as the standard version
-    return AutoAttack(norm=norm, version="custom", attacks=("apgd-ce", "fab-t", "square"), n_restarts=starts)
+    return AutoAttack(norm=norm).for_classes(classes)
 
 
 def _widest(shape: torch.Size, norm: Norm) -> float:
@@ -285,12 +308,14 @@ class _Stage:
 
     Attributes:
         place: of the attack in the version's list.
+        name: of the attack.
         run: (images, labels, eps) to changed images of the same shape, misclassified or not.
         when: "everywhere" to run at every strength that is not known to break an image, "once" for an attack that
             looks for the smallest perturbation whatever eps is, "last" to run only where the image seems to withstand.
     """
 
     place: int
+    name: AttackName
     run: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
     when: Literal["everywhere", "once", "last"] = "last"
 
@@ -299,8 +324,8 @@ class _Search:
     """Finds the smallest strength of a grid at which each image breaks.
 
     `needed` (n,) is the strength of the nearest adversarial example known. An image's level is the largest strength
-    that is not known to break it, as an index of `levels`, -1 where all do; `withstood` (n,) is the level that it has
-    withstood. It is settled when the two are one.
+    that is not known to break it, as an index of `levels`, -1 where all do; `withstood` (s, n) tells at which levels it
+    has withstood every attack. It is settled when it has at its level.
     """
 
     def __init__(
@@ -318,18 +343,31 @@ class _Search:
         self.grid = torch.tensor(self.levels, device=images.device)
         self.examples = images.clone()
         self.needed = torch.where(right, torch.inf, 0.0)
-        self.withstood = torch.full_like(labels, -1)
+        self.withstood = torch.zeros(len(levels), len(labels), dtype=torch.bool, device=images.device)
         self.broken_by = torch.full((len(levels), len(labels)), -1, device=images.device)
+        self.masked = torch.zeros_like(labels)
 
     @torch.no_grad()  # the attacks switch gradients on where they need them
-    def run(self, stages: "list[_Stage]", batch_size: int, on_progress: Progress | None) -> None:
+    def run(self, stages: "list[_Stage]", batch_size: int, on_progress: Progress | None, infer: bool) -> None:
         everywhere, once, last = (
             [stage for stage in stages if stage.when == when] for when in ("everywhere", "once", "last")
         )
+        known = 0
 
         def tell() -> None:
+            nonlocal known
+            known = max(known, int(self._settled().sum()))  # an image that breaks at a smaller strength is open again
             if on_progress is not None:
-                on_progress(int((self.level() == self.withstood).sum()), len(self.labels))
+                on_progress(known, len(self.labels))
+
+        def run_last(level: int, index: torch.Tensor) -> None:
+            """Run what is left of the attacks at a level; an image that breaks below one it withstood is a sign."""
+            for batch in index.split(batch_size):
+                left = self._attack(batch, level, last)
+                self.withstood[level, left] = True
+                broken = batch[(self.level(batch) < level) & self.withstood[level + 1 :, batch].any(dim=0)]
+                self.masked[broken] = _BELOW
+                tell()
 
         for level in reversed(range(len(self.levels))):
             for batch in (self.level() >= level).nonzero().flatten().split(batch_size):
@@ -342,9 +380,43 @@ class _Search:
                     self._take(batch, stage.run(self.images[batch], self.labels[batch], 1.0), None, stage.place)
             tell()
         for level in reversed(range(len(self.levels))):
-            for batch in (self.level() == level).nonzero().flatten().split(batch_size):
-                self.withstood[self._attack(batch, level, last)] = level
-                tell()
+            run_last(level, (self.level() == level).nonzero().flatten())
+        if len(self.levels) == 1:
+            return
+        self._look_for_masks(stages, batch_size)
+        if infer and not self.masked.any():
+            for level, index in self._sampled():
+                run_last(level, index)
+        if not infer or self.masked.any():
+            for level in reversed(range(len(self.levels))):
+                run_last(level, ((self.level() >= level) & ~self.withstood[level]).nonzero().flatten())
+
+    def _settled(self) -> torch.Tensor:
+        """(n,) whether the smallest strength that breaks an image is known, if nothing masks its gradient."""
+        level = self.level()
+        return (level < 0) | self.withstood.gather(0, level.clamp(min=0)[None])[0]
+
+    def _look_for_masks(self, stages: "list[_Stage]", batch_size: int) -> None:
+        """Note which images have no gradient, and which Square broke where attacks with gradients failed."""
+        squares = {stage.place for stage in stages if stage.name == "square"}
+        if len({stage.place for stage in stages}) > 1:
+            for place in squares:
+                self.masked[(self.broken_by == place).any(dim=0)] = _BY_SQUARE
+        for batch in (self.needed > 0).nonzero().flatten().split(batch_size):
+            images = self.images[batch].requires_grad_()
+            with torch.enable_grad():
+                loss = F.cross_entropy(self.model(images), self.labels[batch], reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, images)
+            zero = ~(gradient.flatten(1).abs().amax(dim=1) > 0)  # NaN leads nowhere either
+            self.masked[batch[zero]] = _NO_GRADIENT
+
+    def _sampled(self) -> list[tuple[int, torch.Tensor]]:
+        """A tenth of the images, two at least, that withstand a strength: at a smaller one, each in its turn."""
+        withstanding = (self.level() > 0).nonzero().flatten()
+        count = min(len(withstanding), max(2, -(-len(withstanding) // 10)))
+        sample = withstanding[torch.linspace(0, len(withstanding) - 1, count).long()] if count else withstanding
+        levels = torch.arange(len(sample), device=sample.device) % self.level(sample)
+        return [(level, sample[levels == level]) for level in reversed(range(len(self.levels)))]
 
     def level(self, batch: torch.Tensor | slice = slice(None)) -> torch.Tensor:
         """The levels of a batch of images, or of all."""
@@ -383,7 +455,7 @@ class _Search:
             place: of the attack, or of each image's attack.
         """
         found = found.clamp(0, 1)
-        fooled = logits_of(self.model, found, len(found)).argmax(dim=1) != self.labels[batch]
+        fooled = predicted(logits_of(self.model, found, len(found))) != self.labels[batch]
         size = perturbation(self.images[batch], found, self.norm)
         nearer = fooled & (size > 0)  # without a change, another batch has rounded the logits otherwise
         if eps is not None:
@@ -400,10 +472,13 @@ class _Search:
         asked = torch.tensor(strengths, device=self.images.device).clamp(max=self.widest)
         # Zero changes nothing: there, what needs no strength is wrong, and nothing else.
         correct = torch.where(asked[:, None] > 0, asked[:, None] < self.needed, self.needed > 0)
-        broken_by = self.broken_by
+        broken_by, withstood = self.broken_by, self.withstood
         if len(strengths) > len(self.levels):
             broken_by = torch.cat([torch.full_like(self.labels, -1)[None], broken_by])
-        return Outcome(correct, self.examples, self.needed, broken_by, stages)
+            withstood = torch.cat([torch.ones_like(self.labels, dtype=torch.bool)[None], withstood])
+        return Outcome(
+            correct, self.examples, self.needed, broken_by, stages, inferred=correct & ~withstood, masked=self.masked
+        )
 
 
 # ---------------------------------------------------------------------------------------------
@@ -473,7 +548,7 @@ class _Square(SquareAttack):
     def attack_single_run(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         draws = torch.Generator().manual_seed(0)
         self._weights = torch.randint(-(2**62), 2**62, x.shape[1:], generator=draws).to(x.device)
-        self._asked: list[set[int]] = [set() for _ in x]
+        self._asked: set[tuple[int, int]] = set()
         return super().attack_single_run(x, y)
 
     def margin_and_loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -481,14 +556,12 @@ class _Square(SquareAttack):
             return super().margin_and_loss(x, y)
         # An image is known by 64 bits, so that one in 10^19 comparisons is wrong.
         hashes = (x.contiguous().view(torch.int32) * self._weights).sum(dim=(1, 2, 3)).tolist()
-        new = [i for i, (asked, value) in enumerate(zip(self._asked, hashes, strict=True)) if value not in asked]
+        asked = [*zip(hashes, y.tolist(), strict=True)]
+        new = [i for i, one in enumerate(asked) if one not in self._asked]
         margin, loss = torch.full((2, len(x)), _REFUSED, device=x.device)
         if new:
             margin[new], loss[new] = super().margin_and_loss(x[new], y[new])
-        for asked, value in zip(self._asked, hashes, strict=True):
-            asked.add(value)
-        # The next query is of those images that are not misclassified yet.
-        self._asked = [asked for asked, left in zip(self._asked, (margin > 0).tolist(), strict=True) if left]
+        self._asked.update(asked)
         return margin, loss
 
 

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
+from brainreg.attacks.inputs import check_labels, checked_model
 from brainreg.errors import InputError
 
 Norm = Literal["Linf", "L2", "L1"]
@@ -33,6 +34,10 @@ class Outcome:
         broken_by: (s, n) int64, for an attack of several stages the index of the one that broke the image at that
             strength, -1 where none did or none had to; None for an attack of one stage.
         stages: the names of those stages.
+        inferred: (s, n) bool, where `correct` was not found by running every stage at that strength, but follows from a
+            larger one that the image withstands; None where nothing is inferred.
+        masked: (n,) int64, the sign of masked gradients that the image shows, an index of `SIGNS`; None where none was
+            looked for.
     """
 
     correct: torch.Tensor
@@ -40,6 +45,12 @@ class Outcome:
     example_strength: torch.Tensor
     broken_by: torch.Tensor | None = None
     stages: tuple[str, ...] = ()
+    inferred: torch.Tensor | None = None
+    masked: torch.Tensor | None = None
+
+
+# Signs that an attack fails for another reason than an image's robustness, by `Outcome.masked`; 0 is no sign.
+SIGNS = ("", "zero gradient", "broken by Square alone", "broken below a strength that it withstood")
 
 
 class Attack(Protocol):
@@ -77,27 +88,20 @@ class Attack(Protocol):
         One seed gives one result, in batches of any size.
 
         Args:
-            model: logits of images in [0, 1], on the device of the images.
-            images: (n, c, h, w) floating point in [0, 1].
-            labels: (n,) int64.
+            model: logits (n, classes) of images in [0, 1], on the device of the images. Models that return something
+                else go through `brainreg.models.as_logits` first.
+            images: (n, c, h, w) in [0, 1], of any floating type, or uint8, which is divided by 255.
+            labels: (n,) or (n, 1) whole numbers from 0.
             strengths: in increasing order; 0 leaves the images as they are.
             seed: of every draw.
             batch_size: images that go through the model together.
             on_progress: called now and then.
 
         Raises:
-            InputError: pixels outside [0, 1], labels that are no class, a strength that is negative or too large.
+            InputError: what is no classifier, pixels outside [0, 1], labels that are no class or another number of
+                them, a strength that is negative or too large.
         """
         ...
-
-
-def check_images(images: torch.Tensor) -> None:
-    """Raise InputError unless `images` are floating point in [0, 1]."""
-    if not images.is_floating_point():
-        raise InputError(f"images: {images.dtype}; must be floating point in [0, 1]")
-    low, high = images.min().item(), images.max().item()
-    if not (low >= 0 and high <= 1):
-        raise InputError(f"images: pixels from {low:g} to {high:g}; must be in [0, 1]")
 
 
 def check_strengths(strengths: Sequence[float], largest: float) -> None:
@@ -107,14 +111,6 @@ def check_strengths(strengths: Sequence[float], largest: float) -> None:
             raise InputError(f"eps={strength:g}: must be in [0, {largest:g}]")
     if list(strengths) != sorted(set(strengths)):
         raise InputError(f"eps={','.join(f'{strength:g}' for strength in strengths)}: must go up, each value once")
-
-
-def check_labels(labels: torch.Tensor, classes: int, whose: str = "the model") -> None:
-    """Raise InputError unless every label is a class."""
-    if len(labels) and not bool(((labels >= 0) & (labels < classes)).all()):
-        raise InputError(
-            f"labels: from {labels.min()} to {labels.max()}; {whose} has {classes} classes, 0 to {classes - 1}"
-        )
 
 
 def check_counts(**counts: int) -> None:
@@ -130,18 +126,33 @@ def logits_of(model: nn.Module, images: torch.Tensor, batch_size: int) -> torch.
     return torch.cat([model(part) for part in images.split(batch_size)])
 
 
+def predicted(logits: torch.Tensor) -> torch.Tensor:
+    """Return (n,) int64, the class of the largest of (n, classes) logits; -1, which is no class, where one is NaN."""
+    return logits.argmax(dim=1).masked_fill(logits.isnan().any(dim=1), -1)
+
+
 @contextmanager
-def prepared(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Eval mode without parameter gradients, a random state of its own, and everything restored after."""
+def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """Eval mode without parameter gradients, a random state of its own, and everything restored after.
+
+    Yields:
+        the model behind `inputs.CheckedModel`, which refuses in one line what is no classifier of images.
+    """
+    checked, gradients = checked_model(model), torch.is_grad_enabled()
     training = {module: module.training for module in model.modules()}
     needs_gradient = [parameter for parameter in model.parameters() if parameter.requires_grad]
     trace = sys.gettrace()  # a check of AutoAttack's authors switches tracing off, which blinds debuggers
     try:
-        model.eval()
+        checked.eval()
         for parameter in needs_gradient:
             parameter.requires_grad_(False)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
+        # Attacks need gradients, which a caller's inference mode would not give them.
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(gradients),
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        ):
+            yield checked
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -167,11 +178,11 @@ def outcome_of_versions(
     clean = logits_of(model, images, batch_size)
     check_labels(labels, clean.shape[1])
     correct = []
-    examples, example_strength = images.clone(), torch.where(clean.argmax(dim=1) == labels, torch.inf, 0.0)
+    examples, example_strength = images.clone(), torch.where(predicted(clean) == labels, torch.inf, 0.0)
     for i, strength in enumerate(strengths):
         attacked = images if strength == 0 else versions(strength)
         logits = clean if strength == 0 else logits_of(model, attacked, batch_size)
-        correct.append(logits.argmax(dim=1) == labels)
+        correct.append(predicted(logits) == labels)
         first = ~correct[-1] & example_strength.isinf()
         examples[first], example_strength[first] = attacked[first], strength
         if on_progress is not None:

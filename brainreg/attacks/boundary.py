@@ -14,12 +14,12 @@ from brainreg.attacks.base import (
     Outcome,
     Progress,
     check_counts,
-    check_images,
-    check_labels,
     check_strengths,
     logits_of,
+    predicted,
     prepared,
 )
+from brainreg.attacks.inputs import as_images, as_labels, check_labels
 from brainreg.seeds import Stream, seeded_generator
 
 # Foolbox draws up to 1000 noise images to start from. Most images have one among the first few; the others, often
@@ -67,13 +67,12 @@ class Boundary:
         on_progress: Progress | None = None,
     ) -> Outcome:
         """Attack a model; see `base.Attack`. Strengths are L2 distances in units of [0, 1] pixels."""
-        check_images(images)
+        images, labels = as_images(images), as_labels(labels, images)
         check_strengths(strengths, self.largest)
-        images = images.float()
-        with prepared(model, images.device):
+        with prepared(model, images.device) as model:
             logits = logits_of(model, images, batch_size)
             check_labels(labels, logits.shape[1])
-            right = logits.argmax(dim=1) == labels
+            right = predicted(logits) == labels
             examples, distance = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
             attacked = right.nonzero().flatten()
             for repeat in range(self.repeats):
@@ -103,22 +102,22 @@ def median_squared_distance(
 
     That is the median over images of the squared L2 distance to the example found, divided by the number of values
     of an image (pixels times channels); and of that the mean over repeats. Every image is attacked, against the
-    model's own prediction; those without an example are left out. NaN where no image has one.
+    model's own prediction; those without an example, or with NaN logits, are left out. NaN where no image has one.
 
     Raises:
         InputError: pixels outside [0, 1]; steps or repeats below 1.
 
     Source: arXiv 2410.03952, appendix, whose distances are of the first channel alone.
     """
-    check_images(images)
+    images = as_images(images)
     check_counts(steps=steps, repeats=repeats)
-    images = images.float()
     medians = []
-    with prepared(model, images.device):
-        predicted = logits_of(model, images, batch_size).argmax(dim=1)
+    with prepared(model, images.device) as model:
+        seen = predicted(logits_of(model, images, batch_size))
+        images, seen = images[seen >= 0], seen[seen >= 0]
         for repeat in range(repeats):
-            _, distance = _nearest_found(model, images, predicted, steps, seed, repeat, batch_size)
-            squared = distance[distance.isfinite()].square() / images[0].numel()
+            _, distance = _nearest_found(model, images, seen, steps, seed, repeat, batch_size)
+            squared = distance[distance.isfinite()].square() / images.shape[1:].numel()
             if len(squared):
                 medians.append(np.median(squared.cpu().numpy()))
             if on_progress is not None:
@@ -129,13 +128,13 @@ def median_squared_distance(
 def _nearest_found(
     model: nn.Module,
     images: torch.Tensor,
-    predicted: torch.Tensor,
+    classes: torch.Tensor,
     steps: int,
     seed: int,
     repeat: int,
     batch_size: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attack images (n, c, h, w) once, within `prepared`.
+    """Attack images (n, c, h, w), which the model sees as `classes` (n,), once, within `prepared`.
 
     Returns:
         examples, the images themselves where none was found, and their L2 distances (n,), infinite there.
@@ -145,7 +144,7 @@ def _nearest_found(
     whole = foolbox.PyTorchModel(_InParts(model, batch_size).eval(), bounds=(0, 1), device=images.device)
 
     def misclassified(index: torch.Tensor) -> torch.Tensor:
-        return whole(examples[index]).argmax(dim=1) != predicted[index]
+        return whole(examples[index]).argmax(dim=1) != classes[index]
 
     examples, missing = images.clone(), torch.arange(len(images), device=images.device)
     for directions in _DIRECTIONS:
@@ -153,7 +152,7 @@ def _nearest_found(
             start = foolbox.attacks.LinearSearchBlendedUniformNoiseAttack(directions=directions, steps=_BLENDS)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "LinearSearchBlendedUniformNoiseAttack failed")
-                examples[missing] = start.run(whole, images[missing], foolbox.Misclassification(predicted[missing]))
+                examples[missing] = start.run(whole, images[missing], foolbox.Misclassification(classes[missing]))
             missing = missing[~misclassified(missing)]
 
     # Foolbox refuses all images for one whose starting point is none, and rounding differs between batches: those
@@ -166,7 +165,7 @@ def _nearest_found(
     found, distance = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
     if len(index):
         found[index] = foolbox.attacks.BoundaryAttack(steps=steps).run(
-            whole, images[index], foolbox.Misclassification(predicted[index]), starting_points=examples[index]
+            whole, images[index], foolbox.Misclassification(classes[index]), starting_points=examples[index]
         )
         distance[index] = (found[index] - images[index]).flatten(1).norm(dim=1)
     return found, distance
@@ -190,4 +189,7 @@ class _InParts(nn.Module):
         self.model, self.batch_size = model, batch_size
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return logits_of(self.model, images, self.batch_size)
+        logits = logits_of(self.model, images, self.batch_size)
+        # Foolbox takes the largest logit: where one is NaN, that is one more, of a class that no image has.
+        none = logits.isnan().any(dim=1, keepdim=True)
+        return torch.cat([logits.masked_fill(none, -torch.inf), torch.where(none, torch.inf, -torch.inf)], dim=1)

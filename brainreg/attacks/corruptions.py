@@ -17,11 +17,11 @@ from torch import nn
 from brainreg.attacks.base import (
     Outcome,
     Progress,
-    check_images,
     check_strengths,
     outcome_of_versions,
     prepared,
 )
+from brainreg.attacks.inputs import as_images, as_labels
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream
 
@@ -67,7 +67,7 @@ def corrupt(kind: str, images: torch.Tensor, severity: int, seed: int = 0) -> to
         InputError: unknown corruption, pixels outside [0, 1], neither one channel nor three, images too small.
     """
     _check_kind(kind)
-    check_images(images)
+    images = as_images(images)
     check_shape(images.shape[1:])
     library = _library()
     pixels = (images * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
@@ -82,7 +82,7 @@ def corrupt(kind: str, images: torch.Tensor, severity: int, seed: int = 0) -> to
             corrupted[i] = library.corrupt(np.ascontiguousarray(image), severity, kind, **own)
     finally:
         np.random.set_state(state)
-    return (_channels_first(corrupted, rgb=images.shape[1] == 3).to(images.device) / 255).to(images.dtype)
+    return _channels_first(corrupted, rgb=images.shape[1] == 3).to(images.device) / 255
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Corruption:
         batch_size: int = 250,
         on_progress: Progress | None = None,
     ) -> Outcome:
-        check_images(images)
+        images, labels = as_images(images), as_labels(labels, images)
         check_strengths(strengths, self.largest)
         for strength in strengths:
             if strength != int(strength):
@@ -141,9 +141,9 @@ class Corruption:
         def versions(severity: float) -> torch.Tensor:
             if self.published is None:
                 return corrupt(self.kind, images, int(severity), seed)
-            return (self.published[int(severity) - 1].to(images.device) / 255).to(images.dtype)
+            return self.published[int(severity) - 1].to(images.device) / 255
 
-        with prepared(model, images.device):
+        with prepared(model, images.device) as model:
             return outcome_of_versions(
                 model, images, labels, strengths, versions, batch_size=batch_size, on_progress=on_progress
             )

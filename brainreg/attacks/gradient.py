@@ -12,13 +12,13 @@ from brainreg.attacks.base import (
     Outcome,
     Progress,
     check_counts,
-    check_images,
-    check_labels,
     check_strengths,
     logits_of,
     outcome_of_versions,
+    predicted,
     prepared,
 )
+from brainreg.attacks.inputs import as_images, as_labels, check_labels
 from brainreg.seeds import Stream, seeded_generator
 
 
@@ -128,14 +128,13 @@ class PGD:
         batch_size: int = 250,
         on_progress: Progress | None = None,
     ) -> Outcome:
-        check_images(images)
+        images, labels = as_images(images), as_labels(labels, images)
         check_strengths(strengths, self.largest)
-        images = images.float()
         start = 2 * torch.rand(images.shape[1:], generator=seeded_generator(seed, Stream.PGD)).to(images.device) - 1
-        with prepared(model, images.device):
+        with prepared(model, images.device) as model:
             logits = logits_of(model, images, batch_size)
             check_labels(labels, logits.shape[1])
-            right = logits.argmax(dim=1) == labels
+            right = predicted(logits) == labels
             examples, example_strength = images.clone(), torch.where(right, torch.inf, 0.0)
             correct = []
             for i, eps in enumerate(strengths):
@@ -157,7 +156,7 @@ class PGD:
         left = torch.arange(len(images), device=images.device)
         for step in range(self.steps + 1):
             logits, gradient = _gradient(model, found[left], labels[left])
-            right = logits.argmax(dim=1) == labels[left]
+            right = predicted(logits) == labels[left]
             left = left[right]
             if not len(left) or step == self.steps:
                 break
@@ -179,9 +178,8 @@ def _one_step(
     on_progress: Progress | None,
 ) -> Outcome:
     """Attack `model` along the signs of the gradient of `source`, the same for every strength."""
-    check_images(images)
+    images, labels = as_images(images), as_labels(labels, images)
     check_strengths(strengths, FGSM.largest)
-    images = images.float()
 
     @cache
     def signs() -> torch.Tensor:
@@ -189,7 +187,7 @@ def _one_step(
         parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
         return torch.cat([_gradient(source, part, part_labels)[1].sign() for part, part_labels in parts])
 
-    with prepared(model, images.device), prepared(source, images.device):
+    with prepared(model, images.device) as model, prepared(source, images.device) as source:
         return outcome_of_versions(
             model, images, labels, strengths, lambda eps: (images + eps * signs()).clamp(0, 1),
             batch_size=batch_size, on_progress=on_progress,

@@ -9,11 +9,11 @@ from torch import nn
 from brainreg.attacks.base import (
     Outcome,
     Progress,
-    check_images,
     check_strengths,
     outcome_of_versions,
     prepared,
 )
+from brainreg.attacks.inputs import as_images, as_labels
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream, seeded_generator
 
@@ -59,7 +59,7 @@ def add_noise(kind: str, images: torch.Tensor, eps: float, seed: int = 0) -> tor
     """
     if kind not in NOISES:
         raise InputError(f"noise={kind}: no such noise; {nearest(kind, NOISES)}")
-    check_images(images)
+    images = as_images(images)
     noisy = []
     for part, clean in enumerate(images.split(_NOISE_BATCH)):
         noise = NOISES[kind](clean.shape, eps, seeded_generator(seed, Stream.NOISE, part)).to(clean.device)
@@ -92,9 +92,9 @@ class Noise:
         batch_size: int = 250,
         on_progress: Progress | None = None,
     ) -> Outcome:
-        check_images(images)
+        images, labels = as_images(images), as_labels(labels, images)
         check_strengths(strengths, self.largest)
-        with prepared(model, images.device):
+        with prepared(model, images.device) as model:
             return outcome_of_versions(
                 model, images, labels, strengths, lambda eps: add_noise(self.kind, images, eps, seed),
                 batch_size=batch_size, on_progress=on_progress,

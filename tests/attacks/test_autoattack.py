@@ -230,6 +230,98 @@ class TestGrid:
         assert seen == sorted(seen) and seen[0][0] < seen[-1][0] and seen[-1] == (40, 40)
 
 
+class Band(nn.Module):
+    """Brightness, wrong where pixels lie 0.02 to 0.04 from 0.5 on average: where a larger perturbation leads beyond."""
+
+    def __init__(self, gradient: bool):
+        super().__init__()
+        self.gradient = gradient
+
+    def forward(self, images):
+        distance = (images - 0.5).abs().mean(dim=(1, 2, 3))
+        seen = images if self.gradient else (images.detach() * 5).round() / 5 + 0 * images
+        logits = Brightness()(0.5 + 0.001 * (seen - 0.5))
+        return torch.where(((distance > 0.02) & (distance < 0.04))[:, None], logits.flip(1), logits)
+
+
+class TestMaskedGradients:
+    """Where a strength that is withstood tells nothing of the smaller ones."""
+
+    images, labels, grid = flat(*[0.5] * 12), torch.full((12,), 5), (0.03, 0.2)
+
+    @pytest.mark.parametrize(
+        ("gradient", "attacks"), [(True, ("square",)), (False, ("square",)), (False, ("apgd-ce", "square"))]
+    )
+    def test_every_strength_is_attacked(self, gradient, attacks):
+        attack, model = short(attacks=attacks, n_iter=5, n_queries=20), Band(gradient)
+        alone = [attack(model, self.images, self.labels, (eps,)).correct[0] for eps in self.grid]
+        assert not alone[0].any() and alone[1].all()
+        outcome = attack(model, self.images, self.labels, self.grid)
+        assert not outcome.correct.any()  # an example is one at every larger strength
+        assert not outcome.inferred.any() and (outcome.masked == 3).all()
+
+    def test_images_without_a_gradient_are_a_sign(self):
+        class Steps(nn.Module):
+            def forward(self, images):
+                return Brightness()((5 * images).round() / 5)
+
+        images, labels = flat(0.4, 0.6), torch.tensor([4, 6])
+        outcome = short(attacks=("apgd-ce", "square"), n_queries=5)(Steps(), images, labels, (0.01, 0.02))
+        assert (outcome.masked == 1).all() and outcome.correct.all() and not outcome.inferred.any()
+
+    def test_what_square_alone_breaks_is_a_sign(self):
+        """The gradient leads to a checkerboard, as bright as the image; brightness in steps is what decides."""
+        board = torch.eye(2).repeat(4, 4) - 0.5
+
+        class Misleading(nn.Module):
+            def forward(self, images):
+                bright = (5 * images.mean(dim=(1, 2, 3), keepdim=True)).round() / 5
+                return Brightness()(bright + 0.01 * (images * board).mean(dim=(1, 2, 3), keepdim=True))
+
+        attack = short(attacks=("apgd-ce", "square"), n_queries=50)
+        outcome = attack(Misleading(), flat(0.4, 0.6, 0.2), torch.tensor([4, 6, 2]), (0.01, 0.02, 0.3))
+        assert (outcome.masked == 2).any() and not outcome.inferred.any()
+
+    def test_quantized_digits_agree_with_single_strengths(self, digits):
+        class Quantized(nn.Module):
+            def forward(self, images):
+                return (8 * images).round() / 8
+
+        model = nn.Sequential(Quantized(), digits[0]).eval()
+        attack, grid = short(n_iter=5, n_queries=60, n_target_classes=1), (0.065, 0.095, 0.15)
+        outcome = attack(model, *digits[1:], grid)
+        alone = torch.stack([attack(model, *digits[1:], (eps,)).correct[0] for eps in grid])
+        assert not (outcome.correct & ~alone).any() and not outcome.inferred.any()
+        weaker = alone.cummin(dim=0).values  # what breaks at one strength is broken at larger ones
+        assert (outcome.correct != weaker).sum(dim=1).max() <= 1
+
+    def test_what_is_inferred_of_plain_networks_is_told(self, digits):
+        attack, grid = short(n_iter=10, n_queries=30), (0, 0.01, 0.03, 0.06)
+        outcome, whole = attack(*digits, grid), attack(*digits, grid, infer=False)
+        assert outcome.inferred.any() and not outcome.inferred[0].any() and not outcome.inferred[-1].any()
+        assert not (outcome.inferred & ~outcome.correct).any() and not outcome.masked.any()
+        assert not whole.inferred.any() and (whole.correct != outcome.correct).sum(dim=1).max() <= 1
+
+
+class TestInfiniteLogits:
+    """An error before; the authors' run gives a number."""
+
+    @pytest.mark.parametrize("kind", ["some", "top"])
+    def test_as_many_images_withstand_as_of_the_authors(self, digits, kind):
+        model, images, labels = digits
+
+        class Infinite(nn.Module):
+            def forward(self, images):
+                logits = model(images)
+                if kind == "top":
+                    return torch.where(logits == logits.amax(dim=1, keepdim=True), torch.inf, logits)
+                return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.3, logits * torch.inf, logits)
+
+        attack, eps = short(), 0.06
+        ours = attack(Infinite().eval(), images, labels, (eps,)).correct[0]
+        assert abs(int(ours.sum()) - int(authors(attack, Infinite().eval(), images, labels, eps).sum())) <= 1
+
+
 class TestExamples:
     @pytest.mark.parametrize("norm", GRIDS)
     def test_no_example_beyond_its_strength_by_more_than_rounding(self, norm):
@@ -320,7 +412,7 @@ class TestClasses:
     def test_three_classes_have_no_targeted_dlr(self):
         model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
         for attack in (AutoAttack(), AutoAttack(version="plus"), short(attacks=("apgd-dlr",))):
-            with pytest.raises(InputError, match="DLR attacks need at least 4 classes, and there are 3"):
+            with pytest.raises(InputError, match=r"apgd-(t|dlr) need at least 4 classes, and there are 3"):
                 attack(model, torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), (0.1,))
 
     @pytest.mark.parametrize("classes", [2, 3])
@@ -337,6 +429,11 @@ class TestClasses:
     def test_strongest(self):
         assert strongest(4) == AutoAttack() and strongest(10, "L1") == AutoAttack(norm="L1")
         assert strongest(3, "L1").n_restarts == 5  # as the standard version in L1
+
+    def test_for_classes_changes_what_cannot_run_and_says_so(self):
+        assert AutoAttack().for_classes(4) == AutoAttack() and short().for_classes(3) == short()
+        plus = AutoAttack(version="plus", norm="L2").for_classes(3)
+        assert plus.attacks == ("apgd-ce", "fab", "square", "fab-t") and plus.title.startswith("AutoAttack custom L2")
 
 
 class TestShapes:

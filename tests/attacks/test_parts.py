@@ -28,21 +28,48 @@ class TestAttackWithin:
             (10, 10),
         ]
 
-    def test_one_batch_where_there_is_none(self):
-        assert self.measure(seconds=0).correct.shape == (1, 3)
+    def test_a_few_images_where_there_is_no_time(self):
+        measured = attack_within(self.attack, Brightness(), self.images, self.labels, [0.01], seconds=0)
+        assert measured.correct.shape == (1, 4)
+        assert self.measure(seconds=0).correct.shape == (1, 3)  # a batch, where it is smaller
 
-    def test_no_batch_is_begun_that_would_end_too_late(self, monkeypatch):
-        clock = [0.0]
+    @pytest.mark.parametrize(
+        ("fixed", "each", "seconds", "count", "most"),
+        [
+            (0, 1, 10, 10, 10),  # each image takes as long as any other
+            (0, 1, 100, 100, 100),
+            (0, 1, 2, 4, 4),  # a few in any case
+            (10, 0, 45, 100, 40),  # a batch takes as long as any other
+            (10, 0.1, 60, 150, 60),
+        ],
+    )
+    def test_a_limit_is_kept(self, monkeypatch, fixed, each, seconds, count, most):
+        clock, images = [0.0], flat(*[0.4] * 1000)
         attack = AutoAttack.__call__
 
-        def slow(*arguments, **options):
-            clock[0] += 10
-            return attack(*arguments, **options)
+        def slow(self, model, images, *arguments, **options):
+            clock[0] += fixed + each * len(images)
+            return attack(self, model, images, *arguments, **options)
 
         monkeypatch.setattr(time, "monotonic", lambda: clock[0])
         monkeypatch.setattr(AutoAttack, "__call__", slow)
-        measured = self.measure(seconds=29)
-        assert measured.correct.shape == (1, 6) and clock == [20.0] and measured.seconds == 20
+        labels = torch.full((1000,), 4)
+        measured = attack_within(self.attack, Brightness(), images, labels, [0.01], batch_size=1000, seconds=seconds)
+        assert measured.correct.shape[1] >= count and clock[0] <= most and measured.seconds == pytest.approx(clock[0])
+
+    def test_what_a_later_batch_shows_of_masks_changes_earlier_ones(self):
+        """Images of class 5 stand in the masked region; those of class 4, which come first, do not."""
+
+        class Half(nn.Module):
+            def forward(self, images):
+                masked = (images.mean(dim=(1, 2, 3), keepdim=True) > 0.45).float()
+                return Brightness()(masked * images.detach() + (1 - masked) * images)
+
+        images, labels = flat(*[0.4] * 6, *[0.5] * 6), torch.tensor([4] * 6 + [5] * 6)
+        measured = attack_within(self.attack, Half(), images, labels, [0.01, 0.03], batch_size=6)
+        assert measured.masked.tolist() == [0] * 6 + [1] * 6 and not measured.inferred.any()
+        alone = attack_within(self.attack, Half(), images[:6], labels[:6], [0.01, 0.03], batch_size=6)
+        assert alone.inferred[0].any() and alone.correct.all()
 
     def test_noise_is_not_divided(self):
         images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -65,6 +92,13 @@ class TestAttackWithin:
         assert (measured.predicted != labels[measured.kept]).all()
         needed = outcome.example_strength[:40]
         assert measured.example_strength[measured.kept[:16]].max() <= needed[needed > 0].sort().values[15]
+
+
+class Inverse(nn.Module):
+    """The other way round than Brightness."""
+
+    def forward(self, images):
+        return -Brightness()(images)
 
 
 class TestParts:
@@ -91,7 +125,7 @@ class TestParts:
             assert torch.equal(getattr(measured, name), getattr(expected, name))
         nothing = Counted()
         self.measure(nothing, tmp_path)
-        assert nothing.seen == 0
+        assert nothing.seen <= 16  # those that tell whether it is the same model
 
     @pytest.mark.parametrize(
         "changed",
@@ -106,7 +140,7 @@ class TestParts:
         self.measure(Counted(), tmp_path)
         model = Counted()
         self.measure(model, tmp_path, **changed)
-        assert model.seen > 0
+        assert model.seen > 16
 
     def test_other_weights_are_another_model(self, tmp_path):
         linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 10))
@@ -116,6 +150,42 @@ class TestParts:
             linear[1].bias[0] += 1
         self.measure(linear, tmp_path)
         assert len(list(tmp_path.iterdir())) == 2 * written
+
+    @pytest.mark.parametrize("change", ["quantized", "wrapped", "straight through", "other class", "version"])
+    def test_the_same_weights_may_be_another_model(self, tmp_path, change, monkeypatch):
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 10)).eval()
+        labels = linear(self.images).argmax(dim=1)
+        first = self.measure(linear, tmp_path, labels=labels)
+        original = nn.Flatten.forward
+
+        def quantized(self, images):
+            levels = 3 if change == "quantized" else 255
+            steps = (images * levels).round() / levels
+            return original(self, steps if change == "quantized" else images + (steps - images).detach())
+
+        other = linear
+        if change in ("quantized", "straight through"):
+            monkeypatch.setattr(nn.Flatten, "forward", quantized)  # the same modules by name
+        elif change == "wrapped":
+            other = nn.Sequential(linear, nn.Identity())
+        elif change == "other class":
+            other = nn.Sequential(type("Flatten", (nn.Flatten,), {})(), linear[1]).eval()
+        else:
+            monkeypatch.setattr("brainreg.attacks.parts.version", lambda name: "0.0")
+        seen = []
+        # On a layer that both have: hooks are no part of what a model is known by.
+        linear[1].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+        measured = self.measure(other, tmp_path, labels=labels)
+        assert sum(seen) > 16  # it was attacked
+        if change == "quantized":
+            assert torch.equal(measured.correct, self.measure(other, None, labels=labels).correct)
+            assert not torch.equal(measured.correct, first.correct)
+
+    def test_models_without_weights_do_not_share(self, tmp_path):
+        self.measure(Brightness(), tmp_path)
+        inverse = Inverse()
+        expected, measured = self.measure(inverse, None), self.measure(inverse, tmp_path)
+        assert torch.equal(measured.correct, expected.correct) and not measured.correct.any()
 
     def test_a_damaged_part_is_measured_again(self, tmp_path):
         expected = self.measure(Brightness(), tmp_path)
