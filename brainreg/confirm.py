@@ -121,11 +121,16 @@ class TestEvaluation(Evaluation):
         description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
         " (absent: half, once and one and a half times the search's)",
     )
+    noise_eps: Evaluation.__annotations__["noise_eps"] | None = Field(
+        None,
+        description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
+        " search's)",
+    )
     attack_minutes: float | None = Field(
         None,
         gt=0,
-        description="time after which an attack on one network begins no further batch (absent: no limit; with one,"
-        " slower networks are measured on fewer images)",
+        description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
+        " measured on fewer images)",
     )
 
 
@@ -343,13 +348,19 @@ def _evaluation(
     space: Space, given: Mapping[str, Any], before: Mapping[str, Any] | None, search: Storage
 ) -> Evaluation:
     """How everything is measured; what was begun otherwise cannot go on."""
-    eps = space.objective.eps
+    eps, noise_eps = space.objective.eps, space.objective.noise_eps
     strengths = sorted({min(factor * eps, 1.0) for factor in (1.0, *STRENGTHS.values())})
-    values = {"eps": tuple(float(f"{one:.6g}") for one in strengths), "attack_minutes": _NO_LIMIT}
+    values = {
+        "eps": tuple(float(f"{one:.6g}") for one in strengths),
+        "noise_eps": (noise_eps,),
+        "attack_minutes": _NO_LIMIT,
+    }
     if before is not None:
-        values = before["evaluation"]
+        values = {"noise_eps": []} | before["evaluation"]  # earlier ones took the nearest strength of the curve
     asked = {name: value for name, value in given.items() if value is not None}
     now = Evaluation(**{**values, **asked})
+    if before is None:  # whatever else is measured, noise is as the search had it
+        now = now.model_copy(update={"noise_eps": tuple(sorted({*now.noise_eps, space.objective.noise_eps}))})
     if before is not None:
         free = {"attack_batch_size": None}  # one seed gives one result, in batches of any size
         for name, old, new in differences(values | free, now.model_dump(mode="json") | free):

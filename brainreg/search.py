@@ -77,6 +77,9 @@ _DATABASE = "study.db"
 # Ray Tune writes its own table this often, in seconds.
 _RAYS_PERIOD = 10
 
+# While the final attack runs, a line says so this often, in seconds.
+_LINE_SECONDS = 30
+
 
 class SearchOptions(BaseModel):
     """How a search is run; none of it changes what a trial is, and all of it may change when it is resumed."""
@@ -332,7 +335,7 @@ def _plan(
         check_writable("--storage_path", options.storage_path)
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
     with nothing_written() if dry_run else contextlib.nullcontext():
-        data = {} if missing else _check_settings(space, options.data_dir, seed)
+        space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed)
     num_samples = options.num_samples or space.budget.num_samples
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     resumed = folder.exists(MANIFEST)
@@ -388,23 +391,33 @@ def _check_study(plan: SearchPlan) -> None:
         raise taken(plan.options.study, plan.name)
 
 
-def _check_settings(space: Space, data_dir: str, seed: int) -> dict[str, str]:
+def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict[str, str]]:
     """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too.
 
     Returns:
-        Their fingerprints.
+        The space, with the attacks that its number of classes allows, and the data's fingerprints.
     """
     found: dict[str, str] = {}
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
         found |= data.fingerprints
     space.objective.divide(len(data.valid_labels), seed)
-    for attack in (space.objective.attack, space.budget.final_attack):
-        attack.check_classes(data.num_classes)
+    attack, final = (one.for_classes(data.num_classes) for one in (space.objective.attack, space.budget.final_attack))
+    attack.check_classes(data.num_classes, "objective.attack")
+    if space.budget.final_attack_seconds > 0:
+        final.check_classes(data.num_classes, "budget.final_attack")
+    objective, budget = space.objective, space.budget
+    space = space.model_copy(
+        update={
+            "objective": objective.model_copy(update={"attack": attack}),
+            "budget": budget.model_copy(update={"final_attack": final}),
+        }
+    )
     problem = None
     for setting in space.corners():
         try:
-            return found | load_training_data(Hyperparameters(**setting), data_dir, "cpu").fingerprints
+            found |= load_training_data(Hyperparameters(**setting), data_dir, "cpu").fingerprints
+            return space, found
         except InputError as error:
             problem = error
     raise problem
@@ -737,6 +750,11 @@ def _attack_finally(plan: SearchPlan, finished: pd.DataFrame, console: Console) 
         )
         for number in chosen.trial.tolist()
     ]
+    began, left = time.monotonic(), waiting
+    while left:
+        _, left = ray.wait(left, num_returns=len(left), timeout=_LINE_SECONDS)
+        if left:
+            say(f"  {len(waiting) - len(left)} of {len(waiting)} done after {duration(time.monotonic() - began)}")
     rows = [
         {"trial": trial.trial, "setting": trial.setting, **outcome}
         for trial, outcome in zip(chosen.itertuples(), ray.get(waiting), strict=True)

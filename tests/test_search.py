@@ -70,6 +70,37 @@ def finished(tmp_path_factory):
     return folder / "s", *search(make_space(), folder)
 
 
+class TestFewClasses:
+    """Three classes, for which the standard version's targeted DLR does not exist."""
+
+    def space(self, write_folder, **budget) -> Space:
+        return make_space(
+            task=str(write_folder({"train": 12, "test": 12})),
+            fixed={
+                "base_channels": 2,
+                "epoch_num": 1,
+                "valid_portion": 0.3,
+                "resnet_batch_size": 7,
+                "reg_image_num": 10,
+            },
+            search={"reg_alpha": {"low": 0.1, "high": 10, "log": True}},
+            objective={"eps": 0.02, "noise_eps": 0.2, "attack_image_num": 4},
+            budget={"num_samples": 4, **budget},
+        )
+
+    def test_the_other_attacks_run_and_are_named(self, write_folder, tmp_path):
+        plan = plan_search(self.space(write_folder), SearchOptions(storage_path=str(tmp_path)))
+        for attack in (plan.space.objective.attack, plan.space.budget.final_attack):
+            assert attack.attacks == ("apgd-ce", "fab-t", "square") and attack.title.startswith("AutoAttack custom")
+
+    def test_an_attack_that_is_asked_for_by_name_is_refused_by_its_key(self, write_folder, tmp_path):
+        dlr = {"version": "custom", "attacks": ["apgd-t"]}
+        space = self.space(write_folder, final_attack=dlr)
+        with pytest.raises(InputError, match=r"^budget\.final_attack\.attacks=apgd-t: "):
+            plan_search(space, SearchOptions(storage_path=str(tmp_path)))
+        plan_search(space.override({}, {}, {"final_attack_seconds": 0}), SearchOptions(storage_path=str(tmp_path)))
+
+
 class TestFinishedSearch:
     def test_all_trials_are_measured_and_the_first_are_unregularized(self, finished):
         _, results, _ = finished
