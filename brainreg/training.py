@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from brainreg.attacks.base import predicted
+from brainreg.attacks.inputs import as_labels, check_labels
 from brainreg.data import (
     Dataset,
     ImageFiles,
@@ -432,7 +433,8 @@ def train(
 
     Args:
         settings: the hyperparameters.
-        data: from `load_training_data(settings)`.
+        data: from `load_training_data(settings)`, or one's own: images uint8 (n, c, h, w), labels whole numbers from 0
+            to below `num_classes`.
         device: CUDA where there is one, unless given.
         checkpoint: a file written after each epoch. Where it exists, training goes on from it; on one CPU,
             with one number of threads, the result is then the same, bit for bit, as without the interruption.
@@ -453,6 +455,7 @@ def train(
 
     Source: arXiv 2410.03952, section 3 and appendix.
     """
+    train_labels, valid_labels = _checked_labels(data)
     device = torch.device(device or default_device())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -465,10 +468,10 @@ def train(
         network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
     )
     half = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-    images, labels = data.images, data.labels.to(device)
+    images, labels = data.images, train_labels.to(device)
     if isinstance(images, torch.Tensor) and images.nbytes <= _KEPT_ON_DEVICE:
         images = images.to(device)
-    valid_images, valid_labels = data.valid_images.to(device), data.valid_labels.to(device)
+    valid_images, valid_labels = data.valid_images.to(device), valid_labels.to(device)
     scaling = InputScaling(data.task.centered)
     pairs = data.pairs
     if pairs is not None:
@@ -613,6 +616,30 @@ def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
             f"epoch {epoch}, by step {step}: the sum of the cross-entropy is {cross_entropy:g} and of the similarity"
             f" loss {similarity:g}; try a lower lr or alpha"
         )
+
+
+def _checked_labels(data: TrainingData) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the labels of the training and the validation images as int64 (n,).
+
+    Raises:
+        InputError: images that are not uint8 (n, c, h, w), labels that are not one class an image.
+    """
+    checked = []
+    for prefix, images, labels in (
+        ("", data.images, data.labels),
+        ("valid_", data.valid_images, data.valid_labels),
+    ):
+        if isinstance(images, torch.Tensor):
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                found = f"{images.dtype} of shape {tuple(images.shape)}"
+                raise InputError(f"data.{prefix}images: {found}; must be uint8 (n, c, h, w)")
+            try:
+                labels = as_labels(labels, images)
+                check_labels(labels, data.num_classes, "the task")
+            except InputError as error:
+                raise InputError(f"data.{prefix}{error}") from error
+        checked.append(labels)
+    return checked[0], checked[1]
 
 
 def _check_same_run(settings: Hyperparameters, data: TrainingData, state: dict[str, Any], path: str | Path) -> None:

@@ -212,6 +212,42 @@ def test_learning_rates_of_the_published_schedule():
     assert rates[20] == 0.1 and rates[19] == pytest.approx(0.1 * 0.3**4)
 
 
+class TestOwnData:
+    settings = Hyperparameters(**{**SMALL, "epoch_num": 1})
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"labels": lambda data: data.labels.int()},
+            {"labels": lambda data: data.labels[:, None], "valid_labels": lambda data: data.valid_labels.byte()},
+        ],
+    )
+    def test_labels_as_people_have_them(self, changes):
+        data = load_training_data(self.settings)
+        changed = dataclasses.replace(data, **{name: change(data) for name, change in changes.items()})
+        losses = [train(self.settings, one, device="cpu").history[-1]["cross_entropy"] for one in (data, changed)]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("images", lambda data: to_float(data.images), r"^data\.images: torch\.float32 of shape .*; must be uint8"),
+            (
+                "valid_images",
+                lambda data: data.valid_images[0],
+                r"^data\.valid_images: torch\.uint8 of shape \(1, 8, 8\)",
+            ),
+            ("labels", lambda data: data.labels[:5], r"^data\.labels: 5 of them for \d+ images"),
+            ("labels", lambda data: data.labels + 1, r"^data\.labels: from 1 to 10; the task has 10 classes"),
+            ("valid_labels", lambda data: data.valid_labels.float(), r"^data\.valid_labels: torch\.float32; must be"),
+        ],
+    )
+    def test_what_is_none_is_refused_in_one_line(self, name, change, message):
+        data = load_training_data(self.settings)
+        with pytest.raises(InputError, match=message):
+            train(self.settings, dataclasses.replace(data, **{name: change(data)}), device="cpu")
+
+
 class TestTraining:
     def test_it_learns(self):
         result = run({**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 6})
