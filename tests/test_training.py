@@ -235,7 +235,7 @@ class TestOwnData:
             (
                 "valid_images",
                 lambda data: data.valid_images[0],
-                r"^data\.valid_images: torch\.uint8 of shape \(1, 8, 8\)",
+                r"^data\.valid_images: torch\.uint8 of shape \(1, 16, 16\)",
             ),
             ("labels", lambda data: data.labels[:5], r"^data\.labels: 5 of them for \d+ images"),
             ("labels", lambda data: data.labels + 1, r"^data\.labels: from 1 to 10; the task has 10 classes"),
