@@ -43,6 +43,7 @@ from brainreg.fingerprints import UNKNOWN_DATA, check_same_data
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import Objective
 from brainreg.progress import SearchProgress, duration, ranked_table
+from brainreg.proposals import most_trials
 from brainreg.records import (
     CHECKPOINT,
     DRIVER,
@@ -141,6 +142,7 @@ class SearchPlan:
         data: fingerprints of what the trials train on; see `brainreg.fingerprints`.
         missing: data sets that a search downloads first; of a dry run only, which then has not checked the data.
         notes: what to know beforehand.
+        used_up: whether these trials are all that the space has.
     """
 
     space: Space
@@ -157,6 +159,7 @@ class SearchPlan:
     data: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    used_up: bool = False
 
     @property
     def name(self) -> str:
@@ -198,7 +201,7 @@ def plan_search(
     own = Path(folder.root) if folder.is_local else None
     if own is not None and own.exists() and not (own.is_dir() and {path.name for path in own.iterdir()} <= {DRIVER}):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
-    trials = options.num_samples or space.budget.num_samples
+    trials, _ = _trials(space, options)
     strategy = (strategy or Strategy()).completed(space, trials, _seed(space))
     return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run)
 
@@ -336,7 +339,7 @@ def _plan(
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
     with nothing_written() if dry_run else contextlib.nullcontext():
         space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed)
-    num_samples = options.num_samples or space.budget.num_samples
+    num_samples, used_up = _trials(space, options, records)
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     resumed = folder.exists(MANIFEST)
     plan = SearchPlan(
@@ -353,10 +356,20 @@ def _plan(
         resumed,
         data,
         tuple(missing),
+        used_up=used_up,
     )
     if options.study is not None:
         _check_study(plan)
     return plan
+
+
+def _trials(space: Space, options: SearchOptions, records: Sequence[TrialRecord] = ()) -> tuple[int, bool]:
+    """How many trials a search has, and whether those are all that are left: with one seed, a second training of a
+    setting gives the same numbers again.
+    """
+    asked = options.num_samples or space.budget.num_samples
+    most = most_trials(space, records)
+    return (asked, False) if most is None or asked <= most else (most, True)
 
 
 def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
@@ -442,6 +455,8 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
     say(f"{ray} for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
+    if plan.used_up:
+        say(f"the space has no more than {_trials_told(plan)}, each of which is trained once")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
     for note in plan.notes:
         say(f"note: {note}")
@@ -468,6 +483,10 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
 
 def _ended(records: Sequence[TrialRecord]) -> int:
     return sum(record.state != UNFINISHED for record in records)
+
+
+def _trials_told(plan: SearchPlan) -> str:
+    return "one setting" if plan.num_samples == 1 else f"{plan.num_samples} settings, the given ones counted"
 
 
 def _readable(folder: Storage) -> Sequence[TrialRecord]:
@@ -672,6 +691,8 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         reason = f"; trial {failed.trial.iloc[0]}: {failed.error.iloc[0]}" if len(failed) else ""
         say(f"\nno trial finished{reason}")
         return
+    if plan.used_up and not interrupted:
+        say(f"\nthe space is used up: it has no more than {_trials_told(plan)}")
     objective, best = plan.space.objective, finished.iloc[0]
     say(
         f"\nobjective = {objective.weight:g} clean + {1 - objective.weight:g} robust accuracy, on validation images"

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.paths import expand_home
+from brainreg.proposals import NewSettings, setting_key
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.seeds import text_seed
 from brainreg.spaces import Space
@@ -278,9 +279,12 @@ class SearchStudy:
             if not known:
                 self.study.set_metric_names(list(self.goals))
             self._complete(known, records)
-            self.study.sampler = make_sampler(
-                strategy.sampler, num_samples, seed, known=len(self.study.get_trials(deepcopy=False, states=_BEGUN))
-            )
+            begun = len(self.study.get_trials(deepcopy=False, states=_BEGUN))
+            sampler = make_sampler(strategy.sampler, num_samples, seed, known=begun)
+            settings = [space.setting(name) for name in space.given] + [record.hyperparameters for record in records]
+            self._known = {setting_key(setting) for setting in settings}
+            anew = int(np.random.SeedSequence([seed, begun, 1]).generate_state(1)[0])
+            self.study.sampler = NewSettings(sampler, space, self._known, anew)
 
     def _complete(self, known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> None:
         """Add the given settings and the recorded trials that the study lacks."""
@@ -338,6 +342,7 @@ class SearchStudy:
         """Return the setting of a trial, as a new record."""
         with _kept():
             hyperparameters = self.space(trial)
+            self._known.add(setting_key(hyperparameters))
             return TrialRecord(
                 number=trial.number,
                 setting=trial.user_attrs.get("setting", ""),

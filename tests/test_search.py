@@ -17,7 +17,7 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.objective import EPOCH_OBJECTIVE
 from brainreg.records import read_manifest
 from brainreg.results import BEST, ranked, settings_of
-from brainreg.search import SearchOptions, plan_search, run_search
+from brainreg.search import SearchOptions, plan_resume, plan_search, run_search
 from brainreg.spaces import Space
 from brainreg.storage import Storage
 from brainreg.study import Strategy, sampler_seed
@@ -206,6 +206,18 @@ def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
     pd.testing.assert_frame_equal(first[proposed], second[proposed])
     assert first.objective.tolist() == second.objective.tolist()
     assert first.reg_alpha.nunique() == 6
+
+
+def test_a_space_that_is_used_up_ends_the_search(tmp_path):
+    space = make_space(
+        fixed={**TINY, "reg_alpha": 0.5, "reg_image_num": 100, "epoch_num": 1},
+        search={"reg_range": {"choices": ["all", "high_positive"]}},
+    )
+    results, text = search(space, tmp_path, num_samples=8)
+    assert results.setting.tolist() == [*space.given, "", ""] and set(results.state) == {"finished"}
+    assert set(results.reg_range.dropna()) == {"all", "high_positive"}
+    assert "the space is used up" in text and read_manifest(Storage(tmp_path / "s"))["num_samples"] == len(results)
+    assert plan_resume(Storage(tmp_path / "s"), {"num_samples": 9}).num_samples == len(results)
 
 
 def test_failed_trials_are_named_and_told_as_failed(tmp_path):

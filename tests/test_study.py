@@ -17,6 +17,7 @@ from services import PASSWORD, postgresql_server, unanswered
 
 import brainreg.study
 from brainreg.errors import InputError
+from brainreg.proposals import most_trials, setting_key
 from brainreg.records import FAILED, STOPPED, TrialRecord
 from brainreg.spaces import Space
 from brainreg.storage import StorageError
@@ -331,7 +332,7 @@ class TestProposals:
         ]
         assert seeds[0] == seeds[1] == seeds[2] and len({*seeds}) == 6
 
-    @pytest.mark.parametrize("row", ["digits_double", "fashionmnist_fashionmnist", "mnist_mnist"])
+    @pytest.mark.parametrize("row", ["digits_double", "mnist_mnist"])
     def test_a_recorded_row_is_proposed_again_with_the_sampler_seed_that_it_names(self, row, name):
         """As far as its proposals are drawn before anything is measured; each first third of a search is."""
         folder = ROOT / "analysis" / "results" / f"{row}_narrow"
@@ -358,6 +359,55 @@ class TestProposals:
                 proposed.append(records[-1].params)
             study = opened(Strategy(sampler=sampler), name, url, records)
         assert len({params["reg_alpha"] for params in proposed[2:]}) == 4
+
+    @pytest.mark.parametrize("resumed", [False, True])
+    def test_no_setting_is_proposed_twice_and_all_are(self, strategy, name, resumed):
+        """Some are told, some run, and the search is resumed after each; one of the choices is a given setting."""
+        finite = Space(
+            **{
+                **SPACE.model_dump(),
+                "fixed": {"epoch_num": 3},
+                "search": {
+                    "reg_alpha": {"choices": [0.0, 1.0]},
+                    "reg_range": {"choices": ["double", "low"]},
+                    "reg_thresh": {"low": 0.5, "high": 0.7, "step": 0.1},
+                    "reg_thresh_2": {"choices": [0.1, 0.2]},
+                },
+            }
+        )
+        every = len(finite.given) + 3 * 2 + 3  # Th_2 exists in the range double only
+        assert most_trials(finite) == every
+        study, records = opened(strategy, name, space=finite), []
+        for number in range(every):
+            trial = study.ask()
+            record = study.propose(trial)
+            if number % 3:
+                record.measured = measured(0.8, 0.1 * number)
+                study.tell_finished(trial, record.measured)
+            records.append(record)
+            if resumed:
+                study = opened(strategy, f"{name} {number}", records=records, space=finite)
+        proposed = [setting_key(record.hyperparameters) for record in records if not record.setting]
+        assert len({*proposed}) == len(proposed) == 9 and most_trials(finite, records) == every
+
+    def test_spaces_that_are_not_used_up(self):
+        assert most_trials(SPACE) is None
+        many = {"reg_image_num": {"low": 100, "high": 50_000}, "reg_alpha": {"choices": [1, 2]}}
+        assert most_trials(Space(**{**SPACE.model_dump(), "fixed": {}, "search": many})) is None
+
+    @pytest.mark.parametrize(
+        ("one", "other", "same"),
+        [
+            ({"reg_alpha": 0.0, "reg_thresh": 0.1}, {"reg_alpha": 0.0, "reg_thresh": 0.2}, True),
+            ({"reg_alpha": 1.0, "reg_thresh": 0.1}, {"reg_alpha": 1.0, "reg_thresh": 0.2}, False),
+            ({"reg_alpha": 1.0, "reg_data": None}, {"reg_alpha": 1.0, "reg_data": "digits"}, True),
+            ({"reg_alpha": 1.0}, {"reg_alpha": 1.0, "seed": 1}, False),
+            ({"reg_alpha": 1.0}, {"reg_alpha": 1.0, "momentum": 0.9}, True),
+        ],
+    )
+    def test_what_is_one_training(self, one, other, same):
+        first, second = (setting_key({"task": "digits", **setting}) for setting in (one, other))
+        assert (first == second) == same
 
     def test_many_trials_at_a_time(self, strategy, name):
         """As many as there are workers are proposed before the first has a result."""
@@ -390,7 +440,7 @@ class TestProposals:
         finished = study.study.get_trials()[1:-1]  # without the unregularized setting
         best = sorted(finished, key=lambda trial: trial.values[-1])[-3:]
         newest = [trial for trial in finished if trial not in best][-3:]
-        shown = study.study.sampler._of(study.study)._get_trials()
+        shown = study.study.sampler._sampler._of(study.study)._get_trials()
         assert [trial.number for trial in shown] == [*sorted(trial.number for trial in best + newest), running]
 
     def test_a_short_search_is_not_random_alone(self):
