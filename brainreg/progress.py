@@ -1,16 +1,20 @@
 """What a search shows in the terminal: the trials while they run, and the ranked table at the end."""
 
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+from scipy.stats import norm
 
+from brainreg.cli import python_name
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.spaces import shown_name
 
@@ -268,6 +272,34 @@ def _add_row(
     settings = (shown(value) for _, value in searched)
     accuracies = (fraction(measured.get(name)) for name in _ACCURACIES)
     table.add_row(str(number), *settings, *accuracies, f"{last}, {shown_name(setting)}" if setting else last)
+
+
+def expected_largest(count: int) -> float:
+    """Return by how many standard deviations the largest of so many normal draws lies above their mean, on average.
+
+    >>> round(expected_largest(7), 2)
+    1.35
+    """
+    x = np.linspace(-9, 9, 18_001)
+    return float(np.trapezoid(x * count * norm.pdf(x) * norm.cdf(x) ** (count - 1), x))
+
+
+def luck_lines(results: pd.DataFrame, folder: str) -> list[str]:
+    """Return what to know of the best of a search: that it is the largest of several draws, and what tells more.
+
+    Args:
+        results: trials of `brainreg.results.ranked`.
+        folder: of the search.
+    """
+    proposed = int((results.setting == "").sum())
+    if proposed < 2:
+        return []
+    return [
+        f"the best is the largest of {proposed} runs of one seed each, of which luck alone expects"
+        f" {expected_largest(proposed):.1f} standard deviations of a run; whether it is better, over fresh seeds and on"
+        " test images:",
+        f"  {python_name()} -m brainreg.confirm {shlex.quote(folder)}",
+    ]
 
 
 def ranked_table(results: pd.DataFrame, searched: Iterable[str], rows: int = 15) -> Table:

@@ -40,9 +40,9 @@ from brainreg.data import nothing_written, to_download
 from brainreg.errors import InputError, validated
 from brainreg.evaluation import as_large_as_fits, row
 from brainreg.fingerprints import UNKNOWN_DATA, check_same_data
-from brainreg.hyperparameters import Hyperparameters
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.objective import Objective
-from brainreg.progress import SearchProgress, duration, ranked_table
+from brainreg.progress import SearchProgress, duration, luck_lines, ranked_table
 from brainreg.proposals import most_trials
 from brainreg.records import (
     CHECKPOINT,
@@ -719,6 +719,13 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
             gain = best.objective - given.objective.iloc[0]
             trials = f"trial {best.trial} against {given.trial.iloc[0]}"
             say(f"best against {shown_name(name)}: objective {gain:+.3f} ({trials})")
+    if others := [name for name in plan.space.search if name not in REGULARIZER]:
+        shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
+        say(
+            f"searched beside the regularizer: {', '.join(others)}; the given settings have other values, so a gain"
+            " over them is not the regularizer's alone. The unregularized network with the best's values:"
+        )
+        say(f"  {_command(shared, plan)}")
     if best.setting and not interrupted and (finished.setting == "").any():
         say(f"the {shown_name(best.setting)} setting is the best of this search: no proposed one beats it")
     if changes := plan.space.departures():
@@ -729,6 +736,9 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         _attack_finally(plan, finished, console)
     say(f"\ntrials: {plan.folder.path(TABLE)}")
     say(f"best:   {plan.folder.path(f'{BEST}/{CHECKPOINT}')}")
+    if not interrupted:
+        for line in luck_lines(finished, plan.folder.uri):
+            say(line)
     say("next, the best setting on the test images:")
     say(f"  {_train_command(best, plan)}")
 
@@ -737,9 +747,11 @@ def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
     if trial.setting == EARLY_STOPPED:  # train.py chooses the best epoch otherwise: its network is measured as it is
         checkpoint = shlex.quote(plan.folder.path(f"{BEST}/{CHECKPOINT}"))
         return f"{python_name()} -m brainreg.evaluate --checkpoint={checkpoint} --split=test"
-    return train_command(
-        settings_of(trial), None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir
-    )
+    return _command(settings_of(trial), plan)
+
+
+def _command(settings: Hyperparameters, plan: SearchPlan) -> str:
+    return train_command(settings, None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir)
 
 
 def _save_best(plan: SearchPlan, best: pd.Series) -> None:

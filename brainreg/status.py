@@ -5,9 +5,9 @@ import time
 
 from rich.console import Console
 
-from brainreg.progress import duration, ranked_table, time_left
+from brainreg.progress import duration, luck_lines, ranked_table, time_left
 from brainreg.records import FAILED, FINISHED, STOPPED, UNFINISHED, driver_of, read_manifest
-from brainreg.results import load_results, ranked
+from brainreg.results import CONFIRMATION, load_results, ranked
 from brainreg.storage import Storage
 
 _SHOWN = 5
@@ -58,3 +58,8 @@ def show_status(search: Storage, console: Console) -> None:
     if len(finished):
         say("best so far:" if ended < total else "best:")
         console.print(ranked_table(finished, manifest["space"]["search"], rows=_SHOWN))
+    if search.exists(CONFIRMATION):
+        say(f"confirmed, as far as it goes: {search.path(CONFIRMATION)}")
+    elif ended == total:
+        for line in luck_lines(finished, str(search)):
+            say(line)

@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from brainreg.records import read_manifest
 from brainreg.results import BEST, ranked, settings_of
 from brainreg.search import SearchOptions, plan_resume, plan_search, run_search
 from brainreg.spaces import Space
+from brainreg.status import show_status
 from brainreg.storage import Storage
 from brainreg.study import Strategy, sampler_seed
 from brainreg.training import load_checkpoint, load_training_data, train
@@ -195,6 +197,25 @@ class TestFinishedSearch:
             assert any(line.startswith("best against unregularized: objective +") for line in lines)
         command = r"\S*python\S* (train.py --task=digits --base_channels=2|-m brainreg.evaluate --checkpoint=)"
         assert re.match(command, lines[-1].strip())
+        proposed = int((results.setting == "").sum())
+        told = next(i for i, line in enumerate(lines) if f"the largest of {proposed} runs of one seed each" in line)
+        assert re.match(rf"  \S*python\S* -m brainreg.confirm {folder}$", lines[told + 1])
+        show_status(Storage(folder), console := Console(file=io.StringIO(), width=120))
+        assert lines[told + 1] in console.file.getvalue()
+        assert "searched beside the regularizer" not in text
+
+    def test_what_is_searched_beside_the_regularizer_is_told(self, tmp_path):
+        """The given settings keep its default, and the gain mixes the two."""
+        space = make_space(
+            fixed={**TINY, "reg_image_num": 100, "epoch_num": 1},
+            search={"lr": {"choices": [0.01, 0.02]}, "reg_alpha": {"choices": [0.5, 1]}},
+        )
+        results, text = search(space, tmp_path, num_samples=len(space.given) + 1)
+        best = settings_of(ranked(results).iloc[0])
+        lines = text.splitlines()
+        told = next(i for i, line in enumerate(lines) if line.startswith("searched beside the regularizer: lr;"))
+        flags = lines[told + 1].split("train.py ")[1]
+        assert "--reg_alpha=0.0" in flags and (f"--lr={best.lr}" in flags) == (best.lr != 0.1)
 
 
 def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
