@@ -278,6 +278,21 @@ class TestTraining:
             means = [sum(epoch[name] for epoch in result.history[1:]) / 6 for result in (rough, exact)]
             assert means[0] == pytest.approx(means[1], rel=0.3)
 
+    def test_a_step_in_bfloat16_is_the_one_in_float32_up_to_rounding(self, tmp_path):
+        settings = {**REGULARIZED, "epoch_num": 1, "train_image_num": 64}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            initial = training.build_model("ResNet18", 1, 10, 2, 16)
+        losses, steps = [], []
+        for precision in ("float32", "bfloat16"):
+            checkpoint = tmp_path / f"{precision}.pt"
+            epoch = run({**settings, "precision": precision}, checkpoint=checkpoint).history[1]
+            after = load_checkpoint(checkpoint)["model"]
+            losses.append([epoch["cross_entropy"], epoch["similarity_loss"]])
+            steps.append(torch.cat([(after[name] - old).flatten() for name, old in initial.named_parameters()]))
+        assert losses[0] == pytest.approx(losses[1], rel=0.05)
+        assert (steps[1] - steps[0]).norm() < 0.5 * steps[0].norm()  # 0.24; 0.9 with a tenth of the learning rate
+
     def test_the_similarity_loss_falls(self):
         history = run(
             {**REGULARIZED, "epoch_num": 4, "reg_alpha": 10, "arctanh": False, "train_image_num": None}
