@@ -437,7 +437,7 @@ class TestPackedFiles:
         assert sorted(raw.iterdir()) == before
         assert {path.suffix for path in data.split_files(name, mnist_folder)} == {".gz"}
 
-    @pytest.mark.parametrize("content", [b"", b"<html>", gzip.compress(b"packed\n")])
+    @pytest.mark.parametrize("content", [b"", b"<html>", gzip.compress(b"packed\n")], ids=["empty", "html", "text"])
     @pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
     def test_of_mnist_that_are_damaged(self, mnist_folder, part, content):
         path = mnist_folder / f"MNIST/raw/train-{part}-ubyte"
