@@ -169,6 +169,12 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
+def visible_gpus() -> list[str]:
+    """Return this machine's GPUs, as CUDA_VISIBLE_DEVICES calls them."""
+    count, given = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in given.split(",")][:count] if given else [str(i) for i in range(count)]
+
+
 def machines(address: str | None, dashboard_host: str) -> Machines:
     """Return what trials can run on; connects to the cluster at `address`, starts nothing where that is None.
 

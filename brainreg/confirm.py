@@ -19,7 +19,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -47,6 +47,7 @@ from brainreg.records import CHECKPOINT, DRIVER, MANIFEST, UNFINISHED, Driver, d
 from brainreg.results import CONFIRMATION, load_results, ranked, settings_of, split_folders
 from brainreg.search import (
     SearchOptions,
+    claimed_share,
     differences,
     printer,
     say_dashboard,
@@ -638,6 +639,11 @@ class _Confirmation:
         self.spent: list[float] = []
 
     def run(self) -> pd.DataFrame:
+        with claimed_share(self.plan.options, len(self.plan.jobs), f"{self.plan.name}/{FOLDER}", self.say) as slots:
+            self.plan = replace(self.plan, slots=slots)
+            return self._run()
+
+    def _run(self) -> pd.DataFrame:
         plan, folder = self.plan, self.plan.folder
         with Driver(folder, plan.slots, _check_not_run) as driver:
             if _read_manifest(plan.search) != plan.before:

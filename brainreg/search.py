@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import logging
+import math
 import os
 import platform
 import shlex
@@ -34,8 +35,9 @@ from rich.console import Console
 import brainreg.cluster  # sets Ray's variables before Ray is imported
 from brainreg.attacks.parts import attack_within
 from brainreg.bridge import AshaScheduler, Gauges, RecoveringScheduler, SearchCallback, StudySearch, WhenBroken
+from brainreg.claims import claims_of_others, kept, make_claim, one_at_a_time
 from brainreg.cli import DATA_DIR, check_writable, python_name, tool_name, train_command
-from brainreg.cluster import check_nodes, machines, start_ray, watch_own_node
+from brainreg.cluster import check_nodes, machines, start_ray, visible_gpus, watch_own_node
 from brainreg.data import nothing_written, to_download
 from brainreg.errors import InputError, validated
 from brainreg.evaluation import as_large_as_fits, row
@@ -375,6 +377,8 @@ def _trials(space: Space, options: SearchOptions, records: Sequence[TrialRecord]
 def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
     """Return how many of the jobs run at a time, and the GPUs that each takes.
 
+    On this machine, that is what other searches leave, and one at least; `max_concurrent` overrules them.
+
     Raises:
         InputError: a job takes more than there is; no cluster answers.
     """
@@ -386,10 +390,49 @@ def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
     ):
         if value > most:
             raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
-    slots = int(there.cpus // options.cpus_per_trial)
+    others = claims_of_others() if options.address is None and options.max_concurrent is None else []
+    cores = there.cpus - sum(claim.cores for claim in others)
+    slots = int(cores // options.cpus_per_trial)
     if gpus:
-        slots = min(slots, int(there.gpus // gpus))
+        left = there.gpus - len({gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()})
+        slots = min(slots, int((left if others else there.gpus) // gpus))
+    slots = max(slots, 1)
     return min(slots, options.max_concurrent or slots, jobs), gpus
+
+
+@contextlib.contextmanager
+def claimed_share(options: SearchOptions, jobs: int, name: str, say: Callable[[str], None]) -> Iterator[int]:
+    """Take a share of this machine, until the end of the block; yields how many of the jobs run at a time.
+
+    Of a cluster, nothing is taken: all its drivers share one Ray.
+    """
+    if options.address is not None:
+        yield share_of_machines(options, jobs)[0]
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.ExitStack() as stack:
+        with one_at_a_time():
+            slots, gpus_per_trial = share_of_machines(options, jobs)
+            others = claims_of_others()
+            gpus: list[str] = []
+            if gpus_per_trial:
+                taken = {gpu for claim in others for gpu in claim.gpus}
+                free = [gpu for gpu in visible_gpus() if gpu not in taken]
+                count = math.ceil(slots * gpus_per_trial)
+                gpus = (free if len(free) >= count else visible_gpus())[:count]
+            stack.enter_context(kept(make_claim(name, slots * options.cpus_per_trial, gpus)))
+        if others:
+            said = ", ".join(f"{claim.name} (process {claim.pid}, {claim.cores:g} CPU cores)" for claim in others)
+            say(f"on this machine runs {said}: {slots} at a time here; --max-concurrent overrules that")
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # of all, Ray would hand out the first ones again
+        try:
+            yield slots
+        finally:
+            if gpus:
+                os.environ.pop("CUDA_VISIBLE_DEVICES")
+                if before is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 def _check_study(plan: SearchPlan) -> None:
@@ -450,6 +493,12 @@ def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
     Raises:
         InputError: another process runs it, a node cannot run trials, or what must be kept cannot be.
     """
+    with claimed_share(plan.options, plan.num_samples, plan.name, printer(console)) as slots:
+        return _run(replace(plan, slots=slots), console)
+
+
+def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
+    """Run a search on its share of the machine."""
     folder, options = plan.folder, plan.options
     say = printer(console)
     known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""

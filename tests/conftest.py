@@ -7,11 +7,15 @@ import os
 import shutil
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # Networks as small as those of the tests are slower on several threads, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Searches of tests that run at the same time take no account of each other.
+os.environ["BRAINREG_CLAIMS"] = tempfile.mkdtemp(prefix="brainreg-claims-")
 
 import numpy as np
 import psutil
