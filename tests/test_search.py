@@ -324,12 +324,6 @@ class TestPlan:
         with pytest.raises(InputError, match=r"--name=file: .* already holds something"):
             plan_search(make_space(), SearchOptions(name="file", storage_path=str(tmp_path)))
 
-    def test_too_few_classes_for_the_attack(self, tmp_path, write_folder):
-        folder = write_folder({"train": 16, "test": 16})
-        space = make_space(task=str(folder), objective={"eps": 0.1, "noise_eps": 0.1, "attack_image_num": 1})
-        space = space.override({"reg_alpha": 0.5, "reg_image_num": 10, "train_image_num": 20})
-        assert self.refused(tmp_path, space).startswith("attack.version=standard: its DLR attacks need at least 4")
-
     def test_name(self, tmp_path):
         assert "--name=a/b: must be the name of a folder, not a path" in self.refused(tmp_path, name="a/b")
 
