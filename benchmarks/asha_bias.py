@@ -32,8 +32,8 @@ import numpy as np
 import pandas as pd
 from search_quality import RESULTS, RunTable
 
-from brainreg.bridge import KEPT, RUNGS, AshaScheduler
-from brainreg.spaces import load_space
+from brainreg.search.scheduler import KEPT, RUNGS, AshaScheduler
+from brainreg.spaces.files import load_space
 
 
 class Share(NamedTuple):

@@ -18,13 +18,15 @@ import pandas as pd
 import pyautoattack
 import torch
 
+from brainreg._utils.flags import Parser, given_values, run_command, use_threads
 from brainreg.attacks import AutoAttack
-from brainreg.cli import Parser, given_values, run, use_threads
-from brainreg.data import load_dataset
+from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
-from brainreg.evaluation import correct
+from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training import device_name, load_training_data, to_float, train
+from brainreg.training.data import load_training_data
+from brainreg.training.device import device_name
+from brainreg.training.loop import to_float, train
 
 
 class Counted(torch.nn.Module):
@@ -114,4 +116,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

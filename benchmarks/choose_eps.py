@@ -15,12 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from brainreg._utils.flags import Parser, given_values, run_command
 from brainreg.attacks import AutoAttack, add_noise
-from brainreg.cli import Parser, given_values, run
-from brainreg.evaluation import correct
+from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.objective import Objective
-from brainreg.training import load_training_data, to_float, train
+from brainreg.spaces.objective import Objective
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import to_float, train
 
 SHORT = AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=20, n_target_classes=3)
 
@@ -61,4 +62,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 
 from brainreg.attacks import AutoAttack
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.models import build_model
-from brainreg.training import TrainingData, load_training_data, to_float, train
+from brainreg.models.build import build_model
+from brainreg.training.data import TrainingData, load_training_data
+from brainreg.training.loop import to_float, train
 
 ATTACK = AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=20, n_target_classes=3)
 SEEDS = (0, 1, 2)

@@ -16,12 +16,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from brainreg.data import load_dataset
-from brainreg.evaluation import attacked_images, correct
+from brainreg.data.load import load_dataset
+from brainreg.evaluation.accuracy import correct
+from brainreg.evaluation.settings import attacked_images
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.objective import EPOCH_OBJECTIVE
-from brainreg.spaces import UNREGULARIZED, load_space
-from brainreg.training import folded, load_training_data, to_float, train
+from brainreg.spaces.files import load_space
+from brainreg.spaces.names import UNREGULARIZED
+from brainreg.spaces.objective import EPOCH_OBJECTIVE
+from brainreg.training.checkpoint import fold_batchnorm
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import to_float, train
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def measured(space, seed: int, flags: argparse.Namespace) -> list[dict]:
         ("cross-entropy", lowest["epoch"], lowest["network"]),
         ("objective", result.best_epoch, result.classifier),
     ):
-        model = folded(network)
+        model = fold_batchnorm(network)
         outcome = objective.attack(model, images[attacked], labels[attacked], [objective.eps], seed=seed)
         rows.append(
             {

@@ -137,8 +137,9 @@ def check(folder: Path, trials: int) -> None:
     import optuna
     from ray.tune import ExperimentAnalysis
 
-    from brainreg.results import load_results, settings_of
-    from brainreg.training import load_training_data, train
+    from brainreg.records.results import load_results, settings_of
+    from brainreg.training.data import load_training_data
+    from brainreg.training.loop import train
 
     results = load_results(folder)
     assert results.trial.tolist() == list(range(trials)), results.trial.tolist()

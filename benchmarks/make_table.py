@@ -21,8 +21,11 @@ import pandas as pd
 import torch
 
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces import EARLY_STOPPED, Space, load_space
-from brainreg.training import load_training_data, to_float, train
+from brainreg.spaces.files import load_space
+from brainreg.spaces.names import EARLY_STOPPED
+from brainreg.spaces.space import Space
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import to_float, train
 
 
 def settings_of(space: Space, count: int, seed: int) -> list[dict[str, Any]]:

@@ -36,8 +36,8 @@ def measure(options: argparse.Namespace) -> dict[str, float | str]:
     """Draw from one range, in this process."""
     import torch
 
-    from brainreg.data import load_dataset
-    from brainreg.similarity import PairSampler
+    from brainreg.data.load import load_dataset
+    from brainreg.method.sampler import PairSampler
 
     images = load_dataset(options.task, "train", options.data_dir)[0][: options.images[0]].clone()
     device = torch.device(options.device)

@@ -27,22 +27,17 @@ import torch
 from stand_in import StandIn
 from torch.utils.flop_counter import FlopCounterMode
 
+from brainreg._utils.flags import Parser, run_command, use_threads
 from brainreg.attacks import AutoAttack
 from brainreg.attacks.boundary import median_squared_distance
-from brainreg.cli import Parser, run, use_threads
-from brainreg.data import find_dataset, load_dataset
+from brainreg.data.datasets import find_dataset
+from brainreg.data.load import load_dataset
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.similarity import PairSampler
-from brainreg.training import (
-    RegularizationPairs,
-    TrainingData,
-    default_device,
-    device_name,
-    folded,
-    load_training_data,
-    to_float,
-    train,
-)
+from brainreg.method.sampler import PairSampler
+from brainreg.training.checkpoint import fold_batchnorm
+from brainreg.training.data import RegularizationPairs, TrainingData, load_training_data
+from brainreg.training.device import default_device, device_name
+from brainreg.training.loop import to_float, train
 
 PARTS = ("step", "epoch", "data", "pairs", "autoattack", "boundary", "packing")
 Rows = list[dict[str, Any]]
@@ -285,7 +280,7 @@ class Bench:
 
     def autoattack(self) -> Rows:
         classifier, images, labels, eps, called = self._attacked()
-        measured = folded(classifier)
+        measured = fold_batchnorm(classifier)
         kept: dict[str, torch.Tensor] = {}
 
         def theirs() -> None:
@@ -311,7 +306,7 @@ class Bench:
 
     def boundary(self) -> Rows:
         classifier, images, _, _, called = self._attacked()
-        measured = folded(classifier)
+        measured = fold_batchnorm(classifier)
         alone = images[: self.flags.boundary_alone]
         medians: dict[str, list[float]] = {"one at a time": [], "at once": []}
         images = images.repeat(-(-1000 // len(images)), 1, 1, 1)[:1000]
@@ -429,4 +424,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

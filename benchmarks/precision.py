@@ -14,7 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import pandas as pd
 
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training import load_training_data, train
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import train
 
 SETTINGS = {
     "task": "digits", "base_channels": 4, "epoch_num": 6, "phase_duration": 2, "valid_portion": 0.1, "reg_alpha": 1,

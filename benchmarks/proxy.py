@@ -20,11 +20,15 @@ import pandas as pd
 import torch
 from scipy.stats import kendalltau
 
-from brainreg.cli import Parser, run, use_threads
-from brainreg.evaluation import correct, proxy_accuracy, robust_accuracy
+from brainreg._utils.flags import Parser, run_command, use_threads
+from brainreg.evaluation.accuracy import correct, robust_accuracy
+from brainreg.evaluation.proxy import proxy_accuracy
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces import UNREGULARIZED, load_space
-from brainreg.training import default_device, device_name, load_training_data, to_float, train
+from brainreg.spaces.files import load_space
+from brainreg.spaces.names import UNREGULARIZED
+from brainreg.training.data import load_training_data
+from brainreg.training.device import default_device, device_name
+from brainreg.training.loop import to_float, train
 
 IMAGES = (50, 100)
 
@@ -104,4 +108,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_command(main)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import train
-from brainreg.published import PUBLISHED_SETTINGS
+from brainreg.commands import train
+from brainreg.spaces.published import PUBLISHED_SETTINGS
 
 REDUCED = (
     "--base_channels=4 --epoch_num=2 --train_image_num=3000 --reg_image_num=500 --num_images=10"

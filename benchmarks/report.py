@@ -24,11 +24,13 @@ import pandas as pd
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from search_quality import RESULTS, RunTable
 
-from brainreg.bridge import AshaScheduler
-from brainreg.records import STOPPED, TrialFiles, write_manifest
-from brainreg.spaces import load_space
+from brainreg.records.manifest import write_manifest
+from brainreg.records.trial import STOPPED, TrialFiles
+from brainreg.search.scheduler import AshaScheduler
+from brainreg.search.strategy import Strategy
+from brainreg.search.study import SearchStudy
+from brainreg.spaces.files import load_space
 from brainreg.storage import Storage
-from brainreg.study import SearchStudy, Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = RESULTS / "digits_table.csv"
@@ -113,7 +115,7 @@ def main() -> None:
         write_search(Storage(folder), flags.trials, flags.scheduler)
         for _ in range(flags.rounds):
             began, before = time.perf_counter(), os.times()
-            command = [sys.executable, "-m", "brainreg.report", str(folder)]
+            command = [sys.executable, "-m", "brainreg", "report", str(folder)]
             subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
             seconds, after = time.perf_counter() - began, os.times()
             worked = after.children_user + after.children_system - before.children_user - before.children_system

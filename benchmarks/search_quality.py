@@ -50,9 +50,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from brainreg.bridge import KEPT, RUNGS, AshaScheduler
-from brainreg.spaces import EARLY_STOPPED, UNREGULARIZED, Space, load_space
-from brainreg.study import SearchStudy, Strategy, hypervolume
+from brainreg.search.scheduler import KEPT, RUNGS, AshaScheduler
+from brainreg.search.strategy import Strategy
+from brainreg.search.study import SearchStudy
+from brainreg.spaces.files import load_space
+from brainreg.spaces.names import EARLY_STOPPED, UNREGULARIZED
+from brainreg.spaces.space import Space
+from brainreg.statistics import hypervolume
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SAMPLERS, SCHEDULERS = ("tpe", "gp", "nsga2", "random"), ("asha", "none")

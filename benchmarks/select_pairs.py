@@ -34,7 +34,8 @@ def make_images(count: int):
 
 
 def brainreg(images) -> int:
-    from brainreg.similarity import pixel_similarity, select_pairs
+    from brainreg.method.pairs import select_pairs
+    from brainreg.method.similarity import pixel_similarity
 
     return len(select_pairs(pixel_similarity(images), "double", *THRESHOLDS))
 

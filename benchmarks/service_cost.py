@@ -40,14 +40,18 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
 import brainreg.search
-from brainreg.cluster import start_ray
-from brainreg.progress import SearchProgress
-from brainreg.records import TrialRecord
-from brainreg.search import SearchOptions, StudySearch, plan_search
-from brainreg.spaces import load_space
+from brainreg.records.trial import TrialRecord
+from brainreg.search.cluster import start_ray
+from brainreg.search.database import open_database
+from brainreg.search.plan import SearchOptions, plan_search
+from brainreg.search.progress import SearchProgress
+from brainreg.search.samplers import make_sampler
+from brainreg.search.searcher import StudySearch
+from brainreg.search.strategy import Strategy
+from brainreg.search.study import SearchStudy
+from brainreg.search.trial import TrialJob
+from brainreg.spaces.files import load_space
 from brainreg.storage import Storage
-from brainreg.study import SearchStudy, Strategy, make_sampler, open_database
-from brainreg.trial import TrialJob
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLERS = ("tpe", "gp", "nsga2", "random")
@@ -80,8 +84,8 @@ def bare_trial(config: dict[str, Any]) -> None:
 
 
 def own_trial(config: dict[str, Any], job: TrialJob) -> None:
-    """In place of `brainreg.trial.run_trial`, with its last record."""
-    from brainreg.records import TrialFiles
+    """In place of `brainreg.search.trial.run_trial`, with its last record."""
+    from brainreg.records.trial import TrialFiles
 
     measured = measured_of(config["hyperparameters"]["reg_alpha"])
     files = TrialFiles(Storage(job.storage), config["number"])
@@ -128,7 +132,7 @@ def bare_rate(folder: Path, trials: int, sampler: str, seed: int, durable: bool 
 
 
 def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
-    """This project's Tuner, put together as `brainreg.search.run_search` does."""
+    """This project's Tuner, put together as `brainreg.search.run.run_search` does."""
     ends, space, strategy = _Ends(), load_space(SPACE), Strategy(sampler=sampler)
     options = SearchOptions(name="own", storage_path=str(folder), num_samples=trials, data_dir=str(ROOT / "data"))
     plan = plan_search(space, options, strategy)
@@ -136,7 +140,7 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     search = StudySearch(study, plan.folder, ())
     progress = SearchProgress(trials, plan.slots, space.search, Console(file=io.StringIO(), width=120))
     job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, seed, 1, "cpu", proxy=True)
-    tuner = brainreg.search._tuner(plan, job, search, progress)
+    tuner = brainreg.search.run._tuner(plan, job, search, progress)
     tuner._local_tuner._run_config.callbacks.append(ends)
     with progress:
         tuner.fit()
@@ -257,7 +261,7 @@ print("STAMPS" + json.dumps(stamps))
 _OWN_PROGRAM = """
 import json, sys, time
 stamps = {}
-import tune_main
+from brainreg.commands import tune
 import brainreg.search as search
 stamps["imports"] = time.time()
 def wrap(name, title):
@@ -281,7 +285,7 @@ def trial(config, job, stamp=sys.argv[1]):
     open(stamp, "a").write(f"{time.time()}\\n")
     tune.report({"epoch": 1, "objective": 0.5, "clean_accuracy": 0.5, "robust_accuracy": 0.5, "noise_accuracy": 0.5})
 search.run_trial = trial
-tune_main.main(["--space=digits_double", "--num-samples=2", f"--storage-path={sys.argv[2]}", "--name=own"])
+tune.main(["--space=digits_double", "--num-samples=2", f"--storage-path={sys.argv[2]}", "--name=own"])
 stamps["the first trial"] = min(float(line) for line in open(sys.argv[1]))
 print("STAMPS" + json.dumps(stamps))
 """

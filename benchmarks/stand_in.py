@@ -3,7 +3,7 @@
 One worker process makes batches of 64 from PIL images, each of which is transformed by itself; a step does three
 forward passes in float32 and one backward pass; after each epoch, the whole training set and the validation set are
 evaluated through such loaders. The network, the loss and the draw of pairs are this project's, so that a step computes
-what a step of `brainreg.training.train` does.
+what a step of `brainreg.training.loop.train` does.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.losses import similarity_loss
-from brainreg.models import InputScaling, SimilarityNetwork, build_model
-from brainreg.training import TrainingData, to_float
+from brainreg.method.loss import similarity_loss
+from brainreg.models.base import InputScaling, SimilarityNetwork
+from brainreg.models.build import build_model
+from brainreg.training.data import TrainingData
+from brainreg.training.loop import to_float
 
 
 class Pictures(Dataset):

@@ -9,10 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from brainreg.data import DATASETS, find_dataset
-from brainreg.models import ARCHITECTURES, check_architecture
-from brainreg.paths import expand_home
-from brainreg.similarity import RANGES, check_range
+from brainreg._utils.paths import expand_home
+from brainreg.data.datasets import DATASETS, find_dataset
+from brainreg.method.pairs import RANGES, check_range
+from brainreg.models.build import check_architecture
+from brainreg.models.resnet import ARCHITECTURES
 
 
 def _known_dataset(name: str) -> str:

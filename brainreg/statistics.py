@@ -1,8 +1,4 @@
-"""Whether a difference between two settings is larger than the noise: tests and intervals for pairs over seeds.
-
-Everything is made of differences, one for each seed, of accuracies of two networks that were trained with the same seed
-and measured on the same images; and, where each image's outcome is known, of those.
-"""
+"""Intervals, tests and fronts: what is shown beside a mean, and when a difference is more than chance."""
 
 import base64
 import math
@@ -14,11 +10,29 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 from scipy.stats import permutation_test
 
+
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95% interval of a fraction of `successes` among `n` (Wilson's score interval).
+
+    Source: Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    # Rounding must not leave the fraction outside its own interval where that ends at 0 or 1.
+    return min((centre - spread) / (1 + z * z / n), p), max((centre + spread) / (1 + z * z / n), p)
+
+
 # Errors of the first kind, for all comparisons of a measure together.
 LEVEL = 0.05
 
+
 # Sign flips are all tried for so many seeds; of more, so many are drawn.
 _FLIPS = 9999
+
 
 _BOOTSTRAPS = 1000
 
@@ -113,11 +127,6 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def _error(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-# ---------------------------------------------------------------------------------------------
-# Pairs over images
-# ---------------------------------------------------------------------------------------------
 
 
 def packed(outcomes: Sequence[bool]) -> str:
@@ -215,3 +224,29 @@ def bootstrap_interval(
     ends = LEVEL / comparisons / 2
     low, high = np.quantile(means.mean(axis=1), [ends, 1 - ends])
     return float(low), float(high)
+
+
+def hypervolume(clean: Sequence[float], robust: Sequence[float], reference: tuple[float, float] = (0.0, 0.0)) -> float:
+    """Return the area that a set of (clean, robust) accuracies dominates and that a reference alone does not.
+
+    With the unregularized setting as the reference, it is what regularization adds. (The reference is no corner beyond
+    which alone area counts: a setting that trades clean for robust accuracy would then count nothing.)
+
+    >>> hypervolume([0.9, 0.5], [0.2, 0.6]), hypervolume([0.9, 0.5], [0.2, 0.6], (0.9, 0.1))
+    (0.38, 0.29)
+    """
+    area, best = 0.0, 0.0
+    for x, y in sorted([*zip(clean, robust, strict=True), reference], reverse=True):
+        if y > best:
+            area += x * (y - best)
+            best = y
+    return round(area - reference[0] * reference[1], 12)
+
+
+def front(clean: Sequence[float], robust: Sequence[float]) -> list[bool]:
+    """Return which (clean, robust) accuracies no other one exceeds in one and equals or exceeds in the other."""
+    points = list(zip(clean, robust, strict=True))
+    return [
+        not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
+        for point in points
+    ]

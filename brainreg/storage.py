@@ -1,31 +1,31 @@
-"""Where a search keeps its files: a folder, on this machine or on NFS, or `s3://BUCKET/PATH`."""
+"""Where files are kept: a folder, on this machine or on NFS, or `s3://BUCKET/PATH`."""
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import pyarrow.fs
 
+from brainreg._utils.paths import expand_home
+from brainreg._utils.timeouts import Value
 from brainreg.errors import InputError
-from brainreg.paths import expand_home
-
-Value = TypeVar("Value")
 
 # Seconds within which what is asked for over a network must answer.
 PATIENCE = 8.0
 
+
 # What fails over a network is tried again after so many seconds.
 _PAUSES = (0.5, 2.0, 5.0, 10.0)
+
 
 # Each time, a request is sent so often: a server that is silent for 3 s is asked again, and given up within PATIENCE.
 # (pyarrow's own `from_uri` asks thirty times, and lets the process end only then.)
 _REQUESTS = 2
+
 
 # What may stand behind the question mark of an address.
 _S3_OPTIONS = ("endpoint_override", "scheme", "region")
@@ -33,30 +33,6 @@ _S3_OPTIONS = ("endpoint_override", "scheme", "region")
 
 class StorageError(InputError):
     """What was to be kept could not be written or read: a full disk, a lost network."""
-
-
-def within(seconds: float, action: Callable[[], Value]) -> Value:
-    """Return what `action()` returns, or raise TimeoutError where that takes longer than so many seconds.
-
-    The action goes on in a thread of its own: libraries that try for minutes cannot be made to stop.
-    """
-    outcome: list[Value] = []
-    errors: list[BaseException] = []
-
-    def act() -> None:
-        try:
-            outcome.append(action())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not outcome:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return outcome[0]
 
 
 class Storage:

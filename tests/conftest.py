@@ -193,7 +193,8 @@ def _confirm(search: Path, printed: Path) -> None:
     import ray
     from rich.console import Console
 
-    from brainreg.confirm import plan_confirmation, run_confirmation
+    from brainreg.confirmation.plan import plan_confirmation
+    from brainreg.confirmation.run import run_confirmation
 
     with printed.open("w") as file:
         plan = plan_confirmation(search, {"top": 2, "seeds": 2}, CHEAP, {})
@@ -205,9 +206,10 @@ def _search(folder: Path, name: str) -> None:
     import ray
     from rich.console import Console
 
-    from brainreg.search import SearchOptions, plan_search, run_search
-    from brainreg.spaces import Space
-    from brainreg.study import Strategy
+    from brainreg.search.plan import SearchOptions, plan_search
+    from brainreg.search.run import run_search
+    from brainreg.search.strategy import Strategy
+    from brainreg.spaces.space import Space
 
     attack = {"version": "custom", "attacks": ["apgd-ce"], "n_iter": 3}
     space = Space(

@@ -10,10 +10,11 @@ import pytest
 import torch
 from conftest import ROOT
 
-from brainreg import training
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces import load_space
-from brainreg.training import load_training_data, train
+from brainreg.spaces.files import load_space
+from brainreg.training import loop as training_loop
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import train
 
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
@@ -37,7 +38,7 @@ def test_a_step_of_the_stand_in_is_a_step_of_the_loop(monkeypatch):
         valid_portion=0.2, train_image_num=96, resnet_batch_size=96, epoch_num=1, lr=0.02,
     )  # fmt: skip
     initial, trained = {}, {}
-    build = training.build_model
+    build = training_loop.build_model
 
     def built(*arguments):
         network = build(*arguments)
@@ -48,9 +49,9 @@ def test_a_step_of_the_stand_in_is_a_step_of_the_loop(monkeypatch):
         trained.update({name: value.clone() for name, value in classifier[1].state_dict().items()})
         return {}
 
-    monkeypatch.setattr(training, "build_model", built)
+    monkeypatch.setattr(training_loop, "build_model", built)
     train(settings, load_training_data(settings, ROOT / "data", "cpu"), device="cpu", measure=keep)
-    monkeypatch.setattr(training, "build_model", build)
+    monkeypatch.setattr(training_loop, "build_model", build)
 
     data = load_training_data(settings, ROOT / "data", "cpu")  # its pairs from the first one on
     stand_in = StandIn(settings, data, data.images, data.valid_images, torch.device("cpu"))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from brainreg.data import DATASETS
+from brainreg.data.datasets import DATASETS
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from services import BUCKET, S3Server, s3_server, unanswered
 
-from brainreg import storage as module
+from brainreg import storage as records_storage
+from brainreg._utils.timeouts import call_with_timeout
 from brainreg.errors import InputError
-from brainreg.storage import PATIENCE, Storage, StorageError, within
+from brainreg.storage import PATIENCE, Storage, StorageError
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def storage(request, tmp_path) -> Storage:
 @pytest.fixture
 def impatient(monkeypatch):
     """Pauses before another try that a test can wait for."""
-    monkeypatch.setattr(module, "_PAUSES", (0.01, 0.02))
-    monkeypatch.setattr(module, "_REQUESTS", 1)
+    monkeypatch.setattr(records_storage, "_PAUSES", (0.01, 0.02))
+    monkeypatch.setattr(records_storage, "_REQUESTS", 1)
 
 
 def parts(folder: Path) -> list[str]:
@@ -284,17 +285,17 @@ class TestAddresses:
 
 class TestPatience:
     def test_what_is_done_within_it(self):
-        assert within(5, lambda: 3) == 3
-        assert within(5, lambda: None) is None
+        assert call_with_timeout(5, lambda: 3) == 3
+        assert call_with_timeout(5, lambda: None) is None
 
     def test_an_error_is_that_of_the_action(self):
         with pytest.raises(KeyError, match="x"):
-            within(5, lambda: {}["x"])
+            call_with_timeout(5, lambda: {}["x"])
 
     def test_what_takes_longer_is_left_alone(self):
         began, end = time.monotonic(), threading.Event()
         with pytest.raises(TimeoutError, match=r"^no answer within 0.2 s$"):
-            within(0.2, end.wait)
+            call_with_timeout(0.2, end.wait)
         assert 0.2 <= time.monotonic() - began < 2
         end.set()
 
@@ -304,10 +305,11 @@ class TestPatience:
         with unanswered(listening) as address:
             code = (
                 "import time\n"
+                "from brainreg._utils.timeouts import call_with_timeout\n"
                 "from brainreg.storage import *\n"
                 f"storage = Storage('s3://{BUCKET}/s?endpoint_override={address}&scheme=http')\n"
                 "print(time.time(), flush=True)\n"
-                "try: within(PATIENCE, lambda: storage.exists('a'))\n"
+                "try: call_with_timeout(PATIENCE, lambda: storage.exists('a'))\n"
                 "except InputError as error: print(error)\n"
             )
             environment = {**os.environ, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}

@@ -89,7 +89,7 @@ class Attack(Protocol):
 
         Args:
             model: logits (n, classes) of images in [0, 1], on the device of the images. Models that return something
-                else go through `brainreg.models.as_logits` first.
+                else go through `brainreg.as_logits` first.
             images: (n, c, h, w) in [0, 1], of any floating type, or uint8, which is divided by 255.
             labels: (n,) or (n, 1) whole numbers from 0.
             strengths: in increasing order; 0 leaves the images as they are.

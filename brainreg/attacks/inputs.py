@@ -115,7 +115,7 @@ class CheckedModel(nn.Module):
         if not isinstance(output, torch.Tensor):
             raise InputError(
                 f"model: returns {type(output).__name__}; must return logits (n, classes), a tensor;"
-                " brainreg.models.as_logits(model) takes them from a tuple, a dict or an output with .logits"
+                " brainreg.as_logits(model) takes them from a tuple, a dict or an output with .logits"
             )
         if output.ndim != 2 or len(output) != len(images) or output.shape[1] < 2 or not output.is_floating_point():
             raise InputError(

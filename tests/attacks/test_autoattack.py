@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from brainreg.attacks import AutoAttack, strongest
-from brainreg.attacks.autoattack import _Square, perturbation
+from brainreg.attacks.autoattack.stages import Square, perturbation
 from brainreg.errors import InputError
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -198,8 +198,8 @@ class TestGrid:
     def test_square_asks_once_about_an_image_and_finds_the_same(self, digits, monkeypatch):
         model, images, labels = digits
         attack, outcomes, counted = short(attacks=("square",), n_queries=400), [], []
-        for margin_and_loss in (_Square.margin_and_loss, SquareAttack.margin_and_loss):
-            monkeypatch.setattr(_Square, "margin_and_loss", margin_and_loss)
+        for margin_and_loss in (Square.margin_and_loss, SquareAttack.margin_and_loss):
+            monkeypatch.setattr(Square, "margin_and_loss", margin_and_loss)
             counting = Counting(model)
             outcomes.append(attack(counting, images, labels, (0.05, 0.1)))
             counted.append(counting.images)

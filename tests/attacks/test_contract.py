@@ -10,7 +10,7 @@ from networks import alike
 from torch import nn
 
 from brainreg.attacks import ATTACKS, CORRUPTIONS, Attack, AutoAttack, Context, Outcome
-from brainreg.attacks.autoattack import perturbation
+from brainreg.attacks.autoattack.stages import perturbation
 from brainreg.errors import InputError
 
 PUBLISHED = {"fog": "fog, published", "jpeg_compression": "jpeg_compression, published"}

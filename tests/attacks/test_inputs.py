@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from brainreg.attacks import PGD, AutoAttack, Boundary, Noise
-from brainreg.checks import check_model
-from brainreg.data import DATASETS
+from brainreg.data.datasets import DATASETS
 from brainreg.errors import InputError
-from brainreg.evaluation import Evaluation, evaluate, robust_accuracy
-from brainreg.models import as_logits
+from brainreg.evaluation.accuracy import robust_accuracy
+from brainreg.evaluation.checks import check_model
+from brainreg.evaluation.evaluate import evaluate
+from brainreg.evaluation.settings import Evaluation
+from brainreg.models.logits import as_logits
 
 EPS = 0.06
 ATTACKS = {
@@ -137,7 +139,7 @@ def test_a_whole_evaluation_of_what_people_have(digits):
     [
         (
             lambda model: Gives(model, lambda logits: (logits, 1)),
-            r"^model: returns tuple; .*models\.as_logits",
+            r"^model: returns tuple; .*brainreg\.as_logits",
         ),
         (lambda model: Gives(model, lambda logits: SimpleNamespace(logits=logits)), "^model: returns .*as_logits"),
         (lambda model: Gives(model, lambda logits: logits.argmax(dim=1)), r"^model: returns torch\.int64 of shape"),

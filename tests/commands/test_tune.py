@@ -1,0 +1,131 @@
+"""The command line of the search: what it refuses, and one search as a user starts it."""
+
+import re
+import shlex
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+
+from brainreg.commands import tune
+from brainreg.errors import InputError
+from brainreg.records.results import load_results, rank_trials
+from brainreg.spaces.files import space_names
+
+SPACE = "--space=digits_double"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "--space: missing; known: cifar100_cifar10, cifar100_cifar100,"),
+        ("--space=digits_duble", "space=digits_duble: no such space, and no such file; did you mean digits_double"),
+        (f"{SPACE} --sapce=x", "--sapce: no such flag; did you mean --space"),
+        (f"{SPACE} --task=MNITS", "--task=MNITS: no such data set, and no folder of images there; did you mean MNIST"),
+        (f"{SPACE} --archi=ResNet19", "--archi=ResNet19: no such architecture; did you mean ResNet18"),
+        (f"{SPACE} --reg_range=hgh", "--reg_range=hgh: no such choice; did you mean high?"),
+        (f"{SPACE} --reg_alpha=-1", "--reg_alpha=-1: must be at least 0"),
+        (f"{SPACE} --reg-alpha=nan", "--reg_alpha=nan: must be a finite number"),
+        (
+            f"{SPACE} --reg_thresh=0.2 --reg_thresh_2=0.2",
+            "reg_thresh_2=0.2: must be below reg_thresh, which can be 0.2",
+        ),
+        (f"{SPACE} --reg_image_num=5000", "reg_image_num=5000: digits has 1078 training images after validation"),
+        (
+            f"{SPACE} --reg_image_num=4 --reg_batch_size=50",
+            "reg_batch_size=50: a step needs as many pairs, and the range",
+        ),
+        (
+            f"{SPACE} --reg_range=high --reg_thresh=0.99 --reg_image_num=20",
+            "reg_range=high: selects 0 of the 190 pairs of 20 images at reg_thresh=0.99",
+        ),
+        (f"{SPACE} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+        (f"{SPACE} --dashboard-host=203.0.113.7", "--dashboard_host=203.0.113.7: not an address of this machine ("),
+        (f"{SPACE} --num-samples=0", "--num_samples=0: must be at least 1"),
+        (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),
+        (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),
+        (f"{SPACE} --objective-weight=1.5", "--objective_weight=1.5: must be at most 1"),
+        (f"{SPACE} --task=ImageNet", "task=ImageNet: not found; looked for"),
+        ("--space=cifar10_all --data_dir=absent", "task=CIFAR10: not found; looked for absent/"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        tune.main(shlex.split(line))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list_of_spaces(capsys):
+    assert tune.main(["--list-spaces"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == space_names()
+    assert all(len(line.split()) > 5 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "scheduler"),
+    [
+        (["--num-samples=19"], "none"),
+        (["--num-samples=20"], "asha"),
+        (["--num-samples=99", "--scheduler=none"], "none"),
+    ],
+)
+def test_short_searches_stop_no_trial_unless_asked_to(flags, scheduler, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tune.main([SPACE, "--dry-run", *flags]) == 0
+    assert f"sampler tpe, scheduler {scheduler}" in capsys.readouterr().out
+
+
+def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tune.main([SPACE, "--dry-run", "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0
+    shown = capsys.readouterr().out
+    assert "searched: reg_thresh_2 0.05 to 0.9, times reg_thresh" in shown
+    assert "first: unregularized, {" in shown and "'epoch_num': 3" in shown and "'seed': 7" in shown
+    assert "objective: 0.2 clean + 0.8 robust; AutoAttack custom" in shown
+    assert shown.splitlines()[-1] == "nothing was started (--dry-run)"
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def test_a_wrong_flag_ends_the_process_with_status_2():
+    ended = command("tune_main.py", SPACE, "--reg_alpha=-1")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "error: --reg_alpha=-1: must be at least 0\n"
+
+
+def test_a_search_and_the_command_that_it_ends_with(tmp_path):
+    """As a user would: a space file of one's own, a search, its last line."""
+    space = tmp_path / "mine.yaml"
+    space.write_text("extends: digits_double\ndescription: my own\nobjective: {attack_image_num: 100}\n")
+    ended = command(
+        "tune_main.py", f"--space={space}", "--num-samples=3", "--epoch_num=2", "--base_channels=4",
+        "--reg_image_num=200", "--final_attack_seconds=1", "--final-attack-batch-size=4", "--name=first",
+        f"--storage-path={tmp_path}",
+        "--scheduler=none",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    results = load_results(tmp_path / "first")
+    assert len(results) == 3 and set(results.state) == {"finished"} and set(results.epoch_num) == {2}
+    assert set(results.robust_n) == {100}
+    assert "Ray dashboard: http://" in ended.stdout and "ray get-auth-token" in ended.stdout
+    assert "AutoAttack custom Linf (apgd-ce, apgd-t; 20 steps, 3 targets), eps 0.1" in ended.stdout
+    assert "AutoAttack standard Linf, eps 0.1, for 0m01s on each of" in ended.stdout
+    assert re.search(r"on \d+ validation images that the search did not attack", ended.stdout)
+
+    last = ended.stdout.splitlines()[-1].split()
+    assert last[0].endswith("python") and last[1:4] == ["-m", "brainreg", "train"]
+    trained = command(*last[1:], "--attack=False", f"--save_dir={tmp_path / 'runs'}")
+    assert trained.returncode == 0, trained.stderr
+    history = pd.read_csv(next((tmp_path / "runs").glob("*/epochs.csv")))
+    assert history.valid_cross_entropy.tolist() == [
+        epoch["valid_cross_entropy"] for epoch in rank_trials(results).iloc[0].epochs
+    ]
+    assert "clean accuracy 0." in trained.stdout

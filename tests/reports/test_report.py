@@ -1,0 +1,453 @@
+"""The page of a search, on real ones: a small one that ran here, and records of larger ones."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import ROOT
+from pages import Page
+from testing import decoded
+
+from brainreg._utils.html import ABSENT
+from brainreg.analysis.importance import importances
+from brainreg.commands.report import REPORT, main
+from brainreg.errors import InputError
+from brainreg.records.results import load_results, rank_trials
+from brainreg.records.trial import TrialFiles
+from brainreg.reports.search import report
+from brainreg.spaces.names import EARLY_STOPPED, shown_name
+from brainreg.storage import Storage
+
+SEARCHES = ROOT / "tests" / "searches"
+OLD = SEARCHES / "format_1"
+
+HEADINGS = [
+    "Overview",
+    "Trials",
+    "The alpha/Th table",
+    "Landscape",
+    "Clean against robust",
+    "Robustness by strength",
+    "Importance",
+]
+
+
+@pytest.fixture(scope="module")
+def small(searched) -> Page:
+    """The page of the small search, all of whose trials finished."""
+    return Page(report([searched]))
+
+
+@pytest.fixture
+def copy(searched, tmp_path) -> Path:
+    """A copy of the small search, whose files a test may change."""
+    ignored = shutil.ignore_patterns("ray", "study.db", "*.pt", REPORT)
+    return Path(shutil.copytree(searched, tmp_path / "copy", ignore=ignored))
+
+
+def trial_rows(page: Page) -> list[dict]:
+    """What the table of all trials says, by the names of its columns."""
+    head, *rows = page.region("All trials")
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def marks(page: Page, caption: str) -> list[dict]:
+    (figure,) = [one for one in page.all("figure") if page.all("figcaption", one)[0]["text"].startswith(caption)]
+    return [mark for mark in page.all("use", figure) if "data-t" in mark]
+
+
+def test_every_trial_is_in_the_table_with_the_command_that_trains_it(small, searched):
+    results = load_results(searched)
+    rows = trial_rows(small)
+    assert [row["trial"] for row in rows] == [str(trial) for trial in results.trial]
+    for row, trial in zip(rows, results.itertuples(), strict=True):
+        assert row["state"] == "finished" and row["setting"] == (shown_name(trial.setting) or "proposed")
+        for name in ("clean", "robust", "noise"):
+            assert row[f"{name} (%)"] == f"{100 * getattr(trial, f'{name}_accuracy'):.1f}"
+        assert row["objective (%)"] == f"{100 * trial.objective:.1f}"
+        assert float(row["alpha"]) == pytest.approx(trial.reg_alpha, rel=0.01)
+    best = rank_trials(results).iloc[0]
+    commands = {row["trial"]: row["command"].removeprefix("command …") for row in rows}
+    if best.setting != EARLY_STOPPED:  # train.py chooses the best epoch otherwise
+        assert commands[str(best.trial)] == (searched / "best" / "command.txt").read_text().strip()
+    (stopped,) = results[results.setting == EARLY_STOPPED].trial
+    assert commands[str(stopped)] == ABSENT and all("--task=digits" in commands[str(trial)] for trial in (0, 2))
+
+
+def test_a_mark_for_each_trial_where_it_lies(small, searched):
+    results = load_results(searched)
+    keys = {f"0-{trial}" for trial in results.trial}
+    for caption, among in (
+        ("Objective of each trial", results),
+        ("Alpha and Th of", results[results.reg_alpha > 0]),
+        ("Clean and robust accuracy; line", results),
+    ):
+        seen = marks(small, caption)
+        assert sorted(mark["data-t"] for mark in seen) == sorted(f"0-{trial}" for trial in among.trial)
+        assert keys >= {mark["data-t"] for mark in seen}
+    place = {
+        mark["data-t"]: (float(mark["x"]), -float(mark["y"]))
+        for mark in marks(small, "Clean and robust accuracy; line")
+    }
+    clean = results.sort_values("clean_accuracy").trial
+    assert [place[f"0-{trial}"][0] for trial in clean] == sorted(x for x, _ in place.values())
+    robust = results.sort_values("robust_accuracy").trial
+    assert [place[f"0-{trial}"][1] for trial in robust] == sorted(y for _, y in place.values())
+    assert {mark["id"] for mark in small.all("tr") if "id" in mark} == {f"t{key}" for key in keys}
+
+
+def test_everything_that_the_notebooks_show(small, searched):
+    assert [head["text"] for head in small.all("h2")] == HEADINGS
+    links = {link["href"].removeprefix("#"): link["text"] for link in small.all("a")}
+    assert links == {head["id"]: head["text"] for head in small.all("h2")}
+    pictures = [decoded(image) for image in small.all("img")]
+    captions = [one["text"] for one in small.all("figcaption")]
+    results = load_results(searched)
+    predicted = bool((importances(searched).r2 > 0).all())
+    varied = {"by range": "reg_range", "by N": "reg_image_num", "by k": "reg_batch_size"}
+    assert captions[3:] == [
+        *("Clean and robust accuracy", "Alpha and Th"),
+        *(caption for caption, name in varied.items() if results[name].nunique() > 1),
+        "objective over N and over k",
+        *("Clean against robust accuracy", "Hypervolume over time"),
+        *["Importance"] * predicted,
+    ]
+    assert len(pictures) == len(captions) - 3 and all(
+        len(one.convert("L").getcolors()) > 20 for one in pictures
+    )  # not blank
+    assert all(len(image["alt"]) > 20 for image in small.all("img"))
+    text = small.all("main")[0]["text"]
+    for said in (r"\begin{tabular}", "published_alpha", "not over seeds", "no confirmation.csv", "None was run."):
+        assert said in text
+    for label in ("States and cost", "The best trials", "The alpha/Th table", "The front"):
+        assert len(small.region(label)) > 1
+    assert ("do not predict the objective" in text) is not predicted
+    if predicted:
+        head, *rows = small.region("Importance")
+        assert {*head} == {"parameter", "fANOVA (%)", "mean decrease impurity (%)", "PED-ANOVA (%)"}
+        assert all("(floor " in cell for row in rows for cell in row[1:])
+
+
+def test_nothing_is_loaded_and_only_its_own_script_runs(small):
+    assert not {"link", "iframe", "object", "embed", "base"} & {one["tag"] for one in small.elements}
+    for element in small.elements:
+        for name in ("src", "href", "srcset", "poster"):
+            assert element.get(name, "#").startswith(("#", "data:image/png;base64,"))
+        assert not any(name.startswith("on") for name in element)
+    policy = small.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"].split("; ")
+    assert policy[:3] == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
+    assert len(policy) == 4 and policy[3].startswith("script-src 'sha256-")
+    assert len(small.all("script")) == 1
+
+
+def confirmed_row(measure: str) -> dict:
+    """A row of a confirmation, of one seed."""
+    settings = {"reg_alpha": 0.1, "reg_thresh": 0.5, "reg_range": "all", "reg_image_num": 9, "reg_batch_size": 8}
+    return settings | {
+        "setting": "unregularized", "rank": 0, "trial": 0, "reg_thresh_2": None, "seed": 7, "split": "test",
+        "measure": measure, "attack": "clean", "eps": 0.1, "n": 9, "accuracy": 0.5, "low": 0.4, "high": 0.6,
+        "weight": 0.5, "seeds": 2,
+    }  # fmt: skip
+
+
+def test_a_confirmed_search_shows_test_numbers_and_whether_they_differ(confirmed_search):
+    page = Page(report([confirmed_search]))
+    confirmation = pd.read_csv(confirmed_search / "confirmation.csv")
+    head, *rows = page.region("Confirmed on test images")
+    names = ["found, rank 1", "found, rank 2", "unregularized", "unregularized, epoch by objective"]
+    assert [row[0] for row in rows] == names
+    assert head[-1] == "noise (%), test" and all(row[head.index("seeds")] == "2" for row in rows)
+    first = confirmation[(confirmation["rank"] == 1) & (confirmation.measure == "clean")].accuracy.mean()
+    assert rows[0][head.index("clean (%), test")].startswith(f"{100 * first:.1f} [")
+    text = page.all("main")[0]["text"]
+    assert "against unregularized, paired over 2 seeds" in text and "Nothing is confirmed" not in text
+    (lead,) = page.all("p", class_="lead")
+    assert lead["text"].startswith("Confirmed on test images with 2 fresh seeds")
+    assert f"clean {first:.1%} [" in lead["text"] and "unregularized, epoch by objective: objective" in lead["text"]
+    every = page.region("Every attack and strength")
+    assert len(every) - 1 == len(confirmation.drop_duplicates(["setting", "rank", "attack", "eps"]))
+
+
+def test_a_search_that_is_not_confirmed_says_so_first(small):
+    (lead,) = small.all("p", class_="lead")
+    assert lead["text"].startswith(
+        "Not confirmed: on validation images with one seed, the best of 9 finished trials is"
+    )
+
+
+def test_texts_of_files_are_escaped(copy):
+    evil = "</td></script><script>alert(1)</script><img src=x onerror=alert(1)>\" & '"
+    trial = copy / "trial_0002"
+    content = json.loads((trial / "trial.json").read_text())
+    (trial / "progress.json").unlink()
+    (trial / "trial.json").write_text(json.dumps({**content, "ended": "failed", "error": evil, "retries": [evil]}))
+    manifest = json.loads((copy / "search.json").read_text())
+    manifest["device"] = evil
+    (copy / "search.json").write_text(json.dumps(manifest))
+    told = confirmed_row("clean") | {"setting": evil}
+    pd.DataFrame([told, confirmed_row("robust") | {"setting": evil, "attack": evil}]).to_csv(
+        copy / "confirmation.csv", index=False
+    )
+    named = copy.rename(copy.with_name("<i>x<&"))
+    page = Page(report([named]))
+    assert len(page.all("script")) == 1 and page.all("i") == []
+    assert all(image["src"].startswith("data:") for image in page.all("img"))
+    (row,) = [row for row in trial_rows(page) if row["state"] == "failed"]
+    assert row["why"] == f"{evil}; tried again: {evil}"
+    assert page.all("title")[0]["text"] == "Search <i>x<&"
+    assert page.region("Confirmed on test images")[1][0] == evil
+    assert [row[2] for row in page.region("Every attack and strength")[1:]] == ["clean", evil]
+
+
+def test_states_of_trials_and_a_search_that_runs(copy):
+    """This process says that it runs the search, as the driver of one does."""
+    from brainreg.records.driver import Driver
+
+    stopped, failed, begun = (copy / f"trial_000{i}" for i in (3, 4, 5))
+    for folder, ended in ((stopped, "stopped"), (failed, "failed")):
+        content = json.loads((folder / "trial.json").read_text())
+        (folder / "trial.json").write_text(json.dumps({**content, "ended": ended, "error": "the loss is nan"}))
+    (begun / "progress.json").unlink()
+    with Driver(Storage(copy), slots=2):
+        page = Page(report([copy]))
+    assert page.all("span", class_="state")[0]["text"] == "running"
+    assert "copy: running, 9 of 9 trials begun" in [item["text"] for item in page.all("li")]
+    states = {row["trial"]: row["state"] for row in trial_rows(page)}
+    assert [states[trial] for trial in "345"] == ["stopped", "failed", "unfinished"]
+    assert all(row["objective (%)"] == ABSENT for row in trial_rows(page) if row["trial"] in "345")
+    at_foot = {m["data-t"]: m["href"] for m in marks(page, "Objective")}
+    assert [at_foot[f"0-{i}"] for i in (3, 4, 5)] == ["#m-cross", "#m-bolt", "#m-ring"]
+    boxes = {box["data-hide"] for box in page.all("input")}
+    assert boxes == {"s-finished", "s-stopped", "s-failed", "s-unfinished"}
+    assert "running" not in Page(report([copy])).all("h1")[0]["text"]
+
+
+@pytest.mark.parametrize("kept", [[], ["trial_0000"]])
+def test_a_search_that_has_only_begun(copy, kept):
+    for folder in copy.iterdir():
+        if folder.is_dir() and folder.name not in kept:
+            shutil.rmtree(folder)
+    for name in ("results.csv", "epochs.csv"):
+        (copy / name).unlink()
+    for name in kept:
+        (copy / name / "progress.json").unlink()
+    page = Page(report([copy]))
+    assert [head["text"] for head in page.all("h2")][-7:] == HEADINGS
+    assert "copy: interrupted, 0 of 9 trials finished" in page.all("main")[0]["text"]
+    assert len(page.region("All trials") or []) == (2 if kept else 0)
+
+
+def test_what_is_damaged_is_told_and_the_rest_is_shown(copy):
+    (copy / "trial_0003" / "progress.json").write_text('{"epochs": [')
+    for name in ("confirmation.csv", "final_attack.csv"):
+        (copy / name).write_text("\n")
+    folder = copy / "best" / "evaluation-test"
+    folder.mkdir(parents=True)
+    (folder / "robustness.csv").write_text("a,b\n1,2\n")
+    page = Page(report([copy]))
+    text = page.all("main")[0]["text"]
+    for said in (
+        "left out: ", "progress.json: damaged", "confirmation.csv: damaged", "final_attack.csv: damaged",
+        "They cannot be shown: ", "robustness.csv: not a table of robustness; it has no column attack.",
+    ):  # fmt: skip
+        assert said in text
+    assert len(trial_rows(page)) == 8
+
+
+def test_measured_robustness_is_shown_and_nothing_is_measured(copy):
+    """As the evaluation and the final attack write it."""
+    for network, folder in (("regularized", "best"), ("unregularized", "trial_0000")):
+        target = copy / folder / "evaluation-test"
+        target.mkdir(parents=True)
+        shutil.copy(SEARCHES / f"robustness_{network}.csv", target / "robustness.csv")
+    measured = pd.read_csv(SEARCHES / "robustness_regularized.csv")
+    row = measured[measured.attack != "clean"].iloc[:1].assign(trial=3, setting="", fresh=True)
+    row.to_csv(copy / "final_attack.csv", index=False)
+    page = Page(report([copy]))
+    shown = page.region("Measured on test images")
+    assert {cells[0] for cells in shown[1:]} == {"best", "unregularized"}
+    assert len(shown) == 1 + len(measured) + len(pd.read_csv(SEARCHES / "robustness_unregularized.csv"))
+    assert "On test images, with 95% intervals" in [one["text"] for one in page.all("figcaption")]
+    (head, final) = page.region("The final attack")
+    assert final[:2] == ["3", "the best"] and final[-1] == "did not attack these images"
+    assert final[head.index("robust accuracy (%), validation")].startswith(f"{100 * row.accuracy.iloc[0]:.1f} [")
+
+
+def test_another_version_is_told_and_what_its_table_says_is_shown():
+    page = Page(report([OLD]))
+    notes = [item["text"] for item in page.all("li")]
+    assert "format_1: shown is what its results.csv says" in notes
+    assert any("written in format 1; this version reads format" in note for note in notes)
+    assert len(trial_rows(page)) == len(pd.read_csv(OLD / "results.csv"))
+    assert len(page.all("img")) > 3
+
+
+def test_several_searches_share_tables_and_figures(searched):
+    page = Page(report([searched, SEARCHES / "digits_ranges"]))
+    assert page.all("h1")[0]["text"] == "2 searches: small, digits_ranges"
+    assert page.region("Overview")[0] == page.region("The alpha/Th table")[0] == ["", "small", "digits_ranges"]
+    count = len(pd.read_csv(SEARCHES / "digits_ranges" / "results.csv"))
+    rows = trial_rows(page)
+    assert [row["search"] for row in rows] == ["small"] * 9 + ["digits_ranges"] * count
+    assert {mark["class"].split()[1] for mark in marks(page, "Clean and robust accuracy; line")} == {"n0", "n1"}
+    assert {box["data-hide"] for box in page.all("input")} >= {"n0", "n1"}
+    assert any("cannot be compared" in item["text"] for item in page.all("li"))
+    captions = [one["text"] for one in page.all("figcaption")]
+    assert "Alpha and Th, by search" in captions and "digits_ranges: by range" in captions
+
+
+def test_a_thousand_trials_fit_into_five_megabytes(copy):
+    """The budget that counts: 1,000 trials, of the records of the small search."""
+    records = [TrialFiles(Storage(copy), number).read() for number in range(2, 9)]
+    for number in range(9, 1000):
+        like = records[number % 7]
+        folder = copy / f"trial_{number:04d}"
+        folder.mkdir()
+        content = {name: value for name, value in vars(like).items() if name not in ("number",)}
+        progress = {name: content.pop(name) for name in ("epochs", "measured", "seconds", "node")}
+        (folder / "trial.json").write_text(json.dumps({"number": number, **content}))
+        (folder / "progress.json").write_text(json.dumps(progress))
+    html = report([copy])
+    assert html.count('<tr id="t0-') == 1000
+    assert len(html.encode()) < 5_000_000
+
+
+class TestCommand:
+    def test_it_writes_into_the_searchs_folder_and_says_so(self, copy, capsys):
+        assert main([str(copy)]) == 0
+        page = copy / REPORT
+        size = page.stat().st_size
+        assert capsys.readouterr().out == (
+            f"report: {page} ({size / 1e6:.2f} MB)\nopen:   {page.as_uri()} (in any browser; it needs no network)\n"
+        )
+        assert not list(copy.glob("*.part"))
+        assert main([str(copy)]) == 0  # again, in place of the first
+
+    def test_several_go_where_it_is_called(self, copy, monkeypatch, tmp_path, capsys):
+        monkeypatch.chdir(tmp_path)
+        assert main([str(copy), str(OLD)]) == 0
+        assert (tmp_path / REPORT).read_text().count("<h1>2 searches: copy, format_1</h1>") == 1
+        assert not (copy / REPORT).exists() and not (OLD / REPORT).exists()
+        assert main([str(OLD), f"--save={tmp_path}/a/b.html"]) == 0
+        assert (tmp_path / "a" / "b.html").stat().st_size > 100_000
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "EXPERIMENT: missing; name the folder of a search, such as results/NAME, or several"),
+            (["{0}/cop"], "EXPERIMENT={0}/cop: no such folder; did you mean copy? known: copy"),
+            (["{0}"], "EXPERIMENT={0}: holds no search itself, but these: copy; name one of them, or more"),
+            (["{0}/empty"], "EXPERIMENT={0}/empty: empty; known: copy"),
+            (["{0}/copy/best"], "EXPERIMENT={0}/copy/best: not the folder of a search; search.json is missing"),
+            (["{0}/copy", "--save={0}"], "--save={0}: is a folder; must be a file, such as {0}/report.html"),
+            (["{0}/copy", "--save={0}/file/r.html"], "--save={0}/file: {0}/file is a file; must be a folder"),
+            (["{0}/copy", "--sav=x"], "--sav: no such flag; did you mean --save? --help lists them all"),
+            (["{0}/broken"], "EXPERIMENT: {0}/broken/search.json: damaged (it does not say what is searched)"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, copy, tmp_path, arguments, said):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "file").write_text("")
+        if "broken" in said:
+            (tmp_path / "broken").mkdir()
+            (tmp_path / "broken" / "search.json").write_text('{"format": 2}')
+        with pytest.raises(InputError) as caught:
+            main([argument.format(tmp_path) for argument in arguments])
+        assert str(caught.value) == said.format(tmp_path)
+
+    def test_a_process_of_its_own_ends_with_2_and_without_a_traceback(self, tmp_path):
+        command = [sys.executable, "-m", "brainreg", "report", "nowhere"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: EXPERIMENT={tmp_path}/nowhere: no such folder; must hold a search\n"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.mark.slow
+class TestBrowser:
+    @pytest.fixture
+    def page(self, browser, searched, tmp_path):
+        """The report in a browser without a network, which must have nothing to complain of."""
+        (tmp_path / "page.html").write_text(report([searched]), encoding="utf-8")
+        context = browser.new_context(viewport={"width": 1400, "height": 1000}, offline=True)
+        page, complaints, asked = context.new_page(), [], []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((tmp_path / "page.html").as_uri())
+        yield page
+        assert complaints == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        context.close()
+
+    def test_hovering_over_a_trial_shows_its_setting_and_command(self, page, searched):
+        results = load_results(searched)
+        best = rank_trials(results).iloc[0]
+        card = page.locator("#card")
+        assert not card.is_visible()
+        for caption in ("Objective of each trial", "Clean and robust accuracy; line"):
+            plot = page.locator("figure", has_text=caption)
+            plot.scroll_into_view_if_needed()
+            page.wait_for_timeout(300)  # scrolling hides the card
+            plot.locator(f'use[data-t="0-{best.trial}"]').hover(force=True)
+            assert card.is_visible()
+            text = card.inner_text()
+            assert f"Trial {best.trial}: finished" in text
+            assert f"{best.reg_alpha:.3g}" in text and f"{100 * best.objective:.1f}" in text
+            command = (searched / "best" / "command.txt").read_text().strip()
+            assert card.locator("code").inner_text() == command
+            assert page.locator(f'use.on[data-t="0-{best.trial}"]').count() >= 2  # in the other plots, too
+            page.mouse.move(5, 5)
+            assert not card.is_visible()
+
+    def test_a_click_pins_it_and_its_command_is_copied(self, page, searched):
+        best = rank_trials(load_results(searched)).iloc[0]
+        card = page.locator("#card")
+        page.locator(f'use[data-t="0-{best.trial}"]').first.click(force=True)
+        page.mouse.move(5, 5)
+        assert card.is_visible()
+        card.locator(".copy").click()
+        page.wait_for_function("document.querySelector('#card .copy').textContent === 'Copied'")
+        page.keyboard.press("Escape")
+        assert not card.is_visible()
+
+    def test_the_keyboard_reaches_every_trial(self, page, searched):
+        plot = page.locator("svg.plot").first
+        plot.locator("use[tabindex]").focus()
+        seen = []
+        for _ in range(8):
+            seen.append(page.evaluate("document.activeElement.dataset.t"))
+            assert "objective (%)" in page.evaluate("document.activeElement.getAttribute('aria-label')")
+            page.keyboard.press("ArrowRight")
+            assert page.locator("#card").is_visible()
+        assert sorted(seen) == [f"0-{i}" for i in range(8)]
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.className") == "copy"
+        page.keyboard.press("Escape")
+        assert page.evaluate("document.activeElement.dataset.t") == seen[0]
+
+    def test_the_table_is_sorted_and_filtered(self, page, searched):
+        order = [str(trial) for trial in rank_trials(load_results(searched)).trial]
+        cells = "[...document.querySelectorAll('#trials tbody th')].map((cell) => cell.textContent)"
+        page.get_by_role("button", name="objective (%)", exact=True).click()
+        assert page.evaluate(cells)[0] == order[0] and page.evaluate(cells)[-1] == order[-1]
+        page.get_by_role("button", name="trial", exact=True).click()
+        assert page.evaluate(cells) == [str(i) for i in range(8)]
+        page.get_by_label("finished (8)").uncheck()
+        assert not page.locator("#trials tbody tr").first.is_visible()
+        assert not page.locator("svg.plot use").first.is_visible()
+        assert page.locator("#count").inner_text() == "0 of 9 trials"

@@ -1,0 +1,237 @@
+"""A row found again: what is refused, what it costs, and one row from its first command to its files."""
+
+import dataclasses
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from torch import nn
+
+from brainreg.analysis import comparison as analysis_comparison
+from brainreg.attacks import AutoAttack
+from brainreg.commands import reproduce as commands_reproduce
+from brainreg.errors import InputError
+from brainreg.reproduction import costs as reproduction_costs
+from brainreg.reproduction.costs import Costs, Measurement, probe, robust_counts, workload_within
+from brainreg.reproduction.row import SIZES
+from brainreg.reproduction.table import load_reproductions, markdown_table
+from brainreg.spaces.files import SPACES_FOLDER, load_space
+from brainreg.statistics import least_seeds
+
+RESULTS = ROOT / "analysis" / "results"
+DIGITS = load_space("digits_double")
+COSTS = Costs(training=30, proxy=5, objective=10, evaluation=60)
+
+
+# ---------------------------------------------------------------------------------------------
+# The command line
+# ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "ROW: missing; name a space"),
+        ("mnist_mnits", "space=mnist_mnits: no such space, and no such file; did you mean mnist_mnist"),
+        ("digits_double --size=wide", "--size=wide: no such choice; known: narrow, full"),
+        ("cifar100_imagenet --size=narrow", "--size=narrow: cifar100_imagenet has no narrow size; these have: "),
+        ("digits_double --budget=0", "--budget=0: must be greater than 0"),
+        ("digits_double --budget=soon", "--budget=soon: must be a number"),
+        ("digits_double --trials=3", "--trials=3: --seeds is missing; give trials and seeds, or a budget"),
+        ("digits_double --seeds=1 --trials=3", "--seeds=1: must be at least 2"),
+        (
+            "digits_double --seeds=2 --trials=3 --budget=9",
+            "--trials=3: --budget=9 is given, too; give trials and seeds",
+        ),
+        (
+            "digits_double --storage_path=s3://bucket/a",
+            "--storage_path=s3://bucket/a: must be a folder of this machine",
+        ),
+        (
+            "digits_double --storage_path=/dev/null/a",
+            "--storage_path=/dev/null/a: /dev/null is a file; must be a folder",
+        ),
+        ("digits_double --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+        ("mnist_mnist --data_dir=absent", "task=MNIST: not found; looked for absent/"),
+        ("--table --save_dir=absent", "--save_dir=absent: nothing was reproduced there"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        commands_reproduce.main(shlex.split(line))
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_narrow_row_is_a_published_row_at_a_smaller_size():
+    names = [path.stem for path in (SPACES_FOLDER / "narrow").glob("*.yaml")]
+    assert "mnist_mnist" in names
+    for name in names:
+        narrow, full = load_space(f"narrow/{name}"), load_space(name)
+        assert (narrow.task, narrow.reg_data, narrow.published) == (full.task, full.reg_data, full.published)
+        assert narrow.fixed["base_channels"] < 64
+
+
+# ---------------------------------------------------------------------------------------------
+# What it costs
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_workload_fits_into_the_budget_and_uses_it():
+    settings, slots = 1 + len(DIGITS.given), 2
+    few, many = SIZES["narrow"].seeds_of(DIGITS)
+    assert (few, many) == (least_seeds(2), least_seeds(2) + 4)
+    for minutes in range(6, 60):
+        try:
+            workload = workload_within(minutes, COSTS, DIGITS, SIZES["narrow"], slots)
+        except InputError as error:
+            least = f"--budget={minutes}: 6 trials and 7 seeds, the least, take up to 20 minutes; give --budget=24"
+            assert minutes < 20 and str(error).startswith(least)
+            continue
+        assert workload.seconds <= 60 * minutes
+        assert 6 <= workload.trials <= DIGITS.budget.num_samples and few <= workload.seeds <= many
+        assert workload.search == COSTS.search(workload.trials, slots) == -(-workload.trials // 2) * 40
+        assert workload.confirmation == COSTS.confirmation(settings, workload.seeds, slots)
+        more = dataclasses.replace(workload, seeds=workload.seeds + 1)
+        unused = 60 * minutes - workload.seconds
+        another = COSTS.confirmation(settings, more.seeds, slots) - workload.confirmation
+        assert workload.seeds == many or unused < another
+    slow = dataclasses.replace(COSTS, training=300)
+    for one in (COSTS, slow):  # the least takes less, and more, than an hour
+        absent = workload_within(None, one, DIGITS, SIZES["narrow"], slots)
+        assert absent.trials >= 6 and absent.seeds >= few
+        assert absent.seconds > 3400 or (absent.trials, absent.seeds) == (DIGITS.budget.num_samples, many)
+    with pytest.raises(InputError) as refused:
+        workload_within(60, slow, DIGITS, SIZES["narrow"], slots)
+    named = int(re.search(r"give --budget=(\d+)", str(refused.value))[1])
+    assert workload_within(named, slow, DIGITS, SIZES["narrow"], slots).seconds <= 60 * named
+    assert workload == workload_within(1e6, COSTS, DIGITS, SIZES["narrow"], slots)  # all that is asked for
+
+
+def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
+    """On a network that nothing changes the mind of."""
+
+    class Counted(nn.Module):
+        images = 0
+
+        def forward(self, images):
+            Counted.images += len(images)
+            logits = torch.zeros(len(images), 10) + torch.arange(10.0) + 1e-3 * images.flatten(1).mean(1)[:, None]
+            return logits * torch.linspace(1, 2, 10)
+
+    images, labels = torch.rand(20, 1, 28, 28), torch.full((20,), 9)
+    for attack in (
+        AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=10, n_target_classes=3),
+        AutoAttack(version="custom", attacks=("square",), n_queries=40),
+    ):
+        Counted.images = 0
+        assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
+        counted = 20 * robust_counts(attack, 2, 1.0, 1.0)
+        assert 0.7 * counted < Counted.images < 1.4 * counted
+
+
+def test_a_probe_tells_what_a_trial_costs(monkeypatch):
+    monkeypatch.setattr(reproduction_costs, "_PROBE_SECONDS", 0.5)
+    space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
+    short = probe(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), str(ROOT / "data"), "cpu", 1)
+    longer = probe(
+        space.override({"epoch_num": 20}, {}, {}), Measurement(seeds=(2, 2), num_images=80), "data", "cpu", 1
+    )
+    assert 0 < short.training < longer.training and 0 < short.evaluation < longer.evaluation
+    assert short.objective > 0
+
+
+# ---------------------------------------------------------------------------------------------
+# A row, from its first command to its files
+# ---------------------------------------------------------------------------------------------
+
+_SMALL = """
+import sys
+from brainreg.analysis import comparison as analysis_comparison
+from brainreg.commands import reproduce as commands_reproduce
+from brainreg.reproduction import costs as reproduction_costs
+from brainreg.reproduction import row as reproduction_row
+from brainreg._utils.flags import run_command as run
+from brainreg.reproduction.costs import Measurement
+small = Measurement(seeds=(2, 2), attacks=("gaussian", "pgd"), num_epsilons=3, num_images=20, least_trials=3)
+reproduction_row.SIZES["full"] = small
+run(commands_reproduce.main)
+"""
+
+
+@pytest.mark.slow
+def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(
+        "extends: digits_double\ndescription: a test\n"
+        "fixed: {base_channels: 4, epoch_num: 2, phase_duration: 1, train_image_num: 400}\n"
+        "objective: {attack_image_num: 40, attack: {version: custom, attacks: [apgd-ce], n_iter: 3}}\n"
+        "budget: {num_samples: 3}\n"
+    )
+    folder = tmp_path / "results"
+    line = [sys.executable, "-c", _SMALL, "tiny.yaml", f"--save_dir={tmp_path / 'kept'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for stage in ("search.json", "confirmation"):
+        with (tmp_path / "out.txt").open("a") as out:
+            process = subprocess.Popen(line, cwd=tmp_path, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            while not (folder / "reproduce_tiny_full" / stage).exists():
+                assert process.poll() is None, (tmp_path / "out.txt").read_text()
+                time.sleep(0.2)
+            process.send_signal(signal.SIGTERM if stage == "search.json" else signal.SIGINT)
+            assert process.wait(120) == 130
+    assert not (tmp_path / "kept").exists()
+    refused = subprocess.run([*line, "--budget=7"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr.startswith("error: --budget=7: tiny_full was begun with 60;")
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "goes on with tiny_full: 3 trials, 2 seeds" in done.stdout and "paired over 2 seeds" in done.stdout
+
+    said = (tmp_path / "out.txt").read_text()
+    assert said.index("will cost about") < said.index("brainreg tune") and "the same command goes on" in said
+    kept = tmp_path / "kept" / "tiny_full"
+    assert {path.name for path in kept.iterdir()} >= {
+        "reproduction.json", "trials.csv", "confirmation.csv", "alpha_th.csv", "robustness_curves.png",
+        "comparison.png", "landscape.png",
+    }  # fmt: skip
+    record = json.loads((kept / "reproduction.json").read_text())
+    assert record["trials"] == 3 and len(record["confirmed_seeds"]) == 2 and record["seconds"]["wall"]["search"] > 0
+    assert len(pd.read_csv(kept / "trials.csv")) == 3
+    assert str(tmp_path) not in "".join(path.read_text() for path in kept.iterdir() if path.suffix != ".png")
+    shown = markdown_table(tmp_path / "kept")
+    assert "| tiny, full | unregularized | " in shown and "| found - unregularized | " in shown
+
+
+# ---------------------------------------------------------------------------------------------
+# What was reproduced
+# ---------------------------------------------------------------------------------------------
+
+
+def test_the_documentation_shows_what_was_reproduced():
+    assert markdown_table(RESULTS) in (ROOT / "docs/found.md").read_text()
+
+
+def test_what_was_reproduced_is_whole():
+    rows = [*load_reproductions(RESULTS)]
+    assert {record["row"] for record, _ in rows} >= {"mnist_mnist", "fashionmnist_fashionmnist", "digits_double"}
+    for record, confirmation in rows:
+        folder = RESULTS / f"{record['row']}_{record['size']}"
+        assert sorted(confirmation.seed.unique()) == record["confirmed_seeds"]
+        summary = analysis_comparison.confirmation_table(confirmation)
+        assert (summary.seeds == len(record["confirmed_seeds"])).all()
+        assert {"Gaussian", "Uniform", "SaltPepper"} <= {*confirmation.attack}
+        assert any("Square" in name for name in confirmation.attack)
+        assert any("AutoAttack standard" in name for name in confirmation.attack)
+        trials = pd.read_csv(folder / "trials.csv")
+        assert len(trials) == record["trials"] and record["found_trial"] in set(trials.trial)
+        assert (folder / "robustness_curves.png").exists() and (folder / "comparison.png").exists()
+        texts = "".join(path.read_text() for path in folder.iterdir() if path.suffix != ".png")
+        assert not re.search(r"/(home|tmp|root|Users|mnt)/", texts) and str(ROOT) not in texts

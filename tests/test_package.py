@@ -1,0 +1,106 @@
+"""The package as others see it: its public names, its command, its wheel."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import brainreg
+from brainreg.commands.main import COMMANDS, main
+
+
+class TestPublicNames:
+    @pytest.mark.parametrize("name", brainreg.__all__)
+    def test_each_is_there_and_documented(self, name):
+        value = getattr(brainreg, name)
+        assert name == "__version__" or (value.__doc__ and value.__name__ == name)
+        assert name in dir(brainreg)
+
+    def test_others_are_not(self):
+        with pytest.raises(AttributeError, match="robust_acuracy"):
+            brainreg.robust_acuracy  # noqa: B018
+
+    def test_ray_is_not_imported_for_any_of_them(self):
+        code = "import sys; from brainreg import *; print('ray' in sys.modules, 'optuna' in sys.modules)"
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ended.stdout.split() == ["False", "False"]
+
+
+class TestCommand:
+    def test_without_arguments_it_lists_the_commands_on_one_screen(self, capsys):
+        assert main([]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) < 25 and {line.split()[0] for line in lines if line.startswith("  ")} >= {*COMMANDS}
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_each_has_a_help(self, name, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0 and f"brainreg {name}" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            (["tuen"], "tuen: no such command; did you mean tune"),
+            (["resume"], "NAME: missing"),
+            (["status", "--storage_path=results"], "NAME: missing"),
+            (["resume", "nothing-of-that-name"], "nothing-of-that-name"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, line, said):
+        ended = subprocess.run([sys.executable, "-m", "brainreg", *line], cwd=ROOT, capture_output=True, text=True)
+        assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and said in ended.stderr
+
+    @pytest.mark.parametrize("name", ["confirm", "evaluate", "report", "reproduce"])
+    def test_the_former_spelling_still_works(self, name):
+        ended = subprocess.run(
+            [sys.executable, "-m", f"brainreg.{name}", "--nope"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert ended.returncode == 2 and ended.stderr.startswith("error: --nope: no such flag")
+
+    def test_what_is_not_installed_is_named_with_its_extra(self, tmp_path):
+        (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('none', name='ray')\n")
+        environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+        line = [sys.executable, "-m", "brainreg", "tune", "--space=digits_double"]
+        ended = subprocess.run(line, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and "brainreg[search]" in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_searches_outside_of_the_checkout(tmp_path):
+    """In an environment of its own, which borrows the packages that this project needs and nothing of the project."""
+    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(ROOT)]
+    subprocess.run(wheel, check=True)
+    (built,) = tmp_path.glob("brainreg-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    python = tmp_path / "env/bin/python"
+    (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        f"--python={python}",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        built,
+    ]
+    subprocess.run(install, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    where = [python, "-c", "import brainreg; print(brainreg.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(found.strip()).is_relative_to(site)
+    command = [tmp_path / "env/bin/brainreg", "tune", "--space=digits_double", "--num-samples=1", "--epoch_num=1"]
+    command += ["--base_channels=2", "--attack_image_num=5", "--final_attack_seconds=0", "--name=one"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert (tmp_path / "results/one/best/checkpoint.pt").is_file()
+    from brainreg._utils import package
+
+    own = [python, "-c", "from brainreg._utils.package import NOTEBOOKS; print(*NOTEBOOKS.glob('*.ipynb'))"]
+    notebooks = subprocess.run(own, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert len(notebooks.split()) == len([*package.NOTEBOOKS.glob("*.ipynb")]) > 0
