@@ -14,11 +14,11 @@ BIN := .venv/bin
 # two processes, each with whole files of tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # what a processor's own rounding may change
-NUMERICAL := tests/attacks $(addprefix tests/test_,$(addsuffix .py,losses models similarity training evaluation evaluate objective))
+NUMERICAL := $(addprefix tests/,attacks evaluation method models training commands/test_evaluate.py spaces/test_objective.py)
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help tune reproduce test test-all test-processors lint clean
+.PHONY: help venv tune reproduce test test-all test-wheel test-processors docs lint clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -30,12 +30,15 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@
 
+# make venv   the virtual environment alone
+venv: $(INSTALLED)
+
 tune: $(INSTALLED)
-	$(BIN)/python tune_main.py --space=$(SPACE) $(ARGS)
+	$(BIN)/brainreg tune --space=$(SPACE) $(ARGS)
 
 # where SIZE and BUDGET (in minutes) are not given, they are the command's own
 reproduce: $(INSTALLED)
-	$(BIN)/python -m brainreg.reproduce $(ROW) $(if $(SIZE),--size=$(SIZE)) $(if $(BUDGET),--budget=$(BUDGET)) $(ARGS)
+	$(BIN)/brainreg reproduce $(ROW) $(if $(SIZE),--size=$(SIZE)) $(if $(BUDGET),--budget=$(BUDGET)) $(ARGS)
 
 test: $(INSTALLED)
 	$(PYTEST) -m 'not slow'
@@ -48,15 +51,25 @@ $(SERVICES): $(INSTALLED)
 test-all: $(SERVICES)
 	$(PYTEST)
 
+# make test-wheel   a wheel, installed outside of the checkout, searches
+test-wheel: $(INSTALLED)
+	$(BIN)/python -m pytest tests/test_package.py -k wheel
+
 # make test-processors   the tests that compute, as on older processors: AVX2, then SSE4.1
 test-processors: $(INSTALLED)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) -m 'not slow' $(NUMERICAL)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 $(PYTEST) -m 'not slow' $(NUMERICAL)
 
-# make lint   the style checks
+# make docs   the documentation, into site/
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
+# make lint   the style, and which package may import which
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 # make clean   remove the virtual environment, and nothing else
 clean:
