@@ -1,0 +1,1 @@
+"""Small helpers that know nothing of this project: flags, text, files, time limits."""

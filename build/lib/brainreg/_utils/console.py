@@ -1,0 +1,33 @@
+"""What a terminal shows, and how an interruption reaches a program."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
+
+from rich.console import Console
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM, with which a cluster takes a machine back, do what Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def make_printer(console: Console) -> Callable[[str], None]:
+    """A function that prints text as it is, in long lines."""
+    return partial(console.print, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,37 @@
+"""Numbers as tables and lines show them, and the paper's symbols."""
+
+from typing import Any
+
+import pandas as pd
+
+# The paper's symbols are shorter than the flags.
+SYMBOLS = {
+    "reg_alpha": "alpha",
+    "reg_thresh": "Th",
+    "reg_thresh_2": "Th_2",
+    "reg_image_num": "N",
+    "reg_batch_size": "k",
+    "reg_range": "range",
+}
+
+
+def format_setting(value: Any) -> str:
+    """Return a setting as a table shows it: three digits of a fraction, nothing where it is missing."""
+    if pd.isna(value):
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_accuracy(value: Any) -> str:
+    """Return an accuracy as a table shows it."""
+    return "" if pd.isna(value) else f"{value:.3f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as minutes and seconds, or hours and minutes.
+
+    >>> duration(75), duration(8000)
+    ('1m15s', '2h13m')
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m" if whole >= 3600 else f"{whole // 60}m{whole % 60:02d}s"

@@ -1,0 +1,140 @@
+"""The four attacks of AutoAttack as its authors package them: APGD, targeted APGD, FAB and Square."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pyautoattack.autopgd_base import APGDAttack, L1_projection
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
+
+from brainreg.attacks.base import Norm
+from brainreg.seeds import Stream, seeded_generator
+
+AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
+
+
+# Margin and loss of an image that Square has asked about before: it does not take it.
+_REFUSED = 1e30
+
+
+# The authors' attacks report through it, what they warn of among the rest.
+logger = logging.getLogger("auto-attack")
+
+
+def widest(shape: torch.Size, norm: Norm) -> float:
+    """The distance of a black image (c, h, w) from a white one."""
+    return {"Linf": 1.0, "L2": shape.numel() ** 0.5, "L1": float(shape.numel())}[norm]
+
+
+def perturbation(images: torch.Tensor, others: torch.Tensor, norm: Norm) -> torch.Tensor:
+    """Return the norms (n,) of the differences of images (n, c, h, w)."""
+    difference = (others - images).flatten(1)
+    return difference.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm], dim=1)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One start or target of one of the authors' attacks.
+
+    Attributes:
+        place: of the attack in the version's list.
+        name: of the attack.
+        run: (images, labels, eps) to changed images of the same shape, misclassified or not.
+        when: "everywhere" to run at every strength that is not known to break an image, "once" for an attack that
+            looks for the smallest perturbation whatever eps is, "last" to run only where the image seems to withstand.
+    """
+
+    place: int
+    name: AttackName
+    run: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    when: Literal["everywhere", "once", "last"] = "last"
+
+
+def noise(shape: torch.Size, norm: Norm, seed: int, part: int) -> torch.Tensor:
+    """(1, c, h, w) direction of a random start: in the unit ball's surface for Linf and L2, normal for L1."""
+    generator = seeded_generator(seed, Stream.ATTACK, part)
+    if norm == "Linf":
+        noise = 2 * torch.rand(1, *shape, generator=generator) - 1
+        return noise / noise.abs().max()
+    noise = torch.randn(1, *shape, generator=generator)
+    return noise / noise.norm() if norm == "L2" else noise
+
+
+def apgd(apgd: APGDAttack, noise: torch.Tensor, target: int | None = None) -> Callable[..., torch.Tensor]:
+    """APGD from a start that is given; `target`: 2 for the class with the second largest logit, and so on."""
+
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+        apgd.device = images.device
+        apgd.init_hyperparam(images)
+        if target is not None:
+            with torch.no_grad():
+                apgd.y_target = apgd.model(images).sort(dim=1)[1][:, -target]
+        if apgd.norm != "L1":
+            apgd.eps = eps
+            return apgd.attack_single_run(images, labels, x_init=images + eps * noise.to(images))[3]
+        # In L1, as the authors: from three times the strength down to it, with 3, 3 and 4 tenths of the steps.
+        total = apgd.n_iter_orig
+        steps = [-(-3 * total // 10)] * 2
+        point = images + noise.to(images)
+        point = point + L1_projection(images, point - images, 3 * eps)
+        found = images
+        for apgd.eps, apgd.n_iter in zip((3 * eps, 2 * eps, eps), (*steps, max(total - sum(steps), 0)), strict=True):
+            point = point + L1_projection(images, point - images, apgd.eps)
+            point, _, _, found = apgd.attack_single_run(images, labels, x_init=point)
+        return found
+
+    return run
+
+
+def fab(fab: FABAttack_PT, target: int | None) -> Callable[..., torch.Tensor]:
+    """FAB from the clean image, which needs no draw and does not depend on eps."""
+
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+        fab.device, fab.target_class = images.device, target
+        with torch.no_grad():
+            return fab.attack_single_run(images, labels, use_rand_start=False, is_targeted=target is not None)
+
+    return run
+
+
+class Square(SquareAttack):
+    """The authors' Square attack; what it draws for each image is drawn once for all of them.
+
+    In Linf it asks the network once about an image: few squares fit, and once most of them have been refused it draws
+    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better.
+    """
+
+    def random_choice(self, shape: Sequence[int]) -> torch.Tensor:
+        if len(shape) == 4:
+            return super().random_choice([1, *shape[1:]]).expand(*shape)
+        return super().random_choice(shape)
+
+    def attack_single_run(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        draws = torch.Generator().manual_seed(0)
+        self._weights = torch.randint(-(2**62), 2**62, x.shape[1:], generator=draws).to(x.device)
+        self._asked: set[tuple[int, int]] = set()
+        return super().attack_single_run(x, y)
+
+    def margin_and_loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.norm != "Linf":
+            return super().margin_and_loss(x, y)
+        # An image is known by 64 bits, so that one in 10^19 comparisons is wrong.
+        hashes = (x.contiguous().view(torch.int32) * self._weights).sum(dim=(1, 2, 3)).tolist()
+        asked = [*zip(hashes, y.tolist(), strict=True)]
+        new = [i for i, one in enumerate(asked) if one not in self._asked]
+        margin, loss = torch.full((2, len(x)), _REFUSED, device=x.device)
+        if new:
+            margin[new], loss[new] = super().margin_and_loss(x[new], y[new])
+        self._asked.update(asked)
+        return margin, loss
+
+
+def square(square: Square) -> Callable[..., torch.Tensor]:
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+        square.device, square.eps = images.device, eps
+        return square.perturb(images, labels)
+
+    return run

@@ -1,0 +1,1 @@
+"""The command lines. Each module has one `main`, and nothing else imports it."""

@@ -1,0 +1,42 @@
+"""Confirm what a search found: train its best settings anew with fresh seeds, and measure them on the test images.
+
+brainreg confirm results/NAME
+brainreg confirm results/NAME --top=3 --seeds=5
+brainreg confirm s3://BUCKET/NAME --address=auto --num-images=500
+
+Beside the best settings, the published and the unregularized one are trained with the same seeds, and the latter once
+more with its best epoch chosen by the search's objective; they are compared in pairs. Interrupted, it goes on where it
+was when it is started again.
+"""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from brainreg._utils.flags import Parser, given_values
+from brainreg.confirmation.plan import Extent, TestEvaluation, plan_confirmation
+from brainreg.confirmation.run import run_confirmation
+from brainreg.errors import InputError
+from brainreg.search.plan import SearchOptions
+
+# Flags of a search that mean nothing here.
+_OTHERS = ("num_samples", "name", "id", "storage_path", "study", "tensorboard")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="folder of a search, or s3://BUCKET/PATH")
+    parser.add_flags(Extent, "how much is trained; what was begun goes on as it began")
+    parser.add_flags(TestEvaluation, "what is measured on the test images", skip=("attack",))
+    parser.add_flags(SearchOptions, "the machine", skip=_OTHERS, default="the search's")
+    flags = parser.parse_args(arguments)
+    if flags.experiment is None:
+        raise InputError("EXPERIMENT: missing; name the folder of a search, results/NAME or s3://BUCKET/PATH")
+    given = (given_values(model, flags) for model in (Extent, TestEvaluation, SearchOptions))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    plan = plan_confirmation(flags.experiment, *given)
+    table = run_confirmation(plan, console)
+    return 0 if table.groupby(["setting", "rank", "seed"]).ngroups == len(plan.jobs) else 1

@@ -1,0 +1,68 @@
+"""Show a search, or compare several, as one HTML page that any browser opens, without a network.
+
+brainreg report results/NAME
+brainreg report results/A results/B --save=comparison.html
+
+The search may be running or lie at s3://BUCKET/PATH. Nothing is measured: networks are neither trained nor attacked.
+"""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from brainreg._utils.files import check_writable
+from brainreg._utils.flags import Parser
+from brainreg.errors import InputError
+from brainreg.records.searches import split_folders
+from brainreg.storage import Storage
+
+REPORT = "report.html"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="folder of a search, or s3://BUCKET/PATH")
+    parser.add_flag(
+        "save", help=f"the page's file (default: {REPORT} in the folder of the search; of several, ./{REPORT})"
+    )
+    flags = parser.parse_args(arguments)
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib: missing; python -m pip install 'brainreg[analysis]'")
+    if not flags.experiments:
+        raise InputError("EXPERIMENT: missing; name the folder of a search, such as results/NAME, or several")
+    try:
+        folders = [*split_folders(flags.experiments).values()]
+    except InputError as error:
+        raise InputError(f"EXPERIMENT={error}") from error
+    from brainreg.reports.search import report  # draws, and so needs matplotlib
+
+    target, name = _target(flags.save, folders)
+    try:
+        html = report(folders)
+    except InputError as error:
+        raise InputError(f"EXPERIMENT: {error}") from error
+    try:
+        target.write(name, html)
+    except InputError as error:
+        raise InputError(f"--save: {error}; choose another file") from error
+    size = len(html.encode())
+    print(f"report: {target.path(name)} ({size / 1e6:.2f} MB)")
+    where = Path(target.path(name)).as_uri() if target.is_local else "fetch it, and open it"
+    print(f"open:   {where} (in any browser; it needs no network)")
+    return 0
+
+
+def _target(save: str | None, folders: Sequence[Storage]) -> tuple[Storage, str]:
+    """The folder and the name of the page's file."""
+    if save is None:
+        return (folders[0] if len(folders) == 1 else Storage(".")), REPORT
+    base, question, query = save.partition("?")
+    path, _, name = base.rpartition("/")
+    remote = "://" in save
+    if not name or (not remote and Path(save).is_dir()):
+        raise InputError(f"--save={save}: is a folder; must be a file, such as {base.rstrip('/')}/{REPORT}")
+    if not remote:
+        check_writable("--save", Path(save).parent)
+        return Storage(Path(save).parent), Path(save).name
+    return Storage(path + question + query), name

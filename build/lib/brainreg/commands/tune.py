@@ -1,0 +1,143 @@
+"""Search the hyperparameters of the pixel-similarity regularizer.
+
+brainreg tune --space=digits_double
+brainreg tune --space=cifar10_double --data_dir=data --gpus-per-trial=0.5
+brainreg tune --resume=NAME
+brainreg tune --status=NAME
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from brainreg._utils.flags import Parser, from_flags, given_values
+from brainreg.errors import InputError, checked_value
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.trial import FINISHED, UNFINISHED
+from brainreg.search.cluster import machines
+from brainreg.search.plan import SearchOptions, SearchPlan, find_search, plan_resume, plan_search
+from brainreg.search.run import run_search
+from brainreg.search.status import show_status
+from brainreg.search.strategy import Strategy
+from brainreg.spaces.files import load_space, space_names
+from brainreg.spaces.objective import Objective
+from brainreg.spaces.space import Budget, Space
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    parser = Parser(__doc__)
+    parser.add_flag("space", help="name of a space in search_spaces/, or path of a space file")
+    parser.add_flag("resume", help="name or folder of a search that was interrupted: go on with it")
+    parser.add_flag("status", help="name or folder of a search: show how far it is, and exit")
+    parser.add_flag("list-spaces", action="store_true", help="list the spaces and exit")
+    parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
+    parser.add_flag("objective-weight", help="w, weight of the clean accuracy in the objective (default: the space's)")
+    parser.add_flags(Strategy, "how it searches")
+    parser.add_flags(SearchOptions, "the search")
+    parser.add_flags(Objective, "the objective", skip=("weight", "attack"), default="the space's")
+    parser.add_flags(Budget, "the attack at the end", skip=("num_samples", "final_attack"), default="the space's")
+    parser.add_flags(Hyperparameters, "hyperparameters, fixed in every trial", default="the space's")
+    flags = parser.parse_args(arguments)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for a table's columns
+    if flags.list_spaces:
+        for name in space_names():
+            console.print(f"{name:<18} {load_space(name).description}", soft_wrap=True, highlight=False)
+        return 0
+    storage_path = from_flags(SearchOptions, flags).storage_path
+    if flags.status is not None:
+        show_status(find_search(flags.status, storage_path, "--status"), console)
+        return 0
+    if flags.resume is not None:
+        if "name" in flags:
+            raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
+        plan = plan_resume(
+            find_search(flags.resume, storage_path, "--resume"),
+            given_values(SearchOptions, flags),
+            lambda stored: _override(load_space(flags.space) if flags.space else stored, flags),
+            given_values(Strategy, flags),
+            flags.dry_run,
+        )
+    elif flags.space is None:
+        raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
+    else:
+        plan = plan_search(
+            _override(load_space(flags.space), flags),
+            from_flags(SearchOptions, flags),
+            from_flags(Strategy, flags),
+            flags.dry_run,
+        )
+    if flags.dry_run:
+        _show(plan, console)
+        return 0
+    states = run_search(plan, console).state
+    if (states != UNFINISHED).sum() < plan.num_samples:
+        return 130  # interrupted
+    return 0 if (states == FINISHED).any() else 1
+
+
+def with_name(arguments: Sequence[str], flag: str, description: str) -> list[str]:
+    """Return arguments of `tune` for a command whose first argument is the name of a search.
+
+    Raises:
+        InputError: there is no name.
+    """
+    if {"-h", "--help"} & {*arguments}:
+        print(description.strip())
+        raise SystemExit(0)
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(f"NAME: missing; name a search, or its folder: brainreg {flag} NAME")
+    return [f"--{flag}={arguments[0]}", *arguments[1:]]
+
+
+def _override(space: Space, flags: argparse.Namespace) -> Space:
+    """A space with what the flags override."""
+    objective = given_values(Objective, flags)
+    if flags.objective_weight is not None:
+        objective["weight"] = checked_value(Objective, "weight", flags.objective_weight, "--objective_weight")
+    budget = {name: value for name, value in given_values(Budget, flags).items() if name != "num_samples"}
+    return space.override(given_values(Hyperparameters, flags), objective, budget)
+
+
+def _show(plan: SearchPlan, console: Console) -> None:
+    """Print what the search would run."""
+    space = plan.space
+    console.print(f"space {space.name}: {space.description}", soft_wrap=True, highlight=False)
+    console.print(f"fixed: {space.fixed}", soft_wrap=True, highlight=False)
+    for name, distribution in space.search.items():
+        console.print(f"searched: {name} {distribution.summary()}", soft_wrap=True, highlight=False)
+    for name in space.given:
+        console.print(f"first: {name}, {space.setting(name)}", soft_wrap=True, highlight=False)
+    objective = space.objective
+    console.print(
+        f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
+        f" eps {objective.eps:g}, {objective.attack_image_num} validation images",
+        soft_wrap=True,
+        highlight=False,
+    )
+    strategy = plan.strategy
+    console.print(
+        f"strategy: objective {strategy.objective}, sampler {strategy.sampler}, scheduler {strategy.scheduler}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    there = machines(plan.options.address, plan.options.dashboard_host)
+    console.print(
+        f"{plan.num_samples} trials, {plan.slots} at a time, each with {plan.options.cpus_per_trial:g} CPU cores and"
+        f" {plan.gpus_per_trial:g} GPUs, in {plan.folder}; there are {there.cpus:g} CPU cores and {there.gpus:g} GPUs",
+        soft_wrap=True,
+        highlight=False,
+    )
+    for note in plan.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+    if plan.missing:
+        console.print(
+            f"--data_dir={plan.options.data_dir}: {', '.join(plan.missing)} not there, and would be downloaded; what"
+            " depends on the images was not checked",
+            soft_wrap=True,
+            highlight=False,
+        )
+    console.print("nothing was started (--dry-run)")

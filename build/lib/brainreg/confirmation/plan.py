@@ -1,0 +1,414 @@
+"""What a confirmation trains and how it measures, checked before anything is written."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+import brainreg.search.cluster
+from brainreg.analysis.comparison import COMPARED, STRENGTHS
+from brainreg.attacks import Attack, Context
+from brainreg.data.datasets import find_dataset
+from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
+from brainreg.errors import InputError, validated
+from brainreg.evaluation.evaluate import TELLING
+from brainreg.evaluation.settings import Evaluation, plan_attacks
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.driver import DRIVER, driver_of
+from brainreg.records.manifest import MANIFEST, read_manifest, search_id
+from brainreg.records.results import load_results, rank_trials, settings_of
+from brainreg.records.searches import split_folders
+from brainreg.records.trial import UNFINISHED
+from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
+from brainreg.seeds import fresh_seeds
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.objective import Objective
+from brainreg.spaces.space import Space
+from brainreg.statistics import front, least_seeds
+from brainreg.storage import Storage
+from brainreg.training.data import load_test_images, load_training_data
+
+FOLDER = "confirmation"
+
+
+_FORMAT = 1
+
+
+# What a confirmation must find of itself to go on.
+_KEPT = {"extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
+
+
+# Given settings of a confirmation that does not say which it trains; earlier ones knew no other.
+_FIRST_CONTROLS = (PUBLISHED, UNREGULARIZED)
+
+
+# A limit that no attack reaches, in minutes.
+_NO_LIMIT = 1e6
+
+
+class Extent(BaseModel):
+    """How much is trained; both may grow when a confirmation goes on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top: int = Field(3, ge=1, description="how many of the search's best proposed settings are trained anew")
+    seeds: int | None = Field(
+        None,
+        ge=2,
+        description="fresh seeds of each setting (absent: the fewest with which a test that does not assume normal"
+        " differences can find one, 7 or 8)",
+    )
+
+
+class TestEvaluation(Evaluation):
+    """How a confirmation measures: as an evaluation does, around the search's eps and without a time limit."""
+
+    __test__ = False  # pytest takes it for a test otherwise
+
+    eps: Evaluation.__annotations__["eps"] = Field(
+        None,
+        description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
+        " (absent: half, once and one and a half times the search's)",
+    )
+    noise_eps: Evaluation.__annotations__["noise_eps"] | None = Field(
+        None,
+        description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
+        " search's)",
+    )
+    attack_minutes: float | None = Field(
+        None,
+        gt=0,
+        description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
+        " measured on fewer images)",
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One setting with one seed.
+
+    Attributes:
+        setting: found, published, unregularized or early_stopped.
+        rank: of a found setting in the search, 1 for the best; 0 for the given ones.
+        trial: of the search that had the setting; None where none did.
+        settings: what is trained, with the fresh seed.
+        objective: of the search, where the best epoch is chosen by it on validation images; else None.
+    """
+
+    setting: str
+    rank: int
+    trial: int | None
+    settings: Hyperparameters
+    objective: Objective | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        setting = self.setting if not self.rank else f"trial_{self.trial:04d}"
+        return f"{setting}-seed_{self.settings.seed}"
+
+    def __str__(self) -> str:
+        what = f"trial {self.trial}, rank {self.rank}" if self.rank else shown_name(self.setting)
+        return f"{what}, seed {self.settings.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A confirmation that can begin or go on: everything that could be checked beforehand was.
+
+    Attributes:
+        search: its folder.
+        space: what was searched.
+        extent: how much is trained.
+        evaluation: how it is measured.
+        measures: which rows of a job's robustness table stand for its clean, robust and noise accuracy.
+        jobs: in the order in which they run: one seed after the other, so that pairs are whole early.
+        chosen: how the best settings were chosen, a sentence.
+        seed: the search's.
+        options: the search's, with what the flags change.
+        slots: jobs at a time.
+        gpus_per_trial: 0 on a CPU.
+        manifest: what the confirmation's folder says of it.
+        notes: what to know beforehand.
+        before: what the folder said until now; None where it is new.
+    """
+
+    search: Storage
+    space: Space
+    extent: Extent
+    evaluation: Evaluation
+    measures: dict[int, str]
+    jobs: tuple[Job, ...]
+    chosen: str
+    seed: int
+    options: SearchOptions
+    slots: int
+    gpus_per_trial: float
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+    before: dict[str, Any] | None
+
+    @property
+    def folder(self) -> Storage:
+        """Where the confirmation keeps its files."""
+        return self.search.child(FOLDER)
+
+    @property
+    def name(self) -> str:
+        """The search's."""
+        return str(self.search).rsplit("/", 1)[-1]
+
+    @property
+    def device(self) -> str:
+        """What a job runs on."""
+        return "cuda" if self.gpus_per_trial else "cpu"
+
+
+def plan_confirmation(
+    experiment: str | Path | Storage,
+    extent: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Plan:
+    """Check the search, the data, the attacks, the machine and what was confirmed before; nothing is written.
+
+    Args:
+        experiment: folder of a search.
+        extent, evaluation, options: those fields of `Extent`, `TestEvaluation` and `SearchOptions` that were given.
+
+    Raises:
+        InputError: what is wrong, in one line.
+    """
+    searches = split_folders(experiment)
+    if len(searches) > 1:
+        raise InputError(f"EXPERIMENT={experiment}: {len(searches)} searches; confirm one at a time")
+    (search,) = searches.values()
+    manifest = read_manifest(search)
+    space = validated(Space, manifest["space"], spell=lambda key: f"{search.path(MANIFEST)}: space.{key}")
+    check_not_run(search, what="this search")
+    check_not_run(search.child(FOLDER))
+    results = load_results(search)
+    order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
+    if not order:
+        raise InputError(f"EXPERIMENT={search}: no proposed trial has finished; let the search go on first")
+    before = read_plan(search)
+    asked = Extent(**{**(before["extent"] if before else {}), **extent})
+    controls = before.get("controls", _FIRST_CONTROLS) if before else space.given
+    least = least_seeds(sum({*pair} <= {FOUND, *controls} for pair in COMPARED))
+    asked = asked.model_copy(update={"seeds": asked.seeds or least})
+    notes = []
+    if asked.seeds < least:
+        notes.append(
+            f"--seeds={asked.seeds}: no difference can be larger than the noise unless differences between seeds are"
+            f" assumed to be normal; that takes {least} seeds or more"
+        )
+    ended, of = int((results.state != UNFINISHED).sum()), manifest["num_samples"]
+    if ended < of:
+        notes.append(f"the search is not done, {ended} of {of} trials are: its best may change")
+    if given := rank_trials(results).setting.iloc[0]:
+        notes.append(f"no proposed setting has a better objective in the search than the {given} one")
+    measured = _evaluation(space, evaluation, before, search)
+    if before:
+        now, order, chosen = order, before["order"], before["chosen"]
+        if now[:1] != order[:1]:
+            notes.append(
+                f"the search has gone on, and trial {now[0]} is its best now; what is confirmed is trial {order[0]},"
+                f" its best when the confirmation began; to begin another one, remove {search.path(FOLDER)}"
+            )
+        for name, value in asked.model_dump().items():
+            if value < before["extent"][name]:
+                raise InputError(
+                    f"--{name}={value}: this confirmation has {before['extent'][name]}, and none is left out once its"
+                    " numbers may be known"
+                )
+        if asked.seeds > before["first_seeds"]:
+            notes.append(
+                f"it began with {before['first_seeds']} seeds: whoever adds seeds until a difference shows finds one by"
+                " chance"
+            )
+    if asked.top > len(order):
+        raise InputError(f"--top={asked.top}: there {_are(len(order), 'proposed setting')} to choose from ({chosen})")
+    versions = {"brainreg": brainreg.__version__, "python": platform.python_version()}
+    versions |= {name: version(name) for name in ("torch", "pyautoattack")}
+    for name, then in (before["versions"] if before else {}).items():
+        if versions[name] != then:
+            notes.append(f"it began with {name} {then}; this is {versions[name]}")
+    seed = manifest["seed"]
+    used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
+    seeds = fresh_seeds(search_id(manifest), asked.seeds, used, begun)
+    jobs = _jobs(results, space, controls, order[: asked.top], seeds)
+    merged = SearchOptions(**{**manifest["options"], "study": None, **options})
+    slots, gpus = share_of_machines(merged, len(jobs))
+    attacks, data = _check_data(jobs, measured, merged.data_dir)
+    for whose, then in (("this confirmation", before), ("the search", manifest)):
+        check_same_data(data, (then or {}).get("data"), f"--data_dir={merged.data_dir}", whose)
+    if before and not before.get("data"):
+        notes.append(UNKNOWN_DATA.format("confirmation"))
+    content = {
+        "format": _FORMAT,
+        "search": str(search),
+        "extent": asked.model_dump(),
+        "first_seeds": before["first_seeds"] if before else asked.seeds,
+        "order": order,
+        "chosen": chosen,
+        "controls": list(controls),
+        "seeds": seeds,
+        "evaluation": measured.model_dump(mode="json"),
+        "started": before["started"] if before else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": before["versions"] if before else versions,
+        "data": data,
+    }
+    measures = _measures(attacks, space.objective)
+    return Plan(
+        search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes), before
+    )
+
+
+def check_not_run(folder: Storage, file: str = DRIVER, what: str = "this confirmation") -> None:
+    """Raise InputError if another process writes to a folder."""
+    if (driver := driver_of(folder, file)) is not None:
+        raise InputError(
+            f"EXPERIMENT={folder}: process {driver['pid']} on {driver['host']} runs {what}; wait for its end"
+        )
+
+
+def _are(count: int, what: str) -> str:
+    return f"is {count} {what}" if count == 1 else f"are {count} {what}s"
+
+
+def _best_first(results: pd.DataFrame, objective: str, space: Space) -> tuple[list[int], str]:
+    """The numbers of the proposed trials that can be confirmed, best first, and how they were chosen."""
+    finished = rank_trials(results)
+    finished = finished[finished.setting == PROPOSED]
+    rule = f"{space.objective.weight:g} clean + {1 - space.objective.weight:g} robust accuracy"
+    chosen = f"the best objective, {rule}, on the search's validation images"
+    if objective == "pareto" and len(finished):
+        finished = finished[front(finished.clean_accuracy, finished.robust_accuracy)]
+        chosen = f"of the front of clean and robust accuracy, {chosen}"
+    return finished.trial.tolist(), chosen
+
+
+def _evaluation(
+    space: Space, given: Mapping[str, Any], before: Mapping[str, Any] | None, search: Storage
+) -> Evaluation:
+    """How everything is measured; what was begun otherwise cannot go on."""
+    eps, noise_eps = space.objective.eps, space.objective.noise_eps
+    strengths = sorted({min(factor * eps, 1.0) for factor in (1.0, *STRENGTHS.values())})
+    values = {
+        "eps": tuple(float(f"{one:.6g}") for one in strengths),
+        "noise_eps": (noise_eps,),
+        "attack_minutes": _NO_LIMIT,
+    }
+    if before is not None:
+        values = {"noise_eps": []} | before["evaluation"]  # earlier ones took the nearest strength of the curve
+    asked = {name: value for name, value in given.items() if value is not None}
+    now = Evaluation(**{**values, **asked})
+    if before is None:  # whatever else is measured, noise is as the search had it
+        now = now.model_copy(update={"noise_eps": tuple(sorted({*now.noise_eps, space.objective.noise_eps}))})
+    if before is not None:
+        free = {"attack_batch_size": None}  # one seed gives one result, in batches of any size
+        for name, old, new in differences(values | free, now.model_dump(mode="json") | free):
+            old, new = (_said(one) for one in (old, new))
+            raise InputError(
+                f"--{name}={new}: this confirmation measures with {old}; go on without the flag, or remove"
+                f" {search.path(FOLDER)} to begin another one"
+            )
+    return now
+
+
+def _said(value: Any) -> str:
+    """A field of an evaluation as a flag gives it."""
+    if value == _NO_LIMIT:
+        return "no limit"
+    return ",".join(map(format_value, value)) if isinstance(value, list) else format_value(value)
+
+
+def read_plan(search: Storage) -> dict[str, Any] | None:
+    """What a confirmation that was begun says of itself; None where none was."""
+    where = search.child(FOLDER)
+    content = where.read(f"{FOLDER}.json")
+    if content is None:
+        return None
+    try:
+        manifest = json.loads(content)
+        if manifest["format"] != _FORMAT:
+            raise ValueError(f"format {manifest['format']}; this version reads format {_FORMAT}")
+        if missing := _KEPT - manifest.keys():
+            raise ValueError(f"{', '.join(sorted(missing))}: missing")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{where.path(f'{FOLDER}.json')}: not of this version, or damaged ({error}); remove {where} to begin anew"
+        ) from error
+    return manifest
+
+
+def _jobs(
+    results: pd.DataFrame, space: Space, controls: Sequence[str], order: Sequence[int], seeds: Sequence[int]
+) -> tuple[Job, ...]:
+    by_number = results.set_index("trial", drop=False)
+    settings = [(FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)]
+    for name in (name for name in space.given if name in controls):
+        numbers = results.trial[results.setting == name].tolist()
+        settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**space.setting(name))))
+    return tuple(
+        Job(
+            setting,
+            rank,
+            number,
+            one.model_copy(update={"seed": seed}),
+            space.objective if setting == EARLY_STOPPED else None,
+        )
+        for seed in seeds
+        for setting, rank, number, one in settings
+    )
+
+
+def _check_data(
+    jobs: Sequence[Job], evaluation: Evaluation, data_dir: str
+) -> tuple[dict[str, tuple[Attack, list[float]]], dict[str, str]]:
+    """Load everything that jobs train on and are measured on; this fills the cache, too.
+
+    Returns:
+        The attacks, and the fingerprints of the data.
+    """
+    settings, found = jobs[0].settings, {}
+    for job in jobs:
+        if job.settings.seed == settings.seed:
+            data = load_training_data(job.settings, data_dir, "cpu")
+            found |= data.fingerprints
+    test = load_test_images(settings, data_dir)
+    found[part_name(TEST, settings.rgb)] = test.fingerprint
+    images = test.images
+    if images.shape[1:] != data.valid_images.shape[1:]:
+        size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))
+        raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")
+    context = Context(data.num_classes, surrogate=torch.nn.Identity())
+    try:
+        return plan_attacks(evaluation, find_dataset(settings.task), images.shape[1:], context)[0], found
+    except InputError as error:
+        flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
+        raise InputError(f"{flag}{error}") from error
+
+
+def _measures(attacks: Mapping[str, tuple[Attack, list[float]]], objective: Objective) -> dict[int, str]:
+    """Which rows of a robustness table stand for clean, robust and noise accuracy: the attack that says most, and the
+    search's noise, each at the strength that is nearest to the search's.
+    """
+    telling = next((name for name in TELLING if name in attacks), None)
+    wanted = {telling: ("robust", objective.eps), objective.noise.lower(): ("noise", objective.noise_eps)}
+    measures, row = {0: "clean"}, 1
+    for name, (_, strengths) in attacks.items():
+        if name in wanted:
+            evaluate_subject, strength = wanted[name]
+            nearest_one = min(range(len(strengths)), key=lambda i: abs(strengths[i] - strength))
+            measures[row + nearest_one] = evaluate_subject
+        row += len(strengths)
+    return measures

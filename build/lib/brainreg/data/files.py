@@ -1,0 +1,54 @@
+"""Files of the cache: written as a whole, or not at all while nothing may be written."""
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import BinaryIO
+
+from brainreg.data.images import first_line
+
+logger = logging.getLogger(__name__)
+
+
+keeps_files: ContextVar[bool] = ContextVar("keeps_files", default=True)
+
+
+@contextlib.contextmanager
+def nothing_written() -> Iterator[None]:
+    """Load data without downloading them, and without writing what was decoded to `data_dir/cache`."""
+    token = keeps_files.set(False)
+    try:
+        yield
+    finally:
+        keeps_files.reset(token)
+
+
+_UMASK = os.umask(0o077)  # can only be read by setting it
+
+
+os.umask(_UMASK)
+
+
+def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> bool:
+    """Let `write` make a file as a whole; False where that is impossible, or nothing shall be written."""
+    if not keeps_files.get():
+        return False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".part", delete=False) as file:
+            try:
+                write(file)
+                file.close()
+                os.chmod(file.name, 0o666 & ~_UMASK)  # a temporary file is its owner's alone
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        logger.warning("%s: cannot be written (%s); the images are read again each time", path, first_line(error))
+        return False
+    return True

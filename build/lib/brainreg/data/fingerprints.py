@@ -1,0 +1,60 @@
+"""Fingerprints of data: the same bytes have the same, wherever they lie."""
+
+import zlib
+from collections.abc import Mapping
+
+import torch
+
+from brainreg.errors import InputError
+
+TRAINING, VALIDATION, REGULARIZATION, TEST = "training", "validation", "regularization", "test"
+
+
+# What is said where there is nothing to compare with.
+UNKNOWN_DATA = "this {} was begun by a version that kept no fingerprints: whether the data are the same cannot be told"
+
+
+def checksum(*tensors: torch.Tensor) -> int:
+    """Return the CRC-32 of all bytes of some tensors, one after the other."""
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.contiguous().numpy().data, total)
+    return total
+
+
+def fingerprint(images: torch.Tensor, labels: torch.Tensor, known: int | None = None) -> str:
+    """Return the fingerprint of images (n, c, h, w) and labels (n,): their shape, and the checksum of all bytes.
+
+    Args:
+        known: the checksum of both, where it was computed before.
+    """
+    return f"{'x'.join(map(str, images.shape))}-{checksum(images, labels) if known is None else known:08x}"
+
+
+def part_name(part: str, rgb: bool, valid_portion: float | None = None, seed: int | None = None) -> str:
+    """Return under which name a fingerprint is kept: those of one name can be compared.
+
+    Args:
+        part: training (the whole split, validation images too), validation, regularization (its whole training
+            split) or test.
+        rgb: whether they were decoded in color.
+        valid_portion, seed: of validation images, what they were divided by.
+    """
+    divided = "" if valid_portion is None else f", portion {valid_portion:g}, seed {seed}"
+    return f"{part}{divided}{', RGB' if rgb else ''}"
+
+
+def check_same_data(now: Mapping[str, str], then: Mapping[str, str] | None, where: str, what: str) -> None:
+    """Raise InputError if any part of the data is not what it was.
+
+    Args:
+        now, then: fingerprints by `part_name`; parts that one of them lacks are not compared.
+        where: what the message begins with: the flag and its value.
+        what: which has the data of then, such as `this search`.
+    """
+    for name in now:
+        if then and now[name] != then.get(name, now[name]):
+            raise InputError(
+                f"{where}: the images for {name} are not those of {what}: {now[name]}, there {then[name]}; name the"
+                " folder that holds the same ones"
+            )

@@ -1,0 +1,118 @@
+"""The one kind of error that a user can mend: the command lines print it as one line and exit with 2."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class InputError(ValueError):
+    """Unusable input. Its text is one line: what was given, its value, and what would be right."""
+
+    def __init__(self, text: str):
+        super().__init__("\\n".join(text.splitlines()))  # a file's name may hold line breaks
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what a message about an unknown `name` ends with: the nearest known names, then all of them.
+
+    >>> nearest("hgh", ["all", "high", "low"])
+    'did you mean high? known: all, high, low'
+    """
+    known = list(known)
+    lower = {candidate.lower(): candidate for candidate in known}
+    close = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=2, cutoff=0.6)]
+    guess = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{guess}known: {', '.join(known)}"
+
+
+def validated(model: type[Model], values: Mapping[str, Any], spell: Callable[[str], str] = str) -> Model:
+    """Return `model(**values)`.
+
+    Args:
+        model: the pydantic model.
+        values: its fields.
+        spell: how a dotted key is written where the values came from, say `--reg_alpha` for `reg_alpha`.
+
+    Raises:
+        InputError: the first thing that is wrong, in one line.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        # A misspelt key explains why the one that it should be is missing.
+        found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        raise InputError(_one_line(found[0], model, spell)) from error
+
+
+def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> Any:
+    """Return a value of one field of `model`, in the field's type and within its bounds.
+
+    Args:
+        where: what the value is called where it came from, say `--reg_alpha`.
+
+    Raises:
+        InputError: what is wrong with it, in one line.
+    """
+    field = model.model_fields[name]
+    adapter = TypeAdapter(Annotated[field.annotation, field], config=ConfigDict(allow_inf_nan=False))
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{where}={value}: {rule(error.errors()[0])}") from error
+
+
+def _one_line(error: Mapping[str, Any], model: type[BaseModel], spell: Callable[[str], str]) -> str:
+    path = error["loc"]
+    key = spell(".".join(str(part) for part in path))
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such key; {nearest(str(path[-1]), _known_keys(model, path[:-1]))}"
+    if error["type"] == "missing":
+        return f"{key}: missing"
+    # A check of several values names them itself.
+    if error["type"] == "value_error" and isinstance(error["input"], Mapping):
+        return spell(".".join([*map(str, path), rule(error)]))
+    return f"{key}={error['input']}: {rule(error)}"
+
+
+def rule(error: Mapping[str, Any]) -> str:
+    """Return what would be right where pydantic found one error, an item of `ValidationError.errors()`."""
+    context = error.get("ctx", {})
+    if error["type"] == "value_error":
+        return str(context["error"]).removeprefix(f"{error['input']}: ")
+    if error["type"] == "literal_error":
+        known = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+        return f"no such choice; {nearest(str(error['input']), known)}"
+    text = {
+        "greater_than": "must be greater than {gt:.12g}",
+        "greater_than_equal": "must be at least {ge:.12g}",
+        "less_than": "must be less than {lt:.12g}",
+        "less_than_equal": "must be at most {le:.12g}",
+        "finite_number": "must be a finite number",
+        "float_parsing": "must be a number",
+        "float_type": "must be a number",
+        "int_parsing": "must be a whole number",
+        "int_from_float": "must be a whole number",
+        "int_type": "must be a whole number",
+        "bool_parsing": "must be True or False",
+        "bool_type": "must be True or False",
+        "dict_type": "must be a mapping",
+        "model_type": "must be a mapping",
+        "tuple_type": "must be a list",
+        "string_type": "must be a text",
+    }.get(error["type"])
+    return text.format(**context) if text else error["msg"][0].lower() + error["msg"][1:]
+
+
+def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The keys that a mapping at `path` inside `model` may have."""
+    annotation: Any = model
+    for part in path:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            annotation = annotation.model_fields[str(part)].annotation
+        else:  # a mapping of names to models
+            annotation = get_args(annotation)[-1]
+    return list(annotation.model_fields)

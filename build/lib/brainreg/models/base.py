@@ -1,0 +1,76 @@
+"""What a network must give to be regularized: logits, and the similarity of two batches of images."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# How much of a running channel mean one pair of batches replaces.
+_MEAN_MOMENTUM = 0.1
+
+
+class SimilarityNetwork(nn.Module):
+    """A classifier of scaled images, which also compares images by its own representations.
+
+    A subclass computes logits in `forward`, and feature maps in `features`; it calls `_compare_by` with the
+    channels of the maps.
+
+    Source: Li et al., arXiv 1911.05072, equation 3 (similarity).
+    """
+
+    def _compare_by(self, widths: list[int]) -> None:
+        self.similarity_weights = nn.Parameter(torch.zeros(len(widths)))
+        for i, width in enumerate(widths):
+            self.register_buffer(f"channel_mean_{i}", torch.zeros(width))
+
+    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the feature maps of scaled images, each (n, c_i, h_i, w_i), from the input to the output."""
+        raise NotImplementedError
+
+    def folded(self) -> "SimilarityNetwork":
+        """Return a network for measurements in eval mode that is as this one, or cheaper; of timm's, this one."""
+        return self
+
+    def pair_similarity(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Return how similar each image of `a` is to that of `b` in the network's representations.
+
+        The two batches pass one after the other, each with its own BatchNorm statistics in train mode.
+        Each call, in either mode, first moves the running channel means by a tenth toward the mean of
+        both batches; they start at 0, are saved with the weights, and carry no gradient.
+
+        Args:
+            a, b: (k, in_channels, h, w) scaled images of any size; the linear layer is not used.
+
+        Returns:
+            (k,) in [-1, 1]: the cosine similarities of the centred maps, weighted by the softmax of as
+            many learned scalars.
+        """
+        scores = []
+        for i, (map_a, map_b) in enumerate(zip(self.features(a), self.features(b), strict=True)):
+            map_a, map_b = map_a.float(), map_b.float()  # exact similarities, whatever the convolutions compute in
+            mean = self.get_buffer(f"channel_mean_{i}")
+            with torch.no_grad():
+                both = (map_a.mean(dim=(0, 2, 3)) + map_b.mean(dim=(0, 2, 3))) / 2
+                # The gradient needs the mean that was used, so the buffer gets a new tensor.
+                mean = torch.lerp(mean, both, _MEAN_MOMENTUM)
+                setattr(self, f"channel_mean_{i}", mean)
+            centre = mean[:, None, None]
+            scores.append(F.cosine_similarity((map_a - centre).flatten(1), (map_b - centre).flatten(1)))
+        return (torch.stack(scores, dim=1) * self.similarity_weights.softmax(dim=0)).sum(dim=1)
+
+
+class InputScaling(nn.Module):
+    """Takes images in [0, 1] to the range that a network was trained on.
+
+    Args:
+        centered: scale to 5 * (x - 0.5), as the CIFAR tasks do; else leave [0, 1] as it is.
+    """
+
+    def __init__(self, centered: bool):
+        super().__init__()
+        self.centered = centered
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return 5 * (images - 0.5) if self.centered else images
+
+    def extra_repr(self) -> str:
+        return f"centered={self.centered}"

@@ -1,0 +1,65 @@
+"""search.json: what is searched, with which versions and which data."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from brainreg.errors import InputError
+from brainreg.storage import Storage
+
+MANIFEST = "search.json"
+
+
+FORMAT = 3
+
+
+_WITHOUT_FINGERPRINTS = 2  # of data; all else is as it is now
+
+
+def write_manifest(search: Storage, content: dict[str, Any]) -> None:
+    """Write what is searched, and with which versions: the first file of a search's folder."""
+    search.write(MANIFEST, json.dumps({"format": FORMAT, **content}, indent=2) + "\n")
+
+
+class FormatError(InputError):
+    """A search was written by another version of this project.
+
+    Attributes:
+        manifest: what it says of itself.
+    """
+
+    def __init__(self, text: str, manifest: dict[str, Any]):
+        super().__init__(text)
+        self.manifest = manifest
+
+
+def read_manifest(search: Storage) -> dict[str, Any]:
+    """Return what is searched: the space, the strategy, the options, the versions, and the data's fingerprints.
+
+    Raises:
+        InputError: `search` holds no search of this project, or one of another format (`FormatError`).
+    """
+    content = search.read(MANIFEST)
+    if content is None:
+        raise InputError(f"{search}: not the folder of a search; {MANIFEST} is missing")
+    try:
+        manifest = json.loads(content)
+    except ValueError as error:
+        raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
+    if not isinstance(manifest, dict):
+        raise InputError(f"{search.path(MANIFEST)}: damaged (it is no mapping)")
+    if manifest.get("format") not in (FORMAT, _WITHOUT_FINGERPRINTS):
+        raise FormatError(
+            f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
+            manifest,
+        )
+    if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
+        raise InputError(f"{search.path(MANIFEST)}: damaged (it does not say what is searched)")
+    return manifest
+
+
+def search_id(manifest: Mapping[str, Any]) -> str:
+    """Return what tells a search from every other one: its own id, or what stands for it in an earlier version."""
+    if "id" in manifest:
+        return str(manifest["id"])
+    return json.dumps([manifest.get("started"), manifest["space"]], sort_keys=True)

@@ -1,0 +1,211 @@
+"""The trials of one search as a frame, and as CSV files."""
+
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainreg.errors import InputError, validated
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.records.manifest import MANIFEST, read_manifest
+from brainreg.records.trial import CHECKPOINT, FINISHED, TrialRecord, read_trials, trial_name
+from brainreg.spaces.objective import Objective
+from brainreg.storage import Storage
+
+TABLE, EPOCHS_TABLE = "results.csv", "epochs.csv"
+
+
+# The folder of the best trial's network, and how that and the unregularized one stood the last, strongest attack.
+BEST, FINAL_TABLE = "best", "final_attack.csv"
+
+
+# What a finished trial reports, in the order of the table's columns.
+MEASURED = (
+    "objective",
+    "clean_accuracy",
+    "clean_n",
+    "robust_accuracy",
+    "robust_n",
+    "noise_accuracy",
+    "best_epoch",
+    "attack_seconds",
+)
+
+
+def load_results(folder: str | Path | Storage) -> pd.DataFrame:
+    """Return the trials of a search, ended or not, one a row. The search may be running.
+
+    Args:
+        folder: what `tune_main.py` printed as the search's folder: a path, or `s3://BUCKET/PATH`.
+
+    Returns:
+        Columns: `trial` (number), `setting` (name of a given one, or empty), `state` (finished, stopped as not
+        worth its time, failed, unfinished), `error`, `retries` (why it was tried again, a list of texts); every
+        hyperparameter (those of the regularizer are missing where nothing is regularized); the columns of `MEASURED`
+        (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were
+        measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; `seconds` (that workers spent on it); `began` (when
+        it was proposed, seconds since 1970); `epochs` (the per-epoch metrics, a list of mappings, see `epochs_of`);
+        `node` (where it ran last); `checkpoint` (path of its file, if it was ever written).
+
+    Raises:
+        InputError: the folder holds no search, or cannot be read.
+    """
+    search = folder if isinstance(folder, Storage) else Storage(folder)
+    return load_trials(search, read_manifest(search))
+
+
+def load_trials(search: Storage, manifest: Mapping[str, Any], damaged: list[str] | None = None) -> pd.DataFrame:
+    """`load_results`; where `damaged` is given, trials that cannot be read are left out, and told of there."""
+    where = search.path(MANIFEST)
+    objective = validated(
+        Objective, manifest["space"]["objective"], spell=lambda key: f"{where}: space.objective.{key}"
+    )
+    measured_by = {
+        "weight": objective.weight,
+        "attack": objective.attack.title,
+        "eps": objective.eps,
+        "noise": objective.noise,
+        "noise_eps": objective.noise_eps,
+    }
+    rows = []
+    for record in read_trials(search, damaged):
+        try:
+            rows.append(_row(record, search))
+        except InputError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+    return typed(pd.DataFrame(rows, columns=COLUMNS).assign(**measured_by))
+
+
+COLUMNS = (
+    "trial",
+    "setting",
+    "state",
+    "error",
+    "retries",
+    *Hyperparameters.model_fields,
+    *MEASURED,
+    *("weight", "attack", "eps", "noise", "noise_eps"),
+    "seconds",
+    "began",
+    "epochs",
+    "node",
+    "checkpoint",
+)
+
+
+def typed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give the columns types that know missing values, so that an unregularized trial does not make N a fraction."""
+    types = {name: _column_type(field.annotation) for name, field in Hyperparameters.model_fields.items()}
+    counts = {name: "Int64" for name in ("trial", "clean_n", "robust_n", "best_epoch")}
+    fractions = {name: "float64" for name in MEASURED if name not in counts} | {"seconds": "float64"}
+    return frame.astype({**types, **counts, **fractions})
+
+
+def _column_type(annotation: Any) -> str:
+    for kind, column in ((bool, "boolean"), (int, "Int64"), (float, "Float64")):
+        if annotation in (kind, kind | None):
+            return column
+    return "object"
+
+
+def _row(record: TrialRecord, search: Storage) -> dict[str, Any]:
+    where = search.path(trial_name(record.number))
+    settings = validated(Hyperparameters, record.hyperparameters, spell=lambda key: f"{where}: {key}")
+    shown = settings.model_dump()
+    if not settings.regularized:
+        shown.update({name: None for name in REGULARIZER if name != "reg_alpha"}, reg_alpha=0.0)
+    return {
+        "trial": record.number,
+        "setting": record.setting,
+        "state": record.state,
+        "error": record.error,
+        "retries": record.retries,
+        **shown,
+        **{name: record.measured.get(name) if record.state == FINISHED else None for name in MEASURED},
+        "seconds": record.seconds,
+        "began": record.began,
+        "epochs": record.epochs,
+        "node": record.node,
+        "checkpoint": search.path(f"{trial_name(record.number)}/{CHECKPOINT}") if len(record.epochs) > 1 else "",
+    }
+
+
+def last_error(traceback: str) -> str:
+    """Return the last error that a traceback tells of, in one line."""
+    lines = traceback.strip().splitlines()
+    named = [
+        line for line in lines if re.match(r"([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Exit|Interrupt)\b", line)
+    ]
+    return (named or lines or ["unknown error"])[-1].strip()
+
+
+_EPOCH_METRICS = (
+    "epoch",
+    "lr",
+    "cross_entropy",
+    "similarity_loss",
+    "valid_cross_entropy",
+    "valid_accuracy",
+    "proxy_robust_accuracy",
+    "proxy_objective",
+)
+
+
+def epochs_of(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the per-epoch metrics of all trials of `load_results`, one row for each trial and epoch."""
+    rows = [{"trial": row.trial, **epoch} for row in results.itertuples() for epoch in row.epochs]
+    return pd.DataFrame(rows, columns=["trial", *_EPOCH_METRICS])
+
+
+def write_tables(folder: str | Path | Storage, results: pd.DataFrame) -> None:
+    """Write the trials and their epochs as CSV files beside them."""
+    search = folder if isinstance(folder, Storage) else Storage(folder)
+    table = results.drop(columns=["epochs", "checkpoint"]).assign(retries=results.retries.map("; ".join))
+    search.write(TABLE, table.to_csv(index=False))
+    search.write(EPOCHS_TABLE, epochs_of(results).to_csv(index=False))
+
+
+def read_table(content: str | bytes) -> pd.DataFrame:
+    """Return the trials of a file that `write_tables` wrote, maybe in another version of this project.
+
+    Args:
+        content: of results.csv.
+
+    Returns:
+        The columns of `load_results`; those that the file lacks are missing values. `epochs` are empty.
+
+    Raises:
+        InputError: it is no such table.
+    """
+    source = io.BytesIO(content) if isinstance(content, bytes) else io.StringIO(content)
+    texts = ("setting", "error", "attack", "noise", "node", "checkpoint")
+    try:
+        frame = pd.read_csv(source)
+        if not {"trial", "state"} <= {*frame.columns}:
+            raise ValueError("it has no columns trial and state")
+        frame = typed(frame.reindex(columns=[*COLUMNS]))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{TABLE}: not a table of trials ({' '.join(str(error).split())})") from error
+    retries = frame.retries.map(lambda text: [] if pd.isna(text) else str(text).split("; "))
+    empty = pd.Series([[] for _ in range(len(frame))], index=frame.index, dtype=object)
+    return frame.assign(**frame[[*texts]].astype(object).fillna(""), retries=retries, epochs=empty)
+
+
+def rank_trials(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished trials, best objective first, ties by trial number."""
+    finished = results[results.state == FINISHED]
+    return finished.sort_values(["objective", "trial"], ascending=[False, True], ignore_index=True)
+
+
+def settings_of(row: pd.Series) -> Hyperparameters:
+    """Return the hyperparameters of one row of `load_results`."""
+    present = {name: row[name] for name in Hyperparameters.model_fields if not pd.isna(row[name])}
+    # A column's values are NumPy's; pydantic wants Python's.
+    return Hyperparameters(
+        **{name: value.item() if hasattr(value, "item") else value for name, value in present.items()}
+    )

@@ -1,0 +1,1 @@
+"""A row of the published table found again: search, confirmation, notebooks, figures."""

@@ -1,0 +1,442 @@
+"""One row of the published table, from its plan to its files: search, confirmation, notebooks, figures."""
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from brainreg._utils.files import make_folder
+from brainreg._utils.formats import format_duration
+from brainreg._utils.package import NOTEBOOKS
+from brainreg.analysis.comparison import compare_settings, describe_differences
+from brainreg.data.files import nothing_written
+from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.driver import Driver, driver_of
+from brainreg.records.manifest import MANIFEST, read_manifest
+from brainreg.records.results import load_results
+from brainreg.records.searches import CONFIRMATION
+from brainreg.records.trial import FINISHED, UNFINISHED
+from brainreg.reproduction.costs import OVERHEAD, Measurement, Workload, load_probe, workload_within
+from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
+from brainreg.spaces.names import PROPOSED
+from brainreg.spaces.space import Space
+from brainreg.storage import Storage
+from brainreg.training.data import load_test_images, load_training_data
+from brainreg.training.device import device_name
+
+RECORD = "reproduction.json"
+
+
+_NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
+
+
+_FIGURES = ("comparison", "differences", "landscape", "robustness_curves")
+
+
+_TRIALS, _ALPHA_TH, _CURVES = "trials.csv", "alpha_th.csv", "robustness_curves.csv"
+
+
+# Columns of a search's table that say where it ran, or are told in full elsewhere.
+_LEFT_OUT = ("checkpoint", "node", "epochs", "retries")
+
+
+# Differences over seeds need as many.
+_ENOUGH_SEEDS = 2
+
+
+SIZES = {
+    "narrow": Measurement(),
+    "full": Measurement(num_epsilons=10, num_images=1000),
+}
+
+
+class Reproduction(BaseModel):
+    """What is reproduced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    size: Literal["narrow", "full"] | None = Field(
+        None,
+        description="narrow networks on a part of the images, or what the paper has (absent: full where there is a GPU"
+        " or where the row has no narrow size)",
+    )
+    budget: float | None = Field(
+        None,
+        gt=0,
+        description="minutes that it may cost; GPU minutes where there are GPUs (absent: an hour, or the least that the"
+        " row takes on this machine)",
+    )
+    trials: int | None = Field(
+        None, ge=1, description="of the search, whatever they cost; with seeds (absent: by budget)"
+    )
+    seeds: int | None = Field(
+        None,
+        ge=_ENOUGH_SEEDS,
+        description="of each confirmed setting, whatever they cost; with trials (absent: by budget)",
+    )
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="what the fresh seeds of the confirmation are drawn from; another one repeats the row with other"
+        " seeds (absent: the row's own, so that the same command makes the same networks again)",
+    )
+    sampler_seed: int | None = Field(
+        None, ge=0, lt=2**32, description="seed of the search's proposals (absent: from the row's space)"
+    )
+    save_dir: str = Field(
+        "analysis/results", description="folder in which ROW_SIZE/ gets settings, numbers and figures at the end"
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row that is being reproduced.
+
+    Attributes:
+        row, size: which.
+        space: what is searched, and `space_name`, as it is given to the search.
+        options: of search and confirmation, and `given`, those of them that flags gave.
+        asked: those of `budget`, `trials`, `seeds`, `id` and `sampler_seed` that flags gave.
+    """
+
+    row: str
+    size: str
+    space: Space
+    space_name: str
+    options: SearchOptions
+    given: Mapping[str, Any]
+    asked: Mapping[str, Any]
+    save_dir: str
+
+    @property
+    def name(self) -> str:
+        return f"{Path(self.row).stem}_{self.size}"
+
+    @property
+    def id(self) -> str:
+        """The search's: the row's own, so that the same command trains the same networks, unless another is asked for.
+
+        Rows have different ones, and so are confirmed with different seeds.
+        """
+        return self.asked.get("id") or f"reproduction of {Path(self.row).stem}, {self.size}"
+
+    @property
+    def measurement(self) -> Measurement:
+        return SIZES[self.size]
+
+    @property
+    def folder(self) -> Storage:
+        return Storage(self.options.storage_path)
+
+    @property
+    def search(self) -> Path:
+        return Path(self.options.storage_path) / f"reproduce_{self.name}"
+
+    @property
+    def plan_file(self) -> str:
+        return f"{self.search.name}.json"
+
+    def go(self) -> int:
+        """Do what is left; return the exit status."""
+        with Driver(self.folder, 1, self._check_not_run, file=f"{self.search.name}.driver.json"):
+            return self._go()
+
+    def _check_not_run(self, folder: Storage, file: str) -> None:
+        """Raise InputError if another process reproduces this row in this folder."""
+        if (driver := driver_of(folder, file)) is not None:
+            raise InputError(
+                f"ROW={self.row}: process {driver['pid']} on {driver['host']} reproduces it in {folder}; wait for"
+                " its end"
+            )
+
+    def _go(self) -> int:
+        plan = self.plan()
+        self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+        stages = (("search", self._search), ("confirmation", self._confirm), ("notebooks", self._show))
+        for stage, action in stages:
+            if status := action(plan):
+                _say(f"the {stage} ended with status {status}; when that is mended, the same command goes on")
+                return status
+        self._publish(plan)
+        return 0
+
+    # --- the plan -----------------------------------------------------------------------------
+
+    def plan(self, dry_run: bool = False) -> dict[str, Any]:
+        """What was planned before, or is now; and said. A dry run keeps nothing of the data that it decodes."""
+        slots, gpus = share_of_machines(self.options, 10**6)
+        device = "cuda" if gpus else "cpu"
+        if (plan := self._planned()) is not None:
+            workload, spent = Workload(**plan["workload"]), sum(plan["wall_seconds"].values())
+            _say(
+                f"goes on with {self.name}: {workload.trials} trials, {workload.seeds} seeds;"
+                f" {format_duration(spent)} of about {format_duration(workload.seconds)} are spent"
+            )
+            if device_name(device) not in plan["devices"]:
+                _say(f"note: begun on {plan['devices'][0]}, goes on on {device_name(device)}, at another speed")
+                plan["devices"].append(device_name(device))
+            data = self._data(dry_run)
+            check_same_data(data, plan.get("data"), f"--data_dir={self.options.data_dir}", "this reproduction")
+            if "data" not in plan:
+                _say(f"note: {UNKNOWN_DATA.format('reproduction')}")
+            return plan
+        if (self.search / MANIFEST).exists():
+            raise InputError(
+                f"ROW={self.row}: {self.search} holds a search, and its plan {self.folder.path(self.plan_file)} is"
+                " missing; remove the folder to begin anew"
+            )
+        data = self._data(dry_run)
+        _say(f"{self.name}: timing a few steps ...")
+        at_a_time = slots if not gpus else max(1, int(1 / gpus))
+        arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
+        costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
+        asked, settings = Reproduction(**self.asked), 1 + len(self.space.given)
+        if asked.trials:
+            seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots)
+            workload = Workload(asked.trials, asked.seeds, *seconds)
+        else:
+            cards = max(1, round(slots * gpus))
+            workload = workload_within(asked.budget, costs, self.space, self.measurement, slots, cards)
+        _say(
+            f"will cost about {format_duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time,"
+            " if all withstand the attacks:\n"
+            f"  search: {workload.trials} trials, {format_duration(workload.search)} (each"
+            f" {format_duration(costs.training)} of training and {format_duration(costs.objective)} of"
+            " attack; one chooses its epoch by the objective, for"
+            f" {format_duration(costs.choice)} more)\n"
+            f"  confirmation: {settings} settings with {workload.seeds} seeds, {format_duration(workload.confirmation)}"
+            f" (each {format_duration(costs.training)} of training and {format_duration(costs.evaluation)} of noise and"
+            " attacks)\n"
+            f"  starts and notebooks: {format_duration(OVERHEAD)}"
+        )
+        return {
+            "row": self.row,
+            "size": self.size,
+            "space": self.space.model_dump(mode="json"),
+            "budget": asked.budget or max(60, math.ceil(workload.seconds / 60)),
+            "id": self.id,
+            "sampler_seed": asked.sampler_seed,
+            "workload": asdict(workload),
+            "costs": asdict(costs),
+            "at_a_time": slots,
+            "devices": [device_name(device)],
+            "wall_seconds": {},
+            "data": data,
+        }
+
+    def _data(self, dry_run: bool) -> dict[str, str]:
+        """Fingerprints of what the given settings train on, and of the test images."""
+        found: dict[str, str] = {}
+        with nothing_written() if dry_run else contextlib.nullcontext():
+            for name in self.space.given:
+                settings = Hyperparameters(**self.space.setting(name))
+                found |= load_training_data(settings, self.options.data_dir, "cpu").fingerprints
+            test = load_test_images(settings, self.options.data_dir)
+        return {**found, part_name(TEST, settings.rgb): test.fingerprint}
+
+    def _planned(self) -> dict[str, Any] | None:
+        """The plan of before; one line where it is of something else."""
+        content, path = self.folder.read(self.plan_file), self.folder.path(self.plan_file)
+        if content is None:
+            return None
+        anew = f"remove {self.search} and {path} to begin anew"
+        try:
+            plan = json.loads(content)
+            Workload(**plan["workload"])
+            missing = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds"} - plan.keys()
+            if missing:
+                raise ValueError(f"{', '.join(sorted(missing))}: missing")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
+        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "id", "sampler_seed")}}
+        for key, value in self.asked.items():
+            if value != begun[key]:
+                raise InputError(
+                    f"--{key}={format_value(value)}: {self.name} was begun with {format_value(begun[key])}; go on"
+                    f" without the flag, or {anew}"
+                )
+        for key, old, new in differences(plan["space"], self.space.model_dump(mode="json")):
+            raise InputError(
+                f"ROW={self.row}: {key} is {format_value(new)}, and was {format_value(old)} when it was begun; {anew}"
+            )
+        return plan
+
+    # --- the stages ---------------------------------------------------------------------------
+
+    def _search(self, plan: dict[str, Any]) -> int:
+        trials = plan["workload"]["trials"]
+        command = [sys.executable, "-m", "brainreg", "tune"]
+        if (self.search / MANIFEST).exists():
+            states = load_results(self.search).state
+            if (states != UNFINISHED).sum() >= trials:
+                _say(f"the search is done: {trials} trials")
+                return self._nothing_found()
+            command += [f"--resume={self.search}"]
+        else:
+            command += [f"--space={self.space_name}", f"--name={self.search.name}"]
+            command += [f"--storage_path={self.options.storage_path}", f"--id={self.id}"]
+            if "sampler_seed" in self.asked:
+                command += [f"--sampler_seed={self.asked['sampler_seed']}"]
+        command += [f"--num-samples={trials}", "--final_attack_seconds=0", *self._machine_flags()]
+        return self._run("search", command, plan) or self._nothing_found()
+
+    def _nothing_found(self) -> int:
+        """1 where there is nothing to confirm."""
+        results = load_results(self.search)
+        if ((results.setting == PROPOSED) & (results.state == FINISHED)).any():
+            return 0
+        failed = results.error[results.error.fillna("") != ""]
+        _say(f"no proposed trial has finished{f'; the first that failed: {failed.iloc[0]}' if len(failed) else ''}")
+        return 1
+
+    def _confirm(self, plan: dict[str, Any]) -> int:
+        measurement, eps = self.measurement, self.space.objective.eps
+        command = [sys.executable, "-m", "brainreg", "confirm", str(self.search), "--top=1"]
+        command += [f"--seeds={plan['workload']['seeds']}", f"--attacks={','.join(measurement.attacks)}"]
+        command += [f"--eps={','.join(f'{eps * factor:.6g}' for factor in measurement.strengths)}"]
+        command += [f"--num_epsilons={measurement.num_epsilons}", f"--num_images={measurement.num_images}"]
+        status = self._run("confirmation", command + self._machine_flags(), plan)
+        if status == 1 and (self.search / CONFIRMATION).exists():
+            seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
+            if len(seeds) == 1 + len(self.space.given) and seeds.min() >= _ENOUGH_SEEDS:
+                _say("some trainings failed, as told above; what is measured is shown, and the notes say so")
+                return 0
+        return status
+
+    def _machine_flags(self) -> list[str]:
+        return [f"--{name}={value}" for name, value in self.given.items() if name != "storage_path"]
+
+    def _show(self, plan: dict[str, Any]) -> int:
+        outcome = self._outcome
+        outcome.mkdir(exist_ok=True)
+        for notebook in _NOTEBOOKS:
+            command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level=WARNING"]
+            command += [str(NOTEBOOKS / f"{notebook}.ipynb"), str(outcome / f"{notebook}.ipynb")]
+            command += ["-p", "experiment", str(self.search.resolve())]
+            if notebook != "01_overview":
+                command += ["-p", "save_dir", str(outcome.resolve())]
+            if notebook == "05_robustness_curves":
+                command += ["-p", "split", "confirmed"]
+            if status := self._run("notebooks", command, plan, log=outcome / f"{notebook}.log"):
+                return status
+        return self._run("notebooks", [sys.executable, "-m", "brainreg", "report", str(self.search)], plan)
+
+    @property
+    def _outcome(self) -> Path:
+        return self.search / "reproduction"
+
+    def _run(self, stage: str, command: Sequence[str], plan: dict[str, Any], log: Path | None = None) -> int:
+        """Run a command, and count its seconds, also of one that does not come to its end.
+
+        Args:
+            log: file for what it prints, which is shown where it fails.
+        """
+        _say(f"\n$ {shlex.join(['python', *command[1:]])}")
+        before, began = plan["wall_seconds"].get(stage, 0.0), time.monotonic()
+        with log.open("w") if log else contextlib.nullcontext() as out:
+            # In a session of its own, it is interrupted once, by what follows.
+            process = subprocess.Popen(command, start_new_session=True, stdout=out, stderr=out)
+        interrupted = False
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    pass
+                except KeyboardInterrupt:
+                    interrupted = True
+                    process.send_signal(signal.SIGINT)
+                plan["wall_seconds"][stage] = before + time.monotonic() - began
+                self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+        finally:  # a full disk, say
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+        status = process.returncode
+        if status and log:
+            _say(log.read_text())
+        return 130 if interrupted else status if status >= 0 else 128 - status
+
+    # --- what is kept -------------------------------------------------------------------------
+
+    def _publish(self, plan: dict[str, Any]) -> None:
+        """Put what was found where it is kept: all of it, or nothing."""
+        target = Path(self.save_dir) / self.name
+        part = target.with_name(f"{target.name}.part")
+        make_folder(f"--save_dir={self.save_dir}", part)
+        manifest, results = read_manifest(Storage(self.search)), load_results(self.search)
+        confirmation = pd.read_csv(self.search / CONFIRMATION)
+        kept = results[[name for name in results.columns if name not in _LEFT_OUT]]
+        kept = kept.assign(error=kept.error.str.split(":").str[0])  # what follows may name places of the machine
+        try:
+            kept.to_csv(part / _TRIALS, index=False)
+            confirmation.to_csv(part / CONFIRMATION, index=False)
+            for name in (_ALPHA_TH, _CURVES, *(f"{figure}.png" for figure in _FIGURES)):
+                if (self._outcome / name).exists():
+                    shutil.copyfile(self._outcome / name, part / name)
+            record = self._record(plan, manifest, results, confirmation)
+            (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(part, target)
+        except OSError as error:
+            raise InputError(
+                f"--save_dir={self.save_dir}: cannot be written ({error.strerror}); when that is mended, the same"
+                " command goes on"
+            ) from error
+        spent = sum(plan["wall_seconds"].values())
+        _say(f"\nall of it: {format_duration(spent)}; settings, numbers and figures: {target}\n")
+        _say("\n".join(describe_differences(compare_settings(confirmation.assign(search=self.name)))))
+
+    def _record(
+        self, plan: Mapping[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
+    ) -> dict[str, Any]:
+        found = confirmation[confirmation["rank"] == 1]
+        trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
+        attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
+        flags = [f"--trials={len(results)}", f"--seeds={plan['workload']['seeds']}"]
+        flags += [f"--{key}={shlex.quote(str(self.asked[key]))}" for key in ("sampler_seed", "id") if key in self.asked]
+        return {
+            "row": Path(self.row).stem,
+            "size": self.size,
+            "command": f'make reproduce ROW={Path(self.row).stem} SIZE={self.size} ARGS="{" ".join(flags)}"',
+            "id": self.id,
+            "space": manifest["space"],
+            "strategy": manifest["strategy"],
+            "seed": manifest["seed"],
+            "trials": len(results),
+            "found_trial": int(found.trial.iloc[0]),
+            "planned_seeds": plan["workload"]["seeds"],
+            "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
+            "versions": manifest["versions"],
+            "data": plan.get("data", {}),
+            "devices": plan["devices"],
+            "at_a_time": plan["at_a_time"],
+            "date": time.strftime("%Y-%m-%d"),
+            "seconds": {
+                "estimated": round(Workload(**plan["workload"]).seconds),
+                "wall": {name: round(value) for name, value in plan["wall_seconds"].items()},
+                "trials": round(float(results.seconds.sum())),
+                "confirmed_networks": round(float(trained + attacked)),
+            },
+        }
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

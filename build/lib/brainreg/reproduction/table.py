@@ -1,0 +1,112 @@
+"""What rows found, as the tables of the README."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainreg._utils.formats import SYMBOLS, format_duration, format_setting
+from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.searches import CONFIRMATION
+from brainreg.reproduction.row import RECORD
+from brainreg.spaces.names import EARLY_STOPPED, SETTINGS, UNREGULARIZED, shown_name
+from brainreg.spaces.published import row_name
+
+
+def load_reproductions(folder: str | Path) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield what each row left in a folder: its record, and its confirmation with the row's name as `search`."""
+    for path in sorted(Path(folder).glob(f"*/{RECORD}")):
+        record = json.loads(path.read_text())
+        yield record, pd.read_csv(path.with_name(CONFIRMATION)).assign(search=path.parent.name)
+
+
+def markdown_table(folder: str | Path) -> str:
+    """Return the tables of all rows in a folder, as the README shows them, and what they cost.
+
+    Accuracies and differences are in percent, means over seeds with 95% intervals, on test images; behind the mean
+    under AutoAttack at the search's strength are those of the seeds.
+
+    Raises:
+        InputError: nothing was reproduced there.
+    """
+    heads = "clean | under noise | AutoAttack, half eps | AutoAttack, eps | AutoAttack, 1.5 eps"
+    accuracies = [f"| row | setting | {heads} |", "|---|---|---|---|---|---|---|"]
+    differences = [f"| row | difference | {heads} |", "|---|---|---|---|---|---|---|", _CLAIM]
+    costs = []
+    for record, confirmation in load_reproductions(folder):
+        name, summary = f"{record['row']}, {record['size']}", confirmation_table(confirmation)
+        for setting in SETTINGS:
+            for one in summary[summary.setting == setting].itertuples():
+                cells = [
+                    name,
+                    f"{shown_name(setting)}{_symbols(one)}",
+                    *(_accuracy(one, measure) for measure in _SHOWN),
+                ]
+                accuracies.append(f"| {' | '.join(cells)} |")
+        for (better, than), group in compare_settings(confirmation).groupby(["better", "than"], sort=False):
+            by_measure = {row.measure: _difference(row) for row in group.itertuples()}
+            cells = [
+                name,
+                f"{shown_name(better)} - {shown_name(than)}",
+                *(by_measure.get(measure, "") for measure in _SHOWN),
+            ]
+            differences.append(f"| {' | '.join(cells)} |")
+        costs.append(_cost(name, record, summary.iloc[0]))
+    if not costs:
+        raise InputError(f"--save_dir={folder}: nothing was reproduced there")
+    return "\n".join([*accuracies, "", *differences, "", *costs])
+
+
+_SHOWN = ("clean", "noise", "robust_weaker", "robust", "robust_stronger")
+
+
+_CLAIM = f"| *arXiv 2410.03952* | *published - unregularized, as claimed* | *slightly worse* |{' *better* |' * 4}"
+
+
+def _accuracy(one: Any, measure: str) -> str:
+    mean, low, high = (100 * getattr(one, f"{measure}{end}") for end in ("", "_low", "_high"))
+    if math.isnan(mean):
+        return ""
+    seeds = "" if one.seeds == one.planned else f" ({one.seeds} of {one.planned} seeds)"
+    each = f" ({', '.join(f'{100 * value:.0f}' for value in one.robust_by_seed)})" if measure == "robust" else ""
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]{each}{seeds}"
+
+
+def _difference(row: Any) -> str:
+    said = {
+        "better": "**better**",
+        "worse": "**worse**",
+        "better, if differences are normal": "*better, if normal*",
+        "worse, if differences are normal": "*worse, if normal*",
+        "not larger than the noise": "within noise",
+    }
+    verdict = verdict_of(row).removeprefix("larger than the noise, ")
+    interval = "" if math.isnan(row.low) else f" [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+    return f"{100 * row.difference:+.1f}{interval} {said.get(verdict, verdict)}"
+
+
+def _symbols(one: Any) -> str:
+    if one.setting in (UNREGULARIZED, EARLY_STOPPED):
+        return ""
+    whole = {name for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
+    values = {name: getattr(one, name) for name in SYMBOLS if pd.notna(getattr(one, name))}
+    texts = [
+        f"{SYMBOLS[name]} {format_setting(int(value) if name in whole else value)}" for name, value in values.items()
+    ]
+    return f" ({', '.join(texts)})"
+
+
+def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
+    seconds, seeds = sum(record["seconds"]["wall"].values()), len(record["confirmed_seeds"])
+    noise, attack = f"{first.noise_kind} noise of {first.noise_eps:.3g}", f"{first.attack} of {first.eps:.3g}"
+    data = row_name(record["space"]["task"], record["space"]["reg_data"])
+    return (
+        f"* {name}: {data}; {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f}"
+        f" test images, clean and under {noise}, {first.robust_n:.0f} of them, other ones for each seed, under"
+        f" {attack}; {format_duration(seconds)} on {', '.join(record['devices'])}: `{record['command']}`"
+    )

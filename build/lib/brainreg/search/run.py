@@ -1,0 +1,400 @@
+"""A search from its first trial to its best: run, concluded, resumed."""
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pandas as pd
+import sqlalchemy
+import torch
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.search import ConcurrencyLimiter
+from rich.console import Console
+
+import brainreg.search.cluster
+from brainreg._utils.commands import python_name, tool_name
+from brainreg._utils.console import make_printer, sigterm_as_interrupt
+from brainreg._utils.flags import train_command
+from brainreg.errors import InputError
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.records.driver import Driver, check_no_driver
+from brainreg.records.manifest import MANIFEST, read_manifest, write_manifest
+from brainreg.records.results import BEST, TABLE, load_results, rank_trials, settings_of, write_tables
+from brainreg.records.trial import (
+    CHECKPOINT,
+    FAILED,
+    STOPPED,
+    UNFINISHED,
+    TrialRecord,
+    mend_trials,
+    read_trials,
+    trial_name,
+    trial_numbers,
+)
+from brainreg.search.callbacks import Gauges, SearchCallback
+from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_time
+from brainreg.search.cluster import check_nodes, say_dashboard, start_ray, visible_gpus, watch_own_node
+from brainreg.search.database import set_aside_if_damaged
+from brainreg.search.final_attack import run_final_attack
+from brainreg.search.plan import SearchOptions, SearchPlan, check_new, share_of_machines
+from brainreg.search.progress import SearchProgress, luck_lines, ranked_table
+from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
+from brainreg.search.searcher import StudySearch, WhenBroken
+from brainreg.search.study import SearchStudy
+from brainreg.search.tensorboard import TensorBoardLogger
+from brainreg.search.trial import TrialJob, run_trial
+from brainreg.spaces.names import EARLY_STOPPED, UNREGULARIZED, shown_name
+from brainreg.spaces.space import Space
+from brainreg.statistics import front, hypervolume
+from brainreg.storage import Storage, StorageError
+from brainreg.training.device import device_name
+
+_RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
+
+
+# Ray Tune writes its own table this often, in seconds.
+_RAYS_PERIOD = 10
+
+
+@contextlib.contextmanager
+def claimed_share(options: SearchOptions, jobs: int, name: str, say: Callable[[str], None]) -> Iterator[int]:
+    """Take a share of this machine, until the end of the block; yields how many of the jobs run at a time.
+
+    Of a cluster, nothing is taken: all its drivers share one Ray.
+    """
+    if options.address is not None:
+        yield share_of_machines(options, jobs)[0]
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with contextlib.ExitStack() as stack:
+        with one_at_a_time():
+            slots, gpus_per_trial = share_of_machines(options, jobs)
+            others = claims_of_others()
+            gpus: list[str] = []
+            if gpus_per_trial:
+                taken = {gpu for claim in others for gpu in claim.gpus}
+                free = [gpu for gpu in visible_gpus() if gpu not in taken]
+                count = math.ceil(slots * gpus_per_trial)
+                gpus = (free if len(free) >= count else visible_gpus())[:count]
+            stack.enter_context(kept(make_claim(name, slots * options.cpus_per_trial, gpus)))
+        if others:
+            said = ", ".join(f"{claim.name} (process {claim.pid}, {claim.cores:g} CPU cores)" for claim in others)
+            say(f"on this machine runs {said}: {slots} at a time here; --max-concurrent overrules that")
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)  # of all, Ray would hand out the first ones again
+        try:
+            yield slots
+        finally:
+            if gpus:
+                os.environ.pop("CUDA_VISIBLE_DEVICES")
+                if before is not None:
+                    os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+def run_search(plan: SearchPlan, console: Console) -> pd.DataFrame:
+    """Run a search to its end, or go on with it; show it, save what it found, and return its trials.
+
+    Returns:
+        `brainreg.records.results.load_results` of the search's folder.
+
+    Raises:
+        InputError: another process runs it, a node cannot run trials, or what must be kept cannot be.
+    """
+    with claimed_share(plan.options, plan.num_samples, plan.name, make_printer(console)) as slots:
+        return _run(replace(plan, slots=slots), console)
+
+
+def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
+    """Run a search on its share of the machine."""
+    folder, options = plan.folder, plan.options
+    say = make_printer(console)
+    known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
+    ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
+    say(f"{ray} for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
+    if plan.used_up:
+        say(f"the space has no more than {_trials_told(plan)}, each of which is trained once")
+    say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
+    for note in plan.notes:
+        say(f"note: {note}")
+    say_dashboard(start_ray(options.address, options.dashboard_host), say)
+    if options.tensorboard:
+        missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
+        say(f"TensorBoard: {tool_name('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
+    check = check_no_driver if plan.resumed else lambda folder, file: check_new(folder, plan.name)
+    with Driver(folder, plan.slots, check) as driver:
+        # Another process may have gone on with it until now.
+        if plan.resumed:
+            for note in mend_trials(folder):
+                say(f"note: {note}")
+            plan = replace(plan, records=tuple(read_trials(folder)))
+        try:
+            return _drive(plan, driver, console)
+        except StorageError as error:
+            done = _ended(_readable(folder))
+            raise InputError(
+                f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on:"
+                f" --resume={shlex.quote(plan.name)}"
+            ) from error
+
+
+def _ended(records: Sequence[TrialRecord]) -> int:
+    return sum(record.state != UNFINISHED for record in records)
+
+
+def _trials_told(plan: SearchPlan) -> str:
+    return "one setting" if plan.num_samples == 1 else f"{plan.num_samples} settings, the given ones counted"
+
+
+def _readable(folder: Storage) -> Sequence[TrialRecord]:
+    """Those trials that can be read, where the storage may have failed."""
+    with contextlib.suppress(StorageError):
+        return read_trials(folder, damaged=[])
+    return ()
+
+
+def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
+    """Run a search as the one process that writes to its folder.
+
+    Raises:
+        StorageError: what must be kept cannot be.
+    """
+    space, folder, options, say = plan.space, plan.folder, plan.options, make_printer(console)
+    write_manifest(folder, _manifest(plan))
+    data_dir = str(Path(options.data_dir).resolve())
+    job = TrialJob(
+        *(space.objective, folder.uri, data_dir, plan.data, plan.seed, options.threads, plan.device),
+        proxy=plan.strategy.scheduler == "asha",
+    )
+    final_attacks = -(-3 // plan.slots) * space.budget.final_attack_seconds  # on three trials
+    progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
+    progress.resume(plan.records)
+    if options.address is not None:
+        check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST, data=plan.data)
+    lost = trial_numbers(folder) - {record.number for record in plan.records}
+    study = _study(plan, lost, say)
+    search = StudySearch(study, folder, plan.records, lost)
+    driver.on_lost = partial(setattr, search, "broken")
+    if _ended(plan.records) < plan.num_samples:
+        tuner = _tuner(plan, job, search, progress)
+        watch_own_node(partial(_end_at_once, plan, progress, console))
+        with progress, sigterm_as_interrupt(), _full_disks_named():
+            tuner.fit()
+    if search.broken:
+        raise StorageError(search.broken)
+    results = load_results(folder)
+    done = int((results.state != UNFINISHED).sum())
+    write_tables(folder, results)
+    if done < plan.num_samples:
+        say(
+            f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={shlex.quote(plan.name)}"
+        )
+    _conclude(plan, results, console, interrupted=done < plan.num_samples)
+    return results
+
+
+@contextlib.contextmanager
+def _full_disks_named() -> Iterator[None]:
+    """Turn what Ray Tune makes of a full disk, in a folder of its own too, into StorageError."""
+    try:
+        yield
+    except (OSError, tune.TuneError) as error:
+        full = [line for line in str(error).splitlines() if os.strerror(errno.ENOSPC) in line]
+        if not full:
+            raise
+        raise StorageError(full[-1].strip()) from error
+
+
+def _study(plan: SearchPlan, lost: Collection[int], say: Callable[[str], None]) -> SearchStudy:
+    own = plan.options.study is None
+    if own and (aside := set_aside_if_damaged(plan.database)):
+        say(f"the study's database is damaged; it is made again from the trials' records, and kept as {aside}")
+    return SearchStudy(
+        *(plan.space, plan.strategy, plan.num_samples, plan.strategy.sampler_seed),
+        *(plan.name, plan.database, plan.records),
+        own=own,
+        lost=lost,
+        new=not plan.resumed,
+    )
+
+
+def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: SearchProgress) -> tune.Tuner:
+    options = plan.options
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # two of its three formats nobody asked for
+    for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's traceback stands in its error.txt
+    loggers: list[tune.Callback] = [JsonLoggerCallback()]
+    if options.tensorboard:
+        loggers.append(TensorBoardLogger(plan.space.search, plan.records))
+    scheduler = RecoveringScheduler()
+    if plan.strategy.scheduler == "asha":
+        scheduler = AshaScheduler(_most_epochs(plan.space), plan.records)
+    rays = plan.folder.child(_RAYS_FOLDER)
+    trainable = partial(run_trial, job=job)
+    trainable.__name__ = run_trial.__name__  # which the dashboard shows
+    return tune.Tuner(
+        tune.with_resources(trainable, {"cpu": options.cpus_per_trial, "gpu": plan.gpus_per_trial}),
+        tune_config=tune.TuneConfig(
+            # A proposal waits for a free worker, so that it knows every result there is.
+            search_alg=ConcurrencyLimiter(search, max_concurrent=plan.slots),
+            scheduler=scheduler,
+            num_samples=plan.num_samples,
+            reuse_actors=True,  # a new process would import torch again
+            trial_name_creator=_ray_name,
+            trial_dirname_creator=_ray_name,
+        ),
+        run_config=tune.RunConfig(
+            name=_RAYS_FOLDER,
+            storage_path=rays.root.rsplit("/", 1)[0],
+            storage_filesystem=rays.filesystem,
+            stop=WhenBroken(search),
+            callbacks=[SearchCallback(search, scheduler, progress, Gauges(plan.name)), *loggers],
+            failure_config=tune.FailureConfig(max_failures=options.max_retries),
+            sync_config=tune.SyncConfig(sync_period=_RAYS_PERIOD),
+            verbose=0,
+        ),
+    )
+
+
+def _end_at_once(plan: SearchPlan, progress: SearchProgress, console: Console, reason: str) -> NoReturn:
+    """End the process where Ray Tune would wait for ever. All that is known is in files already."""
+    progress.__exit__()
+    make_printer(console)(f"error: {reason}; nothing is lost, go on with --resume={shlex.quote(plan.name)}")
+    console.file.flush()
+    os._exit(1)
+
+
+def _most_epochs(space: Space) -> int:
+    searched = space.search.get("epoch_num")
+    return int(max(searched.extremes())) if searched else Hyperparameters(**space.setting(UNREGULARIZED)).epoch_num
+
+
+def _ray_name(trial: Trial) -> str:
+    return trial_name(trial.config["number"])
+
+
+def _manifest(plan: SearchPlan) -> dict[str, Any]:
+    packages = ("torch", "torchvision", "ray", "optuna", "pyautoattack", "numpy")
+    options = plan.options.model_dump(exclude={"id"})
+    if options["study"] is not None:
+        options["study"] = sqlalchemy.make_url(options["study"]).render_as_string(hide_password=True)
+    content = {
+        "id": plan.id,
+        "space": plan.space.model_dump(mode="json"),
+        "strategy": plan.strategy.model_dump(),
+        "options": options,
+        "seed": plan.seed,
+        "num_samples": plan.num_samples,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "versions": {
+            "brainreg": brainreg.__version__,
+            "python": platform.python_version(),
+            **{package: version(package) for package in packages},
+        },
+        "device": _device_name(plan),
+        "data": dict(plan.data),
+    }
+    if plan.resumed:
+        before = read_manifest(plan.folder)
+        content["started"] = before["started"]
+        content["resumed"] = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
+    return content
+
+
+def _device_name(plan: SearchPlan) -> str:
+    if not plan.gpus_per_trial:
+        return device_name("cpu")
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CUDA, on other machines than the driver's"
+
+
+def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrupted: bool) -> None:
+    """Show the ranked trials, save the best, and attack it and the unregularized one in full."""
+    say = make_printer(console)
+    finished = rank_trials(results)
+    if finished.empty:
+        failed = results[results.state == FAILED]
+        reason = f"; trial {failed.trial.iloc[0]}: {failed.error.iloc[0]}" if len(failed) else ""
+        say(f"\nno trial finished{reason}")
+        return
+    if plan.used_up and not interrupted:
+        say(f"\nthe space is used up: it has no more than {_trials_told(plan)}")
+    objective, best = plan.space.objective, finished.iloc[0]
+    say(
+        f"\nobjective = {objective.weight:g} clean + {1 - objective.weight:g} robust accuracy, on validation images"
+        f" ({best.clean_n} clean, {best.robust_n} attacked)"
+    )
+    say(f"robust: {objective.attack.title}, eps {objective.eps:g}")
+    say(f"noise (not optimized): {objective.noise}, eps {objective.noise_eps:g}")
+    stopped = int((results.state == STOPPED).sum())
+    if stopped:
+        say(f"stopped early, and not ranked: {stopped} of {len(results)} trials")
+    console.print(ranked_table(finished, plan.space.search))
+    if plan.strategy.objective == "pareto":
+        points = finished.clean_accuracy, finished.robust_accuracy
+        members = ", ".join(map(str, sorted(finished.trial[front(*points)])))
+        bare = finished[finished.setting == UNREGULARIZED]
+        reference = (bare.clean_accuracy.iloc[0], bare.robust_accuracy.iloc[0]) if len(bare) else None
+        gained = (
+            "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
+        )
+        say(f"front of clean and robust accuracy: trials {members}{gained}")
+    for name in plan.space.given:
+        given = finished[finished.setting == name]
+        if not given.empty and best.setting != name:
+            gain = best.objective - given.objective.iloc[0]
+            trials = f"trial {best.trial} against {given.trial.iloc[0]}"
+            say(f"best against {shown_name(name)}: objective {gain:+.3f} ({trials})")
+    if others := [name for name in plan.space.search if name not in REGULARIZER]:
+        shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
+        say(
+            f"searched beside the regularizer: {', '.join(others)}; the given settings have other values, so a gain"
+            " over them is not the regularizer's alone. The unregularized network with the best's values:"
+        )
+        say(f"  {_command(shared, plan)}")
+    if best.setting and not interrupted and (finished.setting == "").any():
+        say(f"the {shown_name(best.setting)} setting is the best of this search: no proposed one beats it")
+    if changes := plan.space.departures():
+        listed = ", ".join(f"{key} {value}" for key, value in changes.items())
+        say(f"the published trial departs from what was published: {listed}")
+    _save_best(plan, best)
+    if plan.space.budget.final_attack_seconds > 0 and not interrupted:
+        run_final_attack(plan, finished, console)
+    say(f"\ntrials: {plan.folder.path(TABLE)}")
+    say(f"best:   {plan.folder.path(f'{BEST}/{CHECKPOINT}')}")
+    if not interrupted:
+        for line in luck_lines(finished, plan.folder.uri):
+            say(line)
+    say("next, the best setting on the test images:")
+    say(f"  {_train_command(best, plan)}")
+
+
+def _train_command(trial: pd.Series, plan: SearchPlan) -> str:
+    if trial.setting == EARLY_STOPPED:  # train.py chooses the best epoch otherwise: its network is measured as it is
+        checkpoint = shlex.quote(plan.folder.path(f"{BEST}/{CHECKPOINT}"))
+        return f"{python_name()} -m brainreg evaluate --checkpoint={checkpoint} --split=test"
+    return _command(settings_of(trial), plan)
+
+
+def _command(settings: Hyperparameters, plan: SearchPlan) -> str:
+    return train_command(settings, None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir)
+
+
+def _save_best(plan: SearchPlan, best: pd.Series) -> None:
+    content = plan.folder.read(f"{trial_name(best.trial)}/{CHECKPOINT}")
+    if content is None:
+        raise StorageError(f"{plan.folder.path(f'{trial_name(best.trial)}/{CHECKPOINT}')}: is gone")
+    plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
+    plan.folder.write(f"{BEST}/command.txt", _train_command(best, plan) + "\n")

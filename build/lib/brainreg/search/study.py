@@ -1,0 +1,247 @@
+"""Optuna's study: asked for settings, and informed of their outcomes. Nothing of Ray is needed."""
+
+import contextlib
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from brainreg.errors import InputError
+from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.search.database import open_database
+from brainreg.search.proposals import NewSettings, setting_key
+from brainreg.search.samplers import make_sampler
+from brainreg.search.strategy import GOALS, Strategy
+from brainreg.spaces.space import Space
+from brainreg.storage import StorageError
+
+# What is known of a measured trial beside its values.
+_ATTRIBUTES = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy")
+
+
+_STATES = {
+    FINISHED: TrialState.COMPLETE,
+    STOPPED: TrialState.PRUNED,
+    FAILED: TrialState.FAIL,
+    UNFINISHED: TrialState.RUNNING,
+}
+
+
+_ENDED = {TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Turn a database's errors into StorageError."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        cause = getattr(error.__cause__ or error, "orig", None) or error
+        raise StorageError(f"the study's database: {' '.join(str(cause).split())}") from error
+
+
+@contextlib.contextmanager
+def _not_taken(url: str | None, name: str) -> Iterator[None]:
+    """Name a study that is there already."""
+    try:
+        yield
+    except optuna.exceptions.DuplicatedStudyError as error:
+        raise taken(url, name) from error
+
+
+def taken(url: str, name: str) -> InputError:
+    """Return the error of a new search whose study is there already."""
+    shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    return InputError(f"--study={shown}: already holds a study {name}; choose another --name")
+
+
+class SearchStudy:
+    """The study of a search: what is asked of Optuna, and what it is told.
+
+    Args:
+        space: what is searched.
+        strategy: the goal and the sampler.
+        num_samples: trials of the whole search.
+        seed: of the proposals.
+        name: of the study.
+        url: of its database, as SQLAlchemy writes it; None keeps it in memory.
+        records: what is known of the search's trials; a study that lacks them is made again from them.
+        own: whether the database is this search's alone, so that what a power cut takes of it can be made again.
+        lost: numbers of trials whose record was lost; what the study knows of them is all that is known.
+        new: whether the search begins, so that a shared database must not hold a study of its name.
+
+    Raises:
+        InputError: the database does not answer, or its study is another one.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        strategy: Strategy,
+        num_samples: int,
+        seed: int,
+        name: str,
+        url: str | None = None,
+        records: Sequence[TrialRecord] = (),
+        own: bool = False,
+        lost: Collection[int] = (),
+        new: bool = False,
+    ):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are long, and told here in one line
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        self.space, self.strategy = space, strategy
+        self.goals = GOALS[strategy.objective]
+        self._attributes = [name for name in _ATTRIBUTES if name not in self.goals]
+        storage = None if url is None else open_database(url, durable=not own)
+        with _kept(), _not_taken(url, name):
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=["maximize"] * len(self.goals),
+                load_if_exists=own or not new,
+            )
+            known = self.study.get_trials(deepcopy=False)
+            if own and _lacks_parameters(known, records):  # a power cut took a part of it
+                optuna.delete_study(study_name=name, storage=storage)
+                self.study = optuna.create_study(
+                    storage=storage, study_name=name, directions=["maximize"] * len(self.goals)
+                )
+                known = []
+            if len(self.study.directions) != len(self.goals) or not _are_of(known, records, lost):
+                shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+                raise InputError(f"--study={shown}: its study {name} is that of another search; give another --study")
+            if not known:
+                self.study.set_metric_names(list(self.goals))
+            self._complete(known, records)
+            begun = len(self.study.get_trials(deepcopy=False, states=_BEGUN))
+            sampler = make_sampler(strategy.sampler, num_samples, seed, known=begun)
+            settings = [space.setting(name) for name in space.given] + [record.hyperparameters for record in records]
+            self._known = {setting_key(setting) for setting in settings}
+            anew = int(np.random.SeedSequence([seed, begun, 1]).generate_state(1)[0])
+            self.study.sampler = NewSettings(sampler, space, self._known, anew)
+
+    def _complete(self, known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> None:
+        """Add the given settings and the recorded trials that the study lacks."""
+        of_number = {record.number: record for record in records}
+        for number in range(len(known), max([len(self.space.given) - 1, *of_number]) + 1):
+            if number in of_number:
+                self.study.add_trial(self._frozen(of_number[number]))
+            elif number < len(self.space.given):
+                name = self.space.given[number]
+                self.study.enqueue_trial(self.space.parameters(name), user_attrs={"setting": name})
+            else:  # proposed, but never recorded
+                self.study.enqueue_trial({})
+
+    def _frozen(self, record: TrialRecord) -> FrozenTrial:
+        attributes = {name: record.measured[name] for name in self._attributes if name in record.measured}
+        attributes |= {"setting": record.setting} if record.setting else {}
+        attributes |= {"error": record.error} if record.error else {}
+        proxies = {one["epoch"]: one["proxy_objective"] for one in record.epochs if "proxy_objective" in one}
+        values = None
+        if len(self.goals) > 1:
+            proxies = {}  # Optuna has no place for them
+        if record.state == FINISHED:
+            values = [record.measured[goal] for goal in self.goals]
+        elif record.state == STOPPED and proxies:
+            values = [proxies[max(proxies)]]  # as Optuna itself does
+        return create_trial(
+            state=_STATES[record.state],
+            values=values,
+            params=record.params,
+            distributions={name: json_to_distribution(text) for name, text in record.distributions.items()},
+            user_attrs=attributes,
+            system_attrs=record.noted,
+            intermediate_values=proxies,
+        )
+
+    def begun(self) -> list[Trial]:
+        """Return the trials that were ever proposed, by their numbers."""
+        with _kept():
+            trials = self.study.get_trials(deepcopy=False, states=_BEGUN)
+            return [self._resumed(trial) for trial in trials]
+
+    def _resumed(self, trial: FrozenTrial) -> Trial:
+        return Trial(self.study, trial._trial_id)
+
+    def ask(self) -> Trial:
+        """Begin a trial.
+
+        Raises:
+            StorageError: the database fails.
+        """
+        with _kept():
+            return self.study.ask()
+
+    def propose(self, trial: Trial) -> TrialRecord:
+        """Return the setting of a trial, as a new record."""
+        with _kept():
+            hyperparameters = self.space(trial)
+            self._known.add(setting_key(hyperparameters))
+            return TrialRecord(
+                number=trial.number,
+                setting=trial.user_attrs.get("setting", ""),
+                hyperparameters=hyperparameters,
+                params=trial.params,
+                distributions={name: distribution_to_json(one) for name, one in trial.distributions.items()},
+                noted=self.study._storage.get_trial_system_attrs(trial._trial_id),
+                ended=_ENDED.get(self.study._storage.get_trial(trial._trial_id).state, ""),  # where its record was lost
+                error=trial.user_attrs.get("error", ""),
+            )
+
+    def report(self, trial: Trial, epoch: int, value: float) -> None:
+        """Tell Optuna the proxy of a trial's objective; it has a place for that where there is one goal."""
+        with _kept():
+            # A trial that goes on reports its last epoch again.
+            stored = self.study._storage.get_trial(trial._trial_id)
+            if len(self.goals) == 1 and not stored.state.is_finished() and epoch not in stored.intermediate_values:
+                trial.report(value, epoch)
+
+    def tell_finished(self, trial: Trial, measured: dict[str, Any]) -> None:
+        """Tell Optuna what was measured."""
+        with _kept():
+            if not self._is_over(trial):
+                for name in self._attributes:
+                    trial.set_user_attr(name, measured[name])
+                self.study.tell(trial, [measured[goal] for goal in self.goals])
+
+    def tell_stopped(self, trial: Trial) -> None:
+        """Tell Optuna that a trial was not worth going on with. It ranks those behind all that finished."""
+        with _kept():
+            if not self._is_over(trial):
+                self.study.tell(trial, state=TrialState.PRUNED)
+
+    def tell_failed(self, trial: Trial, error: str) -> None:
+        """Tell Optuna that a trial failed. It learns nothing from those."""
+        with _kept():
+            if not self._is_over(trial):
+                trial.set_user_attr("error", error)
+                self.study.tell(trial, state=TrialState.FAIL)
+
+    def _is_over(self, trial: Trial) -> bool:
+        return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+
+
+def _lacks_parameters(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:
+    """Return whether a study has trials without parameters that their records, which are written later, have."""
+    of_number = {record.number: record for record in records}
+    return any(of_number[one.number].params.keys() > one.params.keys() for one in known if one.number in of_number)
+
+
+def _are_of(known: Sequence[FrozenTrial], records: Sequence[TrialRecord], lost: Collection[int]) -> bool:
+    """Return whether a study's trials are those of a search; what is begun may not have been recorded."""
+    of_number = {record.number: record for record in records}
+    for trial in known:
+        record = of_number.get(trial.number)
+        if record is None and trial.state.is_finished() and trial.number not in lost:
+            return False
+        if record is not None and any(record.params.get(name) != value for name, value in trial.params.items()):
+            return False
+    return True
+
+
+_BEGUN = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

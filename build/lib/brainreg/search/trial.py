@@ -1,0 +1,175 @@
+"""One trial on a worker: trained, measured, kept; it goes on where it was."""
+
+import errno
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from brainreg.data.fingerprints import check_same_data
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.trial import CHECKPOINT, FAILED, STOPPED, TrialFiles
+from brainreg.spaces.names import EARLY_STOPPED
+from brainreg.spaces.objective import EPOCH_OBJECTIVE, Objective
+from brainreg.storage import Storage, StorageError
+from brainreg.training.checkpoint import fold_batchnorm, resumable_checkpoint
+from brainreg.training.data import load_training_data
+from brainreg.training.loop import to_float, train
+
+# What a report says beside an epoch's metrics and the measured objective.
+REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again
+
+
+NOTE = "note"  # a line that the user should read
+
+
+HOPELESS = "hopeless"  # the error that follows would come again
+
+
+BROKEN = "broken"  # the storage failed, and with it the search
+
+
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+# What errors of lacking memory say that have no class of their own; after an error of CUDA only a new process helps.
+_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "cuda error")
+
+
+class EndedTrial(RuntimeError):
+    """A trial had failed before the search was resumed. Its text is the error of then."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search share.
+
+    Attributes:
+        objective: what is measured.
+        storage: URI of the search's folder.
+        data_dir: folder of the data sets.
+        data: fingerprints of what the search's trials train on; a node that has other data is refused.
+        seed: of the attacked images, and of attack and noise.
+        threads: that PyTorch uses.
+        device: cpu or cuda.
+        proxy: whether each epoch's network is attacked in a few steps.
+    """
+
+    objective: Objective
+    storage: str
+    data_dir: str
+    data: Mapping[str, str]
+    seed: int
+    threads: int
+    device: str
+    proxy: bool
+
+
+def run_trial(config: dict[str, Any], job: TrialJob) -> None:
+    """Train one setting and measure it: the function that Ray Tune runs.
+
+    It goes on from the trial's files, whoever wrote them. Reports each epoch's metrics and at last the objective
+    and its parts.
+
+    Args:
+        config: number, setting, hyperparameters, and ended: how it ended before the search was resumed, or empty.
+        job: what it shares with the others.
+    """
+    torch.set_num_threads(job.threads)
+    files = TrialFiles(Storage(job.storage), config["number"])
+    try:
+        if config["ended"] in (STOPPED, FAILED):
+            _end_again(files)
+        else:
+            _run(config, job, files)
+    except Exception as error:
+        if storage_failed(error):
+            tune.report({BROKEN: str(error)})
+        elif not is_retryable(error):
+            tune.report({HOPELESS: True})
+        raise
+
+
+def storage_failed(error: Exception) -> bool:
+    """Return whether an error is the storage's, and so ends all trials and not one."""
+    return isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in _STORAGE_ERRORS)
+
+
+def is_retryable(error: Exception) -> bool:
+    """Return whether the same trial may succeed when it is tried again: memory may be free then."""
+    text = str(error).lower()
+    lack = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return lack or (isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS))
+
+
+def _end_again(files: TrialFiles) -> None:
+    record = files.read()
+    if record.ended == FAILED:
+        raise EndedTrial(record.error)
+    tune.report({REPLAYED: True, "epoch": record.epochs[-1]["epoch"] if record.epochs else 0})
+
+
+def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
+    settings = Hyperparameters(**config["hyperparameters"])
+    before = files.read_progress()
+    if before.get("measured"):
+        tune.report({REPLAYED: True, "epoch": settings.epoch_num, **before["measured"]})
+        return
+    began, spent = time.monotonic(), before.get("seconds") or 0.0
+    data = load_training_data(settings, job.data_dir, job.device)
+    fingerprints = data.fingerprints
+    check_same_data(fingerprints, job.data, f"--data_dir={job.data_dir}", f"this search, on {socket.gethostname()}")
+    images, labels = to_float(data.valid_images.to(job.device)), data.valid_labels.to(job.device)
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoint, epochs = _fetch_checkpoint(files, Path(temporary), lambda note: tune.report({NOTE: note}))
+
+        def keep(measured: dict[str, Any]) -> None:
+            files.write_progress(
+                epochs=epochs,
+                measured=measured,
+                seconds=spent + time.monotonic() - began,
+                node=socket.gethostname(),
+                data=fingerprints,
+            )
+
+        def on_epoch(metrics: dict[str, float]) -> None:
+            epochs.append(metrics)
+            if not files.folder.is_local and checkpoint.exists():
+                files.folder.write(CHECKPOINT, checkpoint.read_bytes())
+            keep({})
+            tune.report(metrics)
+
+        def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
+            return job.objective.proxy(fold_batchnorm(classifier), images, labels, job.seed, metrics["valid_accuracy"])
+
+        if epochs:
+            tune.report(epochs[-1])  # whether it is worth going on may not have been decided
+        choice: dict[str, Any] = {"measure": proxy if job.proxy else None}
+        if config["setting"] == EARLY_STOPPED:
+            by_epoch = job.objective.by_epoch(images, labels, job.seed, epochs)
+            choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
+        result = train(settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, **choice)
+        measured = job.objective.measure(fold_batchnorm(result.classifier), images, labels, job.seed)
+        measured["best_epoch"] = result.best_epoch
+        keep(measured)
+    tune.report({"epoch": settings.epoch_num, **measured})
+
+
+def _fetch_checkpoint(
+    files: TrialFiles, temporary: Path, on_damaged: Callable[[str], None]
+) -> tuple[Path, list[dict[str, float]]]:
+    """Where the trial's checkpoint lies on this machine, or will, and the epochs that it knows."""
+    folder = Path(files.folder.root) if files.folder.is_local else temporary
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / CHECKPOINT
+    content = None if files.folder.is_local else files.folder.read(CHECKPOINT)
+    if content is not None:
+        path.write_bytes(content)
+    state = resumable_checkpoint(path, on_damaged)
+    return path, state["history"] if state else []

@@ -1,0 +1,278 @@
+"""A search space: what is searched, what is fixed, what is maximized, at which cost."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from brainreg.attacks import AutoAttack
+from brainreg.errors import checked_value, nearest, validated
+from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
+from brainreg.spaces.distribution import Distribution
+from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED
+from brainreg.spaces.objective import Objective
+from brainreg.spaces.published import published_setting
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Budget(BaseModel):
+    """How much a search does unless the command line says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_samples: int = Field(ge=1, description="trials")
+    final_attack: AutoAttack = Field(
+        AutoAttack(), description="attack on the best setting and the unregularized ones at the end"
+    )
+    final_attack_seconds: float = Field(
+        600, ge=0, description="time limit of it, for each of the three; 0 leaves it out"
+    )
+    final_attack_batch_size: int = Field(250, ge=1, description="images attacked together in it")
+
+
+class Space(BaseModel):
+    """A search space. As a callable it is what Optuna's define-by-run interface wants: trial in, settings out.
+
+    Attributes:
+        name: of its file.
+        description: one line.
+        task, reg_data: the data sets.
+        fixed: hyperparameters that every trial has.
+        search: hyperparameters that are searched, with their distributions.
+        published: the published setting, which is the first trial; a file may name a row of the published table.
+        objective: what is maximized.
+        budget: how many trials, and how the winner is attacked at the end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str
+    task: DatasetName
+    reg_data: DatasetName | None = None
+    fixed: dict[str, Any] = {}
+    search: dict[str, Distribution] = Field(min_length=1)
+    published: dict[str, Any] | None = None
+    objective: Objective
+    budget: Budget
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_published_row(cls, content: Any) -> Any:
+        if not (isinstance(content, Mapping) and isinstance(content.get("published"), str)):
+            return content
+        setting = published_setting(content["published"])
+        for key in ("task", "reg_data"):
+            if (row := setting.pop(key)) != content.get(key):
+                raise ValueError(f"published={content['published']}: its {key} is {row}, not {content.get(key)}")
+        return {**content, "published": setting}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        settings = {"fixed": self.fixed, "published": self.published or {}}
+        for section, values in settings.items():
+            for key in values:
+                if key in ("task", "reg_data"):
+                    raise ValueError(f"{section}.{key}: {key} is a key of the space itself")
+                values[key] = _checked(f"{section}.{key}", key, values[key])
+        for key, distribution in self.search.items():
+            if key in ("task", "reg_data") or key in self.fixed:
+                raise ValueError(f"search.{key}: given twice; {key} is fixed")
+            kind = _kind(f"search.{key}", key)
+            if distribution.choices is None and kind not in (int, float):
+                raise ValueError(f"search.{key}: {key} is not a number; give choices")
+            if distribution.times is not None and (key, distribution.times) != ("reg_thresh_2", "reg_thresh"):
+                raise ValueError(f"search.{key}.times={distribution.times}: only reg_thresh_2 can be times reg_thresh")
+            values = tuple(_checked(f"search.{key}", key, value) for value in distribution.extremes())
+            if distribution.choices is not None:
+                self.search[key] = distribution.model_copy(update={"choices": values})
+            elif kind is int and distribution.step is not None and not distribution.step.is_integer():
+                raise ValueError(f"search.{key}.step={distribution.step:g}: {key} is a whole number")
+        self._check_second_threshold()
+        if self.published is not None:
+            validated(Hyperparameters, self.setting(PUBLISHED), spell=lambda key: f"published.{key}")
+        validated(Hyperparameters, self.setting(UNREGULARIZED), spell=lambda key: f"fixed.{key}")
+        return self
+
+    def _check_second_threshold(self) -> None:
+        """Th_2 exists where the range can be double, only there, and is always below Th."""
+        default = Hyperparameters.model_fields["reg_range"].default
+        if not self._can_be_double():
+            if "reg_thresh_2" in {*self.search, *self.fixed}:
+                where = "search" if "reg_thresh_2" in self.search else "fixed"
+                ranges = self._values("reg_range") or (default,)
+                raise ValueError(
+                    f"{where}.reg_thresh_2: only the range double uses it, and reg_range is {', '.join(ranges)}"
+                )
+            return
+        seconds = self._values("reg_thresh_2")
+        if not seconds:
+            raise ValueError("search.reg_thresh_2: missing; the range double needs a second threshold below reg_thresh")
+        distribution = self.search.get("reg_thresh_2")
+        lowest = min(self._values("reg_thresh") or (Hyperparameters.model_fields["reg_thresh"].default,))
+        if distribution is not None and distribution.times is not None:
+            if distribution.high >= 1:
+                raise ValueError(f"search.reg_thresh_2.high={distribution.high:g}: must be below 1 times reg_thresh")
+        elif max(seconds) >= lowest:
+            raise ValueError(
+                f"reg_thresh_2={max(seconds):g}: must be below reg_thresh, which can be {lowest:g};"
+                " search it `times: reg_thresh`, between 0 and 1, to keep it below"
+            )
+
+    def _can_be_double(self) -> bool:
+        return "double" in self._values("reg_range")
+
+    def _values(self, key: str) -> tuple[Any, ...]:
+        """The values, or the ends of them, that a hyperparameter can have; none where it has its default."""
+        if key in self.search:
+            return self.search[key].extremes()
+        return (self.fixed[key],) if key in self.fixed else ()
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the settings that are run before Optuna proposes any, in order."""
+        controls = (UNREGULARIZED, EARLY_STOPPED)
+        return (PUBLISHED, *controls) if self.published is not None else controls
+
+    def setting(self, name: str) -> dict[str, Any]:
+        """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""
+        data = {"task": self.task, "reg_data": self.reg_data}
+        if name == PUBLISHED:
+            setting = {**data, **self.fixed, **self.published}
+            if setting.get("reg_range") != "double":
+                setting.pop("reg_thresh_2", None)
+            return setting
+        others = {key: value for key, value in self.fixed.items() if key not in REGULARIZER}
+        return {"task": self.task, **others, "reg_alpha": 0.0}
+
+    def departures(self) -> dict[str, Any]:
+        """Return the hyperparameters in which the published trial departs from what was published, with their values:
+        a validation split large enough to attack; an override, say of the epochs, leaves it little else than alpha, the
+        thresholds and the range. (The seed is none: what was published is not of one seed.)
+        """
+        if self.published is None:
+            return {}
+        setting = self.setting(PUBLISHED)
+        same = {"task", "reg_data", "seed", *self.published}
+        fields = Hyperparameters.model_fields
+        return {key: value for key, value in setting.items() if key not in same and value != fields[key].default}
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Return what Optuna is told of a given setting: the values it could have drawn itself, or nothing.
+
+        The unregularized settings are no points of the space (alpha has no logarithm there), and a published
+        one may be outside too; the study holds their results without parameters.
+        """
+        setting = self.setting(name)
+        if name != PUBLISHED or any(setting.get(key) != value for key, value in self.fixed.items()):
+            return {}
+        drawn = {}
+        for key, distribution in self.search.items():
+            if key == "reg_thresh_2" and setting.get("reg_range") != "double":
+                continue
+            value = setting.get(key, Hyperparameters.model_fields[key].default)
+            if value is not None and distribution.times is not None:
+                value = value / setting[distribution.times]
+            if value is None or not distribution.contains(value):
+                return {}
+            drawn[self._parameter(key)] = value
+        return drawn
+
+    def _parameter(self, key: str) -> str:
+        """The name of Optuna's parameter for a hyperparameter."""
+        times = self.search[key].times
+        return key if times is None else f"{key}/{times}"
+
+    def __call__(self, trial: "optuna.Trial") -> dict[str, Any]:
+        """Return the hyperparameters of an Optuna trial: a given setting, or drawn ones."""
+        name = trial.user_attrs.get("setting")
+        if name is not None and not self.parameters(name):
+            return self.setting(name)
+        drawn: dict[str, Any] = {}
+        # The range comes first, since Th_2 depends on it, and Th_2 last, since it may depend on Th.
+        for key in sorted(self.search, key=lambda key: {"reg_range": 0, "reg_thresh_2": 2}.get(key, 1)):
+            distribution = self.search[key]
+            if key == "reg_thresh_2" and (drawn | self.fixed).get("reg_range") != "double":
+                continue
+            value = distribution.suggest(trial, self._parameter(key), _kind(key, key))
+            drawn[key] = value if distribution.times is None else value * (drawn | self.fixed)[distribution.times]
+        fixed = dict(self.fixed)
+        if (drawn | fixed).get("reg_range") != "double":
+            fixed.pop("reg_thresh_2", None)
+        return {"task": self.task, "reg_data": self.reg_data, **fixed, **drawn}
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return settings at the corners of the space, with the most images and pairs that it can propose.
+
+        If none of them can be trained, because the range selects too few pairs or there are too few images,
+        the space is useless.
+        """
+        largest = {
+            key: max(self.search[key].extremes()) for key in ("reg_image_num", "reg_batch_size") if key in self.search
+        }
+        others = {key: distribution.extremes()[-1] for key, distribution in self.search.items()}
+        settings = []
+        for reg_range in self._values("reg_range") or (Hyperparameters.model_fields["reg_range"].default,):
+            for thresh in self._values("reg_thresh") or (Hyperparameters.model_fields["reg_thresh"].default,):
+                setting = {"task": self.task, "reg_data": self.reg_data, **self.fixed, **others, **largest}
+                setting |= {"reg_range": reg_range, "reg_thresh": thresh}
+                if reg_range != "double":
+                    setting.pop("reg_thresh_2", None)
+                elif "reg_thresh_2" in self.search and self.search["reg_thresh_2"].times is not None:
+                    setting["reg_thresh_2"] *= thresh
+                settings.append(setting)
+        return settings
+
+    def override(
+        self,
+        hyperparameters: Mapping[str, Any],
+        objective: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
+    ) -> "Space":
+        """Return a space where these hyperparameters are fixed, in every trial, and these other values hold.
+
+        Where they differ from the published setting, that one is no longer a trial.
+
+        Raises:
+            InputError: they contradict the space or each other.
+        """
+        content = self.model_dump()
+        values = dict(hyperparameters)
+        for key in ("task", "reg_data"):
+            if key in values:
+                content[key] = values.pop(key)
+        content["fixed"] = {**self.fixed, **values}
+        content["search"] = {key: value for key, value in content["search"].items() if key not in values}
+        if values.get("reg_range", "double") != "double" and "reg_thresh_2" not in values:
+            for section in ("fixed", "search"):
+                content[section].pop("reg_thresh_2", None)
+        if self.published is not None:
+            published = self.published | {"task": self.task, "reg_data": self.reg_data}
+            if any(value != published[key] for key, value in hyperparameters.items() if key in published):
+                content["published"] = None
+        content["objective"].update(objective or {})
+        content["budget"].update(budget or {})
+        return validated(Space, content)
+
+
+def _field(where: str, key: str):
+    if key not in Hyperparameters.model_fields:
+        raise ValueError(f"{where}: no such hyperparameter; {nearest(key, Hyperparameters.model_fields)}")
+    return Hyperparameters.model_fields[key]
+
+
+def _kind(where: str, key: str) -> type:
+    """The plain type of a hyperparameter: int, float, bool or str."""
+    annotation = _field(where, key).annotation
+    for kind in (bool, int, float):
+        if annotation in (kind, kind | None):
+            return kind
+    return str
+
+
+def _checked(where: str, key: str, value: Any) -> Any:
+    """Return a value in the hyperparameter's own type and within its bounds."""
+    _field(where, key)
+    return checked_value(Hyperparameters, key, value, where)

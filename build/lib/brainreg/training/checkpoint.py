@@ -1,0 +1,124 @@
+"""Checkpoints: written as a whole, read without executing anything, and the classifier in them."""
+
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from brainreg._utils.paths import expand_home
+from brainreg.data.datasets import Dataset, find_dataset
+from brainreg.errors import InputError, validated
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.models.base import InputScaling, SimilarityNetwork
+from brainreg.models.build import build_model
+
+CHECKPOINT_FORMAT = 4
+
+
+_WITHOUT_FINGERPRINTS = 3  # of the whole data; all else is as it is now
+
+
+_CHECKPOINT_KEYS = {
+    *("hyperparameters", "data", "in_channels", "num_classes", "image_size", "model", "optimizer", "pairs", "history"),
+    *("best_epoch", "best_model", "seconds"),
+}
+
+
+def save_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint so that a reader sees the old one or the new one, never a part, even after a power cut.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    content = io.BytesIO()  # torch.save to a file calls a full disk an error of its own
+    torch.save(checkpoint, content)
+    try:
+        with part.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)  # it would take what is left of a full disk
+        raise
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that `train` wrote. Nothing in it is executed.
+
+    Raises:
+        InputError: no file, not a checkpoint, or one of another format.
+    """
+    path = expand_home(path)
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["format"]
+    except Exception as error:  # unpickling a strange file fails in many ways
+        raise InputError(f"{path}: not a checkpoint of this project") from error
+    if found not in (CHECKPOINT_FORMAT, _WITHOUT_FINGERPRINTS):
+        raise InputError(f"{path}: checkpoint of format {found}; this version reads format {CHECKPOINT_FORMAT}")
+    if missing := _CHECKPOINT_KEYS - checkpoint.keys():
+        raise InputError(f"{path}: checkpoint without {', '.join(sorted(missing))}")
+    return checkpoint if found == CHECKPOINT_FORMAT else {**checkpoint, "data": {}}
+
+
+def resumable_checkpoint(path: str | Path, on_damaged: Callable[[str], None] | None = None) -> dict[str, Any] | None:
+    """Return the checkpoint that a training can go on from; None where there is none.
+
+    Args:
+        path: of the file. A damaged one, or one of another format, is renamed, so that the training begins anew.
+        on_damaged: told that, in one line.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        return load_checkpoint(path)
+    except InputError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        if on_damaged is not None:
+            on_damaged(f"{error}; kept as {aside.name}, and trained from the beginning")
+        return None
+
+
+def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
+    """Return the best epoch's network of a checkpoint, in eval mode, and the settings it was trained with.
+
+    The network takes images in [0, 1], of the task's size, and does its own scaling.
+    """
+    checkpoint = load_checkpoint(path)
+    settings = validated(Hyperparameters, checkpoint["hyperparameters"], spell=lambda key: f"{path}: {key}")
+    network = build_model(
+        settings.archi,
+        checkpoint["in_channels"],
+        checkpoint["num_classes"],
+        settings.base_channels,
+        checkpoint["image_size"],
+    )
+    try:
+        network.load_state_dict(checkpoint["best_model"])
+    except RuntimeError as error:
+        raise InputError(f"{path}: its weights are those of another network than this version builds") from error
+    return as_classifier(network, find_dataset(settings.task)).eval(), settings
+
+
+def as_classifier(network: SimilarityNetwork, task: Dataset) -> nn.Sequential:
+    """Return `network` behind its task's input scaling: a model of images in [0, 1]."""
+    return nn.Sequential(InputScaling(task.centered), network)
+
+
+def fold_batchnorm(classifier: nn.Sequential) -> nn.Sequential:
+    """Return a classifier for measurements: the same logits up to rounding, without BatchNorm's cost."""
+    scaling, network = classifier
+    return nn.Sequential(scaling, network.folded()).eval()

@@ -1,0 +1,301 @@
+"""The training loop."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from brainreg.attacks.base import predicted
+from brainreg.attacks.inputs import as_labels, check_labels
+from brainreg.data.fingerprints import check_same_data
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.method.loss import similarity_loss
+from brainreg.models.base import InputScaling, SimilarityNetwork
+from brainreg.models.build import build_model
+from brainreg.seeds import Stream, seeded_generator
+from brainreg.training.checkpoint import CHECKPOINT_FORMAT, as_classifier, resumable_checkpoint, save_checkpoint
+from brainreg.training.data import TrainingData, logger
+from brainreg.training.device import default_device
+
+# Images up to this size in bytes are kept on the device as a whole; larger sets are sent batch by batch.
+_KEPT_ON_DEVICE = 8 * 2**30
+
+
+class DivergedError(RuntimeError):
+    """The loss became NaN or infinite. Its text says where, and which part of the loss it was."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` returns.
+
+    Attributes:
+        classifier: the best epoch's network, in eval mode, for images in [0, 1].
+        best_epoch: the epoch with the lowest validation cross-entropy, or the one that another metric chose; 0 is the
+            untrained network.
+        history: the per-epoch metrics, epoch 0 first.
+        seconds: that the epochs took, those before an interruption too.
+    """
+
+    classifier: nn.Sequential
+    best_epoch: int
+    history: list[dict[str, float]]
+    seconds: float
+
+
+def learning_rate(settings: Hyperparameters, epoch: int) -> float:
+    """Return the learning rate after `epoch` completed epochs: a step-wise decay that restarts in cycles."""
+    phase = epoch % (settings.phase_num * settings.phase_duration) // settings.phase_duration
+    return settings.lr * settings.decay_rate**phase
+
+
+def train(
+    settings: Hyperparameters,
+    data: TrainingData,
+    *,
+    device: str | torch.device | None = None,
+    checkpoint: str | Path | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    measure: Callable[[nn.Module, dict[str, float]], dict[str, float]] | None = None,
+    choose_by: str | None = None,
+    on_damaged: Callable[[str], None] | None = None,
+) -> TrainingResult:
+    """Train a network with cross-entropy plus alpha times the similarity loss.
+
+    Args:
+        settings: the hyperparameters.
+        data: from `load_training_data(settings)`, or one's own: images uint8 (n, c, h, w), labels whole numbers from 0
+            to below `num_classes`.
+        device: CUDA where there is one, unless given.
+        checkpoint: a file written after each epoch. Where it exists, training goes on from it; on one CPU,
+            with one number of threads, the result is then the same, bit for bit, as without the interruption.
+        on_epoch: called after each epoch (and once before the first) with its metrics: epoch, lr,
+            cross_entropy and similarity_loss (means over the epoch's steps), valid_cross_entropy,
+            valid_accuracy (a fraction).
+        on_step: called after each step with the number of completed steps and of all steps of the epoch.
+        measure: called after each epoch with its network, in eval mode, for images in [0, 1], and its metrics;
+            what it returns is added to them.
+        choose_by: the best epoch is the one with the largest value of this metric, which `measure` gives (an epoch
+            without it is not the best), ties to the earliest; the untrained network is measured, too. Absent: the
+            lowest valid_cross_entropy, as published.
+        on_damaged: told, in one line, where the checkpoint is damaged, so that training begins anew.
+
+    Raises:
+        DivergedError: the loss is NaN or infinite.
+        InputError: the checkpoint is of other settings, of other data, or chose its best epoch otherwise.
+
+    Source: arXiv 2410.03952, section 3 and appendix.
+    """
+    train_labels, valid_labels = _checked_labels(data)
+    device = torch.device(device or default_device())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = build_model(
+            settings.archi, data.in_channels, data.num_classes, settings.base_channels, data.image_size
+        ).to(device)
+    if device.type == "cuda":  # on a CPU, oneDNN gains less from it, and crashes on some shapes
+        network = network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
+    )
+    half = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    images, labels = data.images, train_labels.to(device)
+    if isinstance(images, torch.Tensor) and images.nbytes <= _KEPT_ON_DEVICE:
+        images = images.to(device)
+    valid_images, valid_labels = data.valid_images.to(device), valid_labels.to(device)
+    scaling = InputScaling(data.task.centered)
+    pairs = data.pairs
+    if pairs is not None:
+        pair_images, pair_scaling = pairs.images.to(device), InputScaling(pairs.centered)
+        pairs.sampler.restart()
+    steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
+
+    state = None if checkpoint is None else resumable_checkpoint(checkpoint, on_damaged)
+    if state is not None:
+        _check_same_run(settings, data, state, checkpoint)
+        _check_same_choice(choose_by, state, checkpoint)
+        network.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if pairs is not None:
+            pairs.sampler.load_state_dict(state["pairs"])
+        history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
+        seconds = state["seconds"]
+    else:
+        loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
+        history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
+        if choose_by is not None:
+            history[0] |= measure(as_classifier(network, data.task).eval(), history[0])
+        best_epoch, best_model, seconds = 0, _copy_state(network), 0.0
+        if on_epoch is not None:
+            on_epoch(history[0])
+
+    for epoch in range(history[-1]["epoch"] + 1, settings.epoch_num + 1):
+        began = time.monotonic()
+        lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch - 1)
+        batches = seeded_generator(settings.seed, Stream.BATCHES, epoch)
+        shuffled = data.train_indices[torch.randperm(len(data.train_indices), generator=batches)]
+        if pairs is not None:
+            pairs.sampler.reshuffle()
+        sums = torch.zeros(2, device=device)
+        network.train()
+        # Copied once an epoch: a copy in each step would wait for the device.
+        shuffled_labels = labels[shuffled.to(device)].split(settings.resnet_batch_size)
+        if isinstance(images, torch.Tensor):
+            shuffled = shuffled.to(images.device)
+        for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
+            cut = images[batch].to(device) if isinstance(images, torch.Tensor) else images[batch]
+            inputs = scaling(to_float(data.task.augment(cut, batches).to(device)))
+            with half:
+                logits = network(inputs)
+            cross_entropy = F.cross_entropy(logits.float(), shuffled_labels[step])
+            if pairs is None:
+                loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
+            else:
+                rows, columns, targets = (part.to(device) for part in next(pairs.sampler))
+                with half:
+                    scores = network.pair_similarity(
+                        pair_scaling(to_float(pair_images[rows])), pair_scaling(to_float(pair_images[columns]))
+                    )
+                similarity = similarity_loss(scores, targets, settings.arctanh)
+                loss = cross_entropy + settings.reg_alpha * similarity
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            sums += torch.stack([cross_entropy.detach(), similarity.detach()])
+            if step % 100 == 99 or step == steps - 1:  # each check waits for the device
+                _check_finite(sums, epoch, step + 1)
+            if on_step is not None:
+                on_step(step + 1, steps)
+
+        cross_entropy, similarity = (sums / steps).tolist()
+        valid_loss, valid_accuracy = _validate(network, scaling, valid_images, valid_labels)
+        if not math.isfinite(valid_loss):
+            raise DivergedError(f"epoch {epoch}: the validation cross-entropy is {valid_loss}; try a lower lr or alpha")
+        history.append(
+            {
+                "epoch": epoch,
+                "lr": lr,
+                "cross_entropy": cross_entropy,
+                "similarity_loss": similarity,
+                "valid_cross_entropy": valid_loss,
+                "valid_accuracy": valid_accuracy,
+            }
+        )
+        if measure is not None:
+            history[-1] |= measure(as_classifier(network, data.task).eval(), history[-1])
+        if _is_better(history[-1], history[best_epoch], choose_by):
+            best_epoch, best_model = epoch, _copy_state(network)
+        seconds += time.monotonic() - began
+        if checkpoint is not None:
+            save_checkpoint(
+                checkpoint,
+                {
+                    "format": CHECKPOINT_FORMAT,
+                    "hyperparameters": settings.model_dump(),
+                    "data": data.fingerprints,
+                    "in_channels": data.in_channels,
+                    "num_classes": data.num_classes,
+                    "image_size": data.image_size,
+                    "model": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "pairs": None if pairs is None else pairs.sampler.state_dict(),
+                    "history": history,
+                    "best_epoch": best_epoch,
+                    "chosen_by": choose_by,
+                    "best_model": best_model,
+                    "seconds": seconds,
+                },
+            )
+        if on_epoch is not None:
+            on_epoch(history[-1])
+
+    optimizer.zero_grad()  # frees the gradients
+    network.load_state_dict(best_model)
+    return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history, seconds)
+
+
+def _is_better(epoch: dict[str, float], best: dict[str, float], choose_by: str | None) -> bool:
+    """Whether an epoch takes the place of the best one before it; ties go to the earliest."""
+    if choose_by is None:
+        return epoch["valid_cross_entropy"] < best["valid_cross_entropy"]
+    return epoch.get(choose_by, -math.inf) > best.get(choose_by, -math.inf)
+
+
+def to_float(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as float32 in [0, 1]."""
+    return images.float() / 255
+
+
+@torch.no_grad()
+def _validate(
+    network: SimilarityNetwork, scaling: InputScaling, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy (a fraction) in eval mode."""
+    network.eval()
+    logits = torch.cat([network(scaling(to_float(part))) for part in images.split(500)])
+    return F.cross_entropy(logits, labels).item(), (predicted(logits) == labels).float().mean().item()
+
+
+def _copy_state(network: SimilarityNetwork) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+
+
+def _check_finite(sums: torch.Tensor, epoch: int, step: int) -> None:
+    cross_entropy, similarity = sums.tolist()
+    if not (math.isfinite(cross_entropy) and math.isfinite(similarity)):
+        raise DivergedError(
+            f"epoch {epoch}, by step {step}: the sum of the cross-entropy is {cross_entropy:g} and of the similarity"
+            f" loss {similarity:g}; try a lower lr or alpha"
+        )
+
+
+def _checked_labels(data: TrainingData) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the labels of the training and the validation images as int64 (n,).
+
+    Raises:
+        InputError: images that are not uint8 (n, c, h, w), labels that are not one class an image.
+    """
+    checked = []
+    for prefix, images, labels in (
+        ("", data.images, data.labels),
+        ("valid_", data.valid_images, data.valid_labels),
+    ):
+        if isinstance(images, torch.Tensor):
+            if images.dtype != torch.uint8 or images.ndim != 4:
+                found = f"{images.dtype} of shape {tuple(images.shape)}"
+                raise InputError(f"data.{prefix}images: {found}; must be uint8 (n, c, h, w)")
+            try:
+                labels = as_labels(labels, images)
+                check_labels(labels, data.num_classes, "the task")
+            except InputError as error:
+                raise InputError(f"data.{prefix}{error}") from error
+        checked.append(labels)
+    return checked[0], checked[1]
+
+
+def _check_same_run(settings: Hyperparameters, data: TrainingData, state: dict[str, Any], path: str | Path) -> None:
+    """A run goes on only with the settings and the data it began with; more epochs are no contradiction."""
+    if not state["data"]:
+        logger.warning("%s: holds no fingerprints of its data; whether they are these cannot be told", path)
+    check_same_data(data.fingerprints, state["data"], f"data_dir={data.data_dir}", f"{path}")
+    defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+    now, then = settings.model_dump(), {**defaults, **state["hyperparameters"]}
+    changed = [name for name in now if name != "epoch_num" and now[name] != then[name]]
+    if changed:
+        name = changed[0]
+        raise InputError(f"{name}={now[name]}: {path} was trained with {name}={then[name]}; choose another folder")
+
+
+def _check_same_choice(choose_by: str | None, state: dict[str, Any], path: str | Path) -> None:
+    """A run goes on only with the rule for its best epoch that it began with."""
+    if state.get("chosen_by") != choose_by:
+        then, now = (name or "valid_cross_entropy" for name in (state.get("chosen_by"), choose_by))
+        raise InputError(f"{path}: its best epoch is chosen by {then}, not by {now}; choose another folder")
