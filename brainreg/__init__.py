@@ -26,7 +26,7 @@ _PUBLIC = {
     "load_classifier": "training.checkpoint",
     "robust_accuracy": "evaluation.accuracy",
     "Evaluation": "evaluation.settings",
-    "evaluate": "evaluation.evaluate",
+    "evaluate": "evaluation.robustness",
     "load_results": "records.results",
     "rank_trials": "records.results",
     "load_searches": "records.searches",

@@ -9,7 +9,7 @@ import pandas as pd
 from brainreg._utils.paths import split_paths
 from brainreg.data.datasets import find_dataset
 from brainreg.errors import InputError
-from brainreg.evaluation.evaluate import COLUMNS, evaluate
+from brainreg.evaluation.robustness import COLUMNS, evaluate
 from brainreg.evaluation.settings import Evaluation
 from brainreg.evaluation.subject import SPLITS, TABLE, evaluation_folder, load_split
 from brainreg.records.results import BEST, load_results, rank_trials
@@ -39,10 +39,10 @@ def measure_searches(
         split: validation, the images that the best was chosen on, or test.
         data_dir: folder of the data sets.
         parts: folder that lets an interrupted evaluation go on.
-        on_progress: as `brainreg.evaluation.evaluate.evaluate` calls it.
+        on_progress: as `brainreg.evaluation.robustness.evaluate` calls it.
 
     Returns:
-        The columns of `brainreg.evaluation.evaluate.COLUMNS` and, before them, `network`. No rows of a search of
+        The columns of `brainreg.evaluation.robustness.COLUMNS` and, before them, `network`. No rows of a search of
         which none has finished.
 
     Raises:

@@ -25,7 +25,7 @@ from brainreg.attacks import Context
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, part_name
 from brainreg.errors import InputError
-from brainreg.evaluation.evaluate import Robustness
+from brainreg.evaluation.robustness import Robustness
 from brainreg.evaluation.settings import Evaluation, plan_attacks
 from brainreg.evaluation.subject import TABLE, Subject, evaluate_subject, forget, show
 from brainreg.hyperparameters import Hyperparameters

@@ -19,7 +19,7 @@ from brainreg.attacks import Attack, Context
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
-from brainreg.evaluation.evaluate import TELLING
+from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import Evaluation, plan_attacks
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import DRIVER, driver_of

@@ -14,7 +14,7 @@ from PIL import Image
 
 from brainreg._utils.html import ABSENT, facts_table, html_table, page, picture, scrolling, warning_box
 from brainreg.attacks.resumable import KEPT_EXAMPLES
-from brainreg.evaluation.evaluate import Example
+from brainreg.evaluation.robustness import Example
 from brainreg.storage import Storage
 
 # The title of a corruption ends with where its images come from.

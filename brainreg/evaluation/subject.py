@@ -19,8 +19,8 @@ from brainreg.attacks.corruptions import PUBLISHED, load_published
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import check_same_data, fingerprint
 from brainreg.errors import InputError
-from brainreg.evaluation.evaluate import Robustness, evaluate
 from brainreg.evaluation.page import write_report
+from brainreg.evaluation.robustness import Robustness, evaluate
 from brainreg.evaluation.settings import Evaluation, attacked_images, plan_attacks
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.training.checkpoint import fold_batchnorm, load_classifier
@@ -125,10 +125,10 @@ def evaluate_subject(
         source: where the network comes from, for the report.
         surrogate: checkpoint whose gradient is transferred, where that is asked for; one is trained where absent.
         device: CUDA where there is one, unless given.
-        on_progress: called as `brainreg.evaluation.evaluate.evaluate` calls it; without it, progress is printed.
+        on_progress: called as `brainreg.evaluation.robustness.evaluate` calls it; without it, progress is printed.
 
     Raises:
-        InputError: see `brainreg.evaluation.evaluate.evaluate`; a surrogate that does not fit.
+        InputError: see `brainreg.evaluation.robustness.evaluate`; a surrogate that does not fit.
     """
     device = torch.device(device or default_device())
     settings, task = subject.settings, find_dataset(subject.settings.task)

@@ -16,7 +16,7 @@ from brainreg._utils.formats import format_duration
 from brainreg.attacks.resumable import attack_within
 from brainreg.data.fingerprints import check_same_data
 from brainreg.evaluation.accuracy import as_large_as_fits
-from brainreg.evaluation.evaluate import row
+from brainreg.evaluation.robustness import row
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import FINAL_TABLE
 from brainreg.records.trial import CHECKPOINT, TrialFiles

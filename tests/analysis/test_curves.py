@@ -4,7 +4,7 @@ from conftest import ROOT
 
 from brainreg.analysis.curves import confirmed_curves, load_curves, measure_searches
 from brainreg.errors import InputError
-from brainreg.evaluation.evaluate import COLUMNS
+from brainreg.evaluation.robustness import COLUMNS
 from brainreg.evaluation.settings import Evaluation
 from brainreg.records.results import load_results, rank_trials
 from brainreg.records.searches import load_searches

@@ -13,7 +13,7 @@ from brainreg.data.datasets import DATASETS
 from brainreg.errors import InputError
 from brainreg.evaluation.accuracy import robust_accuracy
 from brainreg.evaluation.checks import check_model
-from brainreg.evaluation.evaluate import evaluate
+from brainreg.evaluation.robustness import evaluate
 from brainreg.evaluation.settings import Evaluation
 from brainreg.models.logits import as_logits
 

@@ -9,8 +9,8 @@ from brainreg.attacks.resumable import KEPT_EXAMPLES
 from brainreg.data.datasets import DATASETS
 from brainreg.errors import InputError, checked_value
 from brainreg.evaluation.accuracy import correct, robust_accuracy
-from brainreg.evaluation.evaluate import COLUMNS, evaluate
 from brainreg.evaluation.proxy import proxy_accuracy
+from brainreg.evaluation.robustness import COLUMNS, evaluate
 from brainreg.evaluation.settings import Evaluation, attacked_images, plan_attacks
 from brainreg.statistics import wilson_interval
 

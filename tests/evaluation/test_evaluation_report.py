@@ -9,8 +9,8 @@ from pages import Page
 from testing import decoded
 
 from brainreg.attacks.resumable import KEPT_EXAMPLES
-from brainreg.evaluation.evaluate import Example
 from brainreg.evaluation.page import write_report
+from brainreg.evaluation.robustness import Example
 from brainreg.storage import StorageError
 
 

@@ -30,7 +30,7 @@ def robustness_curves(curves: pd.DataFrame, images: str = "") -> Figure:
     """Draw accuracy against strength, a panel for each attack, a line for each network, with 95% intervals.
 
     Args:
-        curves: columns of `brainreg.evaluation.evaluate.COLUMNS` and `network`, what a line is called. Several rows
+        curves: columns of `brainreg.evaluation.robustness.COLUMNS` and `network`, what a line is called. Several rows
             of one network, attack and strength are of several training seeds: they are drawn small, and their mean
             with the interval over them, which may leave the axes; else the interval is the Wilson interval over images.
         images: what images they are of, say "validation".
