@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -72,25 +73,17 @@ class TestCommand:
 @pytest.mark.slow
 def test_a_wheel_searches_outside_of_the_checkout(tmp_path):
     """In an environment of its own, which borrows the packages that this project needs and nothing of the project."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", f"--wheel-dir={tmp_path}", str(ROOT)]
     subprocess.run(wheel, check=True)
     (built,) = tmp_path.glob("brainreg-*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     python = tmp_path / "env/bin/python"
     (site,) = (tmp_path / "env/lib").glob("python*/site-packages")
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        f"--python={python}",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-index",
-        built,
-    ]
-    subprocess.run(install, check=True)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    install = [sys.executable, "-m", "pip", f"--python={python}", "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*install, built], env=environment, check=True)
+    # A line of a .pth file is a folder to look in, whose own .pth files, the editable project's too, are not read.
+    (site / "borrowed.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     where = [python, "-c", "import brainreg; print(brainreg.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).is_relative_to(site)
