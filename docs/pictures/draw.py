@@ -43,8 +43,9 @@ LAYERS = (
     ("evaluation",),
     ("training",),
     ("attacks",),
+    ("hyperparameters",),
     ("models", "data", "method"),
-    ("hyperparameters", "storage", "statistics", "seeds", "errors", "_utils"),
+    ("storage", "statistics", "seeds", "errors", "_utils"),
 )
 KNOW_RAY = ("confirmation", "search")
 

@@ -1,4 +1,0 @@
-"""What searches found, as tables and statistics: frames in, frames out.
-
-Nothing here draws or prints.
-"""

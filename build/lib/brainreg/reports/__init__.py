@@ -1,1 +1,0 @@
-"""A search as one HTML page that opens without a network."""

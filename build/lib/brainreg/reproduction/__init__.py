@@ -1,1 +1,0 @@
-"""A row of the published table found again: search, confirmation, notebooks, figures."""

@@ -1,4 +1,0 @@
-"""What is searched: spaces and their files, the objective, and the published settings.
-
-Nothing here runs anything.
-"""

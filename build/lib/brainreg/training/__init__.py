@@ -1,4 +1,0 @@
-"""One training run: its data, the loop, its checkpoints and its device.
-
-Nothing here knows attacks or searches.
-"""
