@@ -39,7 +39,7 @@ from ray import tune
 from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 
-import brainreg.search
+import brainreg.search.run
 from brainreg.records.trial import TrialRecord
 from brainreg.search.cluster import start_ray
 from brainreg.search.database import open_database
@@ -150,7 +150,7 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
 def measure_rates(flags: argparse.Namespace) -> list[dict[str, Any]]:
     """All ways in turns."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    brainreg.search.run_trial = own_trial
+    brainreg.search.run.run_trial = own_trial
     start_ray(None, "127.0.0.1")
     ways = {
         "bare, study in memory": partial(bare_rate, durable=None),
@@ -262,7 +262,7 @@ _OWN_PROGRAM = """
 import json, sys, time
 stamps = {}
 from brainreg.commands import tune
-import brainreg.search as search
+from brainreg.search import run as search
 stamps["imports"] = time.time()
 def wrap(name, title):
     inner = getattr(search, name)
@@ -271,12 +271,12 @@ def wrap(name, title):
         stamps[title] = time.time()
         return value
     setattr(search, name, outer)
-plan_search = search.plan_search
+plan_search = tune.plan_search
 def planned(*arguments):
     plan = plan_search(*arguments)
     stamps["checks"] = time.time()
     return plan
-tune_main.plan_search = planned
+tune.plan_search = planned
 wrap("start_ray", "Ray's own start")
 wrap("_tuner", "the study and the Tuner")
 search._conclude = lambda *arguments, **options: None
