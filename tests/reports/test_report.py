@@ -429,12 +429,12 @@ class TestBrowser:
         plot = page.locator("svg.plot").first
         plot.locator("use[tabindex]").focus()
         seen = []
-        for _ in range(8):
+        for _ in range(9):
             seen.append(page.evaluate("document.activeElement.dataset.t"))
             assert "objective (%)" in page.evaluate("document.activeElement.getAttribute('aria-label')")
             page.keyboard.press("ArrowRight")
             assert page.locator("#card").is_visible()
-        assert sorted(seen) == [f"0-{i}" for i in range(8)]
+        assert sorted(seen) == [f"0-{i}" for i in range(9)]
         page.keyboard.press("Enter")
         assert page.evaluate("document.activeElement.className") == "copy"
         page.keyboard.press("Escape")
@@ -446,8 +446,8 @@ class TestBrowser:
         page.get_by_role("button", name="objective (%)", exact=True).click()
         assert page.evaluate(cells)[0] == order[0] and page.evaluate(cells)[-1] == order[-1]
         page.get_by_role("button", name="trial", exact=True).click()
-        assert page.evaluate(cells) == [str(i) for i in range(8)]
-        page.get_by_label("finished (8)").uncheck()
+        assert page.evaluate(cells) == [str(i) for i in range(9)]
+        page.get_by_label("finished (9)").uncheck()
         assert not page.locator("#trials tbody tr").first.is_visible()
         assert not page.locator("svg.plot use").first.is_visible()
         assert page.locator("#count").inner_text() == "0 of 9 trials"
