@@ -282,7 +282,7 @@ def test_another_version_is_told_and_what_its_table_says_is_shown():
     page = Page(report([OLD]))
     notes = [item["text"] for item in page.all("li")]
     assert "format_1: shown is what its results.csv says" in notes
-    assert any("written in format 1; this version reads format" in note for note in notes)
+    assert any("written in format 1; this version reads format 3" in note for note in notes)
     assert len(trial_rows(page)) == len(pd.read_csv(OLD / "results.csv"))
     assert len(page.all("img")) > 3
 
