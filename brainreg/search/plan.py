@@ -160,12 +160,13 @@ def plan_search(
 
 def check_new(folder: Storage, name: str) -> None:
     """Raise InputError if a folder holds a search, or if one is being begun there."""
+    holds = folder.exists(MANIFEST)  # asked first: a storage that does not answer is named with this file
     driver = driver_of(folder)
     if driver is not None:
         raise InputError(
             f"--name={name}: process {driver['pid']} on {driver['host']} runs a search in {folder}; choose another name"
         )
-    if folder.exists(MANIFEST):
+    if holds:
         raise InputError(
             f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
             f" --resume={shlex.quote(name)}"
