@@ -87,7 +87,7 @@ def tabulate(row: dict[str, Any], space: Space, data_dir: str) -> list[dict[str,
         *("rest_n", "rest_accuracy"),
     )
     final = {name: measured[name] for name in names}
-    drawn = {space._parameter(key): row["drawn"].get(space._parameter(key)) for key in space.search}
+    drawn = {space.parameter(key): row["drawn"].get(space.parameter(key)) for key in space.search}
     return [{"setting": row["setting"], "seed": settings.seed, **drawn, **line, **final} for line in lines]
 
 
@@ -102,7 +102,8 @@ def main() -> None:
     parser.add_argument("--save", required=True)
     flags = parser.parse_args()
     space, path = load_space(flags.space), Path(flags.save)
-    done = set(pd.read_csv(path)[["setting", "seed"]].itertuples(index=False, name=None)) if path.exists() else set()
+    done = pd.read_csv(path).reindex(columns=["setting", "seed"]).fillna(0) if path.exists() else pd.DataFrame()
+    done = {*done.astype(int).itertuples(index=False, name=None)}
     missing = [
         row | {"hyperparameters": {**row["hyperparameters"], "seed": seed}}
         for seed in range(flags.seeds)

@@ -95,7 +95,7 @@ class RunTable:
 
     def __init__(self, path: Path, space: Space):
         frame = pd.read_csv(path)
-        self._distributions = {space._parameter(key): one for key, one in space.search.items()}
+        self._distributions = {space.parameter(key): one for key, one in space.search.items()}
         self.given: dict[str, Run] = {}
         self.proposed: list[Run] = []
         places = []

@@ -168,20 +168,41 @@ class Space(BaseModel):
         setting = self.setting(name)
         if name != PUBLISHED or any(setting.get(key) != value for key, value in self.fixed.items()):
             return {}
+        drawn = self.drawn(setting)
+        if drawn is None or any(
+            not one.contains(drawn[self.parameter(key)])
+            for key, one in self.search.items()
+            if self.parameter(key) in drawn
+        ):
+            return {}
+        return drawn
+
+    def drawn(self, setting: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the values that Optuna drew where these are the hyperparameters; None where one is missing.
+
+        They may lie outside the space, by rounding or altogether.
+        """
         drawn = {}
         for key, distribution in self.search.items():
             if key == "reg_thresh_2" and setting.get("reg_range") != "double":
                 continue
             value = setting.get(key, Hyperparameters.model_fields[key].default)
-            if value is not None and distribution.times is not None:
-                value = value / setting[distribution.times]
-            if value is None or not distribution.contains(value):
-                return {}
-            drawn[self._parameter(key)] = value
+            if value is None:
+                return None
+            drawn[self.parameter(key)] = value if distribution.times is None else value / setting[distribution.times]
         return drawn
 
-    def _parameter(self, key: str) -> str:
-        """The name of Optuna's parameter for a hyperparameter."""
+    @property
+    def seed(self) -> int:
+        """The seed of a search."""
+        return self.fixed.get("seed", Hyperparameters.model_fields["seed"].default)
+
+    def is_whole(self, key: str) -> bool:
+        """Return whether a hyperparameter is a whole number."""
+        return _kind(key, key) is int
+
+    def parameter(self, key: str) -> str:
+        """Return the name of Optuna's parameter for a hyperparameter."""
         times = self.search[key].times
         return key if times is None else f"{key}/{times}"
 
@@ -196,7 +217,7 @@ class Space(BaseModel):
             distribution = self.search[key]
             if key == "reg_thresh_2" and (drawn | self.fixed).get("reg_range") != "double":
                 continue
-            value = distribution.suggest(trial, self._parameter(key), _kind(key, key))
+            value = distribution.suggest(trial, self.parameter(key), _kind(key, key))
             drawn[key] = value if distribution.times is None else value * (drawn | self.fixed)[distribution.times]
         fixed = dict(self.fixed)
         if (drawn | fixed).get("reg_range") != "double":

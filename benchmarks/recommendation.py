@@ -1,0 +1,602 @@
+"""How good the setting is that a search recommends, and how true what it says of it, in a table of real runs.
+
+python benchmarks/recommendation.py --save=benchmarks/results/recommendation.csv
+python benchmarks/recommendation.py --table=benchmarks/results/mnist_runs.csv --space=narrow/mnist_mnist
+python benchmarks/recommendation.py --rules today thompson "race, asha" "no repeats" "no seed offset" "best raw value"
+
+The table (benchmarks/make_table.py) stands for the training: what a search proposes is looked up as the nearest setting
+of the table, and takes the seconds that it took when the table was made; workers and time are virtual. In each
+repetition, half of the table's seeds feed the search, and the other half are the truth, never the same ones; a part of
+the settings is drawn anew, too. Samplers and schedulers are those of a search; `brainreg.recommendation` chooses and
+recommends, which a search does not do yet.
+
+* regret: how much better the best setting is than the recommended one, both by the truth: the posterior mean of a
+  surrogate that saw the truth's runs alone. `plain` is the same by the recommended setting's mean over the truth's runs
+  (noisier, and no surrogate has a part in it). Mean and standard error over the repetitions.
+* optimism: the objective that the search tells, less that mean over the truth's runs.
+* coverage: how often the 95% interval that the search tells holds the truth, which is uncertain itself: its standard
+  error widens the interval.
+* calibration: of the recommendations that are told with a P(best) of 70 to 90%, how many are within 0.005 of the best.
+"""
+
+import argparse
+import heapq
+import itertools
+import math
+import multiprocessing
+import os
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from brainreg.recommendation import allocation
+from brainreg.recommendation import recommend as recommending
+from brainreg.recommendation import surrogate as surrogates
+from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fit_surrogates
+from brainreg.recommendation.places import Places
+from brainreg.recommendation.recommend import recommend
+from brainreg.recommendation.surrogate import Runs, Surrogate
+from brainreg.search.proposals import _distributions
+from brainreg.search.samplers import make_sampler
+from brainreg.search.scheduler import AshaScheduler
+from brainreg.spaces.files import load_space
+from brainreg.spaces.space import Space
+
+RESULTS = Path(__file__).resolve().parent / "results"
+BUDGETS = (10, 20, 40, 80)  # trainings in whose seconds the searches are compared
+_PART_OF_SETTINGS = 0.8
+_CANDIDATES = 256
+_START = 8  # settings that are drawn at random first
+ISLAND = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: of each epoch the seconds and what the scheduler hears, and the objective."""
+
+    training: list[float]
+    proxying: list[float]
+    reports: list[dict[str, float]]
+    attack_seconds: float
+    objective: float
+
+    def seconds(self, uses_proxy: bool) -> float:
+        return sum(self.training) + self.attack_seconds + (sum(self.proxying) if uses_proxy else 0.0)
+
+
+class RunTable:
+    """Tabulated runs: `runs[setting][seed]`; setting 0 is the unregularized one, the others lie in the space."""
+
+    def __init__(self, path: Path, space: Space):
+        frame = pd.read_csv(path)
+        if "seed" not in frame:
+            frame["seed"] = 0
+        complete = frame.groupby("seed").setting.nunique()
+        frame = frame[frame.seed.isin(complete[complete == complete.max()].index)]
+        self.space = space
+        self.places = Places(space)
+        self.seeds = sorted(frame.seed.unique())
+        rows: dict[int, dict[int, Run]] = defaultdict(dict)
+        params: dict[int, dict[str, Any]] = {}
+        for (number, seed), epochs in frame.groupby(["setting", "seed"]):
+            if number < -1:
+                continue
+            first = epochs.iloc[0]
+            reports = [
+                {
+                    "epoch": row.epoch,
+                    "valid_cross_entropy": row.valid_cross_entropy,
+                    "proxy_objective": row.proxy_objective,
+                }
+                for row in epochs.itertuples()
+            ]
+            seconds = np.diff(epochs.seconds, prepend=0).tolist()
+            rows[number][seed] = Run(
+                seconds, epochs.proxy_seconds.tolist(), reports, float(first.attack_seconds), float(first.objective)
+            )
+            params[number] = {name: first[name] for name in self.places.names if not pd.isna(first[name])}
+        numbers = sorted(rows)
+        self.runs = [[rows[number][seed] for seed in self.seeds] for number in numbers]
+        self.params = [params[number] for number in numbers]
+        axes = self.places.place_all(self.params)
+        axes[0] = 0.5
+        islands = np.full(len(numbers), -1)
+        islands[0] = ISLAND
+        self.settings = Settings(axes, islands)
+
+    def values(self) -> np.ndarray:
+        """Objectives, (settings, seeds)."""
+        return np.array([[run.objective for run in runs] for runs in self.runs])
+
+
+@dataclass
+class Draw:
+    """One repetition's part of a table: its settings, the seeds that feed the search, and those of the truth."""
+
+    table: RunTable
+    settings: list[int]
+    feed: list[int]
+    truth: list[int]
+
+    @classmethod
+    def of(cls, table: RunTable, seed: int) -> "Draw":
+        generator = np.random.default_rng([seed, 7])
+        count = len(table.runs) - 1
+        settings = [0, *sorted(1 + generator.permutation(count)[: round(_PART_OF_SETTINGS * count)])]
+        seeds = generator.permutation(len(table.seeds))
+        half = len(seeds) // 2
+        return cls(table, settings, seeds[:half].tolist(), seeds[half:].tolist())
+
+    def own(self) -> Settings:
+        return Settings(self.table.settings.places[self.settings], self.table.settings.islands[self.settings])
+
+    def smooth_truth(self) -> tuple[np.ndarray, np.ndarray]:
+        """The settings' objectives by the truth's runs: as a surrogate sees them, and their plain means."""
+        values = self.table.values()[self.settings][:, self.truth]
+        own, (count, seeds) = self.own(), values.shape
+        chosen = np.repeat(np.arange(count), seeds)
+        runs = Runs(
+            own.places[chosen],
+            own.islands[chosen],
+            np.tile(np.arange(seeds), count),
+            values.ravel(),
+            np.zeros(values.size),
+        )
+        smooth = Surrogate(runs, self.table.places.groups).posterior(own.places, own.islands)[0]
+        return smooth, values.mean(axis=1)
+
+
+@dataclass
+class State:
+    """What a search knows: a row for each run, in the order in which they began."""
+
+    settings: list[int] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    extra: list[float] = field(default_factory=list)
+    stopped: list[bool] = field(default_factory=list)
+    last_proxy: list[float] = field(default_factory=list)
+
+    def runs(self, own: dict[int, int]) -> SettingRuns:
+        return SettingRuns(
+            np.array([own[one] for one in self.settings]),
+            np.array(self.seeds),
+            np.array(self.values),
+            np.array(self.extra),
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a search proposes, repeats and recommends.
+
+    Attributes:
+        sampler: thompson, or one of Optuna's.
+        scheduler: asha or none.
+        recommend: posterior or raw (the largest value), or mean (the largest mean of a setting's runs).
+        repeats: whether a setting may have further seeds.
+        seeds: fixed number of seeds of each setting; None lets the search decide.
+        finals: settings that get all seeds at the end of the budget.
+        race: part of the budget at the end in which no new setting is begun.
+        noise: prior of the noise's variance, median and spread of the logarithm; None is the product's own.
+        offset: whether seeds have offsets.
+    """
+
+    sampler: str = "thompson"
+    scheduler: str = "none"
+    recommend: str = "posterior"
+    repeats: bool = True
+    seeds: int | None = None
+    finals: int = 0
+    race: float = 0.0
+    noise: tuple[float, float] | None = None
+    offset: bool = True
+    controls: bool = True
+    leader: float = allocation._LEADER_SHARE
+    guard: bool = True
+    early_repeats: bool = True
+
+
+RULES = {
+    "today": Rule("tpe", "asha", "raw", seeds=1),
+    "tpe, no asha": Rule("tpe", "none", "raw", seeds=1),
+    "random": Rule("random", "none", "raw", seeds=1),
+    "three seeds each": Rule("tpe", "none", "mean", seeds=3),
+    "top three times five": Rule("tpe", "none", "mean", seeds=1, finals=3),
+    "today, recommended by posterior": Rule("tpe", "none", repeats=False),
+    "tpe proposes": Rule("tpe"),
+    "random proposes": Rule("random"),
+    "thompson": Rule(),
+    "thompson, asha": Rule(scheduler="asha"),
+    "best raw value": Rule(recommend="raw"),
+    "best mean": Rule(recommend="mean"),
+    "no repeats": Rule(repeats=False),
+    "optuna's noise": Rule(noise=(0.02, 0.7)),
+    "no seed offset": Rule(offset=False),
+    "race": Rule(race=0.35),
+    "no controls": Rule(controls=False),
+    "no guard": Rule(guard=False),
+    "race, no guard": Rule(race=0.35, guard=False),
+    "race, asha": Rule(race=0.35, scheduler="asha"),
+    "race 0.2": Rule(race=0.2),
+    "race, leader 0.25": Rule(race=0.35, leader=0.25),
+    "race, leader 0.75": Rule(race=0.35, leader=0.75),
+    "no repeats, race": Rule(race=0.35, early_repeats=False),
+    "one draw, no challenger": Rule(leader=1.0),
+    "leader 0.75": Rule(leader=0.75),
+    "leader 0.25": Rule(leader=0.25),
+}
+
+
+class Search:
+    """A search of a table, in virtual time."""
+
+    def __init__(self, drawn: Draw, rule: Rule, seed: int, budget: int, workers: int):
+        self.drawn, self.rule, self.budget, self.workers = drawn, rule, budget, workers
+        table = drawn.table
+        self.table, self.places = table, table.places
+        self.generator = np.random.default_rng([seed, 1])
+        self.state = State()
+        self.own_settings = drawn.own()
+        self.uses_proxy = rule.scheduler == "asha"
+        full = np.mean([run.seconds(False) for number in drawn.settings for run in table.runs[number]])
+        self.full = float(full)
+        name = rule.sampler if rule.sampler != "thompson" else "random"
+        self.sampler_study = optuna.create_study(sampler=make_sampler(name, budget, seed), direction="maximize")
+        self.open_trials: dict[int, Any] = {}
+        epochs = len(table.runs[0][0].training)
+        self.asha = AshaScheduler(epochs) if self.uses_proxy else None
+        self.todo: list[tuple[int, int]] = []
+        self.told: dict[int, dict[str, float]] = {}
+        self._start = [int(one) for one in self.generator.permutation(drawn.settings[1:])]
+        self.proposal_seconds = 0.0
+        self.limit = budget * self.full / workers
+
+    # --- what to run next
+
+    def counts(self) -> dict[int, int]:
+        counts: dict[int, int] = defaultdict(int)
+        for setting in self.state.settings:
+            counts[setting] += 1
+        return counts
+
+    def propose(self, now: float) -> tuple[int, int]:
+        rule, state = self.rule, self.state
+        begun = len(state.settings)
+        if self.todo:
+            return self.todo.pop(0)
+        most = len(self.drawn.feed)
+        if begun == 0:
+            return self.first(0)
+        if rule.seeds is not None:
+            if rule.finals and now >= 0.6 * self.limit and not self.told.get("finals"):
+                self.told["finals"] = {}
+                means = self.means()
+                best = sorted((one for one in means if one), key=lambda one: -means[one])[: rule.finals]
+                self.todo = [(one, seed) for seed in range(1, most) for one in best]
+                if self.todo:
+                    return self.todo.pop(0)
+            return self.first(self.sampled())
+        counts = self.counts()
+        if rule.controls and counts[0] < min(1 + begun // 12, most):
+            return 0, counts[0]
+        if begun < _START:
+            return self.first(self.sampled())
+        began = time.perf_counter()
+        known = sorted(counts)
+        own = {setting: i for i, setting in enumerate(known)}
+        settings = Settings(self.table.settings.places[known], self.table.settings.islands[known])
+        runs = self.estimated().runs(own)
+        fitted = fit_surrogates(settings, runs, runs.values[None], self.places.groups)
+        racing = rule.race and now >= (1 - rule.race) * self.limit
+        candidates = np.empty((0, len(self.places.groups)))
+        if not racing:
+            candidates = self.random_places(_CANDIDATES)
+        everything = settings.and_new(candidates)
+        allowed = np.array([rule.repeats and counts[one] < most for one in known] + [True] * len(candidates))
+        if not allowed.any():
+            allowed[:] = True
+        chosen = choose(fitted, everything, allowed, self.generator)
+        self.proposal_seconds += time.perf_counter() - began
+        if chosen < len(known):
+            return known[chosen], counts[known[chosen]] % most
+        if rule.sampler == "thompson":
+            return self.first(self.nearest(candidates[chosen - len(known)]))
+        return self.first(self.sampled())
+
+    def first(self, setting: int) -> tuple[int, int]:
+        """A first visit, whose seed is the next of the pool; where the table has it already, a further one."""
+        most = len(self.drawn.feed)
+        if self.rule.seeds == 1:
+            return setting, 0
+        if self.rule.seeds:
+            self.todo = [(setting, seed) for seed in range(1, min(self.rule.seeds, most))]
+            return setting, 0
+        used = {seed for one, seed in zip(self.state.settings, self.state.seeds, strict=True) if one == setting}
+        start = len({*self.state.settings}) % most
+        return setting, next((s % most for s in range(start, start + most) if s % most not in used), start)
+
+    def random_places(self, count: int) -> np.ndarray:
+        names = self.places.names
+        drawn = self.generator.random((count, len(names)))
+        return self.places.place_all(
+            [{name: self.places.value(name, part) for name, part in zip(names, row, strict=True)} for row in drawn]
+        )
+
+    def nearest(self, place: np.ndarray) -> int:
+        places = self.table.settings.places[self.drawn.settings]
+        distances = ((places - place) ** 2).sum(axis=1)
+        distances[0] = np.inf
+        if self.rule.seeds is not None or not self.rule.repeats:
+            known = {*self.state.settings}
+            distances[[i for i, one in enumerate(self.drawn.settings) if one in known]] += 1e6
+        return self.drawn.settings[int(distances.argmin())]
+
+    def sampled(self) -> int:
+        """A setting that Optuna's sampler proposes."""
+        trial = self.sampler_study.ask(dict(_distributions(self.table.space)))
+        setting = self.nearest(self.places.place(trial.params))
+        self.open_trials[setting] = trial
+        return setting
+
+    # --- the runs
+
+    def run(self) -> "Search":
+        order, events = itertools.count(), []
+
+        def begin(now: float) -> None:
+            setting, seed = self.propose(now)
+            number = len(self.state.settings)
+            for name, value in zip(
+                ("settings", "seeds", "values", "extra", "stopped", "last_proxy"),
+                (setting, seed, math.nan, 0.0, False, math.nan),
+                strict=True,
+            ):
+                getattr(self.state, name).append(value)
+            run = self.table.runs[setting][self.drawn.feed[seed % len(self.drawn.feed)]]
+            heapq.heappush(events, (now + self.epoch_seconds(run, 1), next(order), number, run, 1))
+
+        for _ in range(self.workers):
+            begin(0.0)
+        checks = [budget * self.full / self.workers for budget in BUDGETS if budget <= self.budget]
+        while events:
+            now, _, number, run, epoch = heapq.heappop(events)
+            while checks and now > checks[0]:
+                self.check(len(BUDGETS[: sum(b <= self.budget for b in BUDGETS)]) - len(checks))
+                checks.pop(0)
+            if not checks:
+                break
+            if epoch > len(run.training):
+                self.state.values[number] = run.objective
+                self.tell(number, run.objective)
+                begin(now)
+                continue
+            setting, report = self.state.settings[number], run.reports[epoch - 1]
+            first_visit = setting not in self.state.settings[:number]
+            if self.asha is not None and setting and first_visit and not self.asha.decide(number, report):
+                self.state.stopped[number] = True
+                self.state.last_proxy[number] = self.asha._best[number][-1]
+                self.tell(number, self.state.last_proxy[number])
+                begin(now)
+                continue
+            heapq.heappush(events, (now + self.epoch_seconds(run, epoch + 1), next(order), number, run, epoch + 1))
+        return self
+
+    def epoch_seconds(self, run: Run, epoch: int) -> float:
+        if epoch > len(run.training):
+            return run.attack_seconds
+        return run.training[epoch - 1] + (run.proxying[epoch - 1] if self.uses_proxy else 0.0)
+
+    def tell(self, number: int, value: float) -> None:
+        trial = self.open_trials.pop(self.state.settings[number], None)
+        if trial is not None:
+            self.sampler_study.tell(trial, value)
+
+    def means(self) -> dict[int, float]:
+        values: dict[int, list[float]] = defaultdict(list)
+        for setting, value in zip(self.state.settings, self.state.values, strict=True):
+            if not math.isnan(value):
+                values[setting].append(value)
+        return {setting: float(np.mean(one)) for setting, one in values.items()}
+
+    def estimated(self) -> State:
+        """The state, in which a stopped run has the value that its proxy predicts."""
+        state = self.state
+        if not any(state.stopped):
+            return state
+        pairs = [
+            (self.asha._best[number][-1], state.values[number])
+            for number in range(len(state.values))
+            if not math.isnan(state.values[number]) and number in self.asha._best
+        ]
+        if len(pairs) < 5:
+            return State(
+                *(
+                    [one for one, stopped in zip(getattr(state, name), state.stopped, strict=True) if not stopped]
+                    for name in ("settings", "seeds", "values", "extra", "stopped", "last_proxy")
+                )
+            )
+        proxies, values = np.array(pairs).T
+        slope, level = np.polyfit(proxies, values, 1)
+        rest = float(np.var(values - slope * proxies - level))
+        return State(
+            state.settings,
+            state.seeds,
+            [
+                slope * proxy + level if stopped else value
+                for value, proxy, stopped in zip(state.values, state.last_proxy, state.stopped, strict=True)
+            ],
+            [rest if stopped else 0.0 for stopped in state.stopped],
+            state.stopped,
+            state.last_proxy,
+        )
+
+    # --- what is recommended
+
+    def check(self, index: int) -> None:
+        """Remember what the search would say now."""
+        rule, means = self.rule, self.means()
+        ended = {setting: value for setting, value in means.items() if setting}
+        line: dict[str, float] = {
+            "runs": len(self.state.settings),
+            "finished": sum(not math.isnan(v) for v in self.state.values),
+        }
+        line["settings"] = len({*self.state.settings})
+        if not ended:
+            self.told[index] = line
+            return
+        if rule.recommend in ("raw", "mean"):
+            chosen = max(ended, key=lambda one: ended[one])
+            if rule.recommend == "raw":
+                chosen, value = max(
+                    (
+                        (s, v)
+                        for s, v in zip(self.state.settings, self.state.values, strict=True)
+                        if s and not math.isnan(v)
+                    ),
+                    key=lambda pair: pair[1],
+                )
+            else:
+                value = ended[chosen]
+            self.told[index] = line | {"setting": chosen, "told": value}
+            return
+        known = sorted({*self.state.settings})
+        own = {setting: i for i, setting in enumerate(known)}
+        settings = Settings(self.table.settings.places[known], self.table.settings.islands[known])
+        runs = self.estimated().runs(own)
+        fitted, settings = (
+            recommending.fit_guarded(settings, runs, self.places.groups)
+            if rule.guard
+            else (Surrogate(runs.known(settings), self.places.groups), settings)
+        )
+        result = recommend(fitted, settings, runs, np.array(known) > 0)
+        bare = {} if 0 not in own else {"better": result.better(result.setting, own[0])}
+        self.told[index] = line | {
+            "setting": known[result.setting],
+            "told": float(result.mean[result.setting]),
+            "low": float(result.low[result.setting]),
+            "high": float(result.high[result.setting]),
+            "best": float(result.best[result.setting]),
+            "noise": fitted.noise,
+            "offset": fitted.offset,
+            **bare,
+        }
+
+
+def repeat(seed: int, path: Path, space_name: str, names: list[str], workers: int, budget: int) -> list[dict[str, Any]]:
+    """One repetition: all rules search the same draw of the table."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    table = _table(path, space_name)
+    drawn = Draw.of(table, seed)
+    smooth, plain = drawn.smooth_truth()
+    inside = [i for i, one in enumerate(drawn.settings) if one]
+    values = table.values()[drawn.settings][:, drawn.truth]
+    error = float(np.sqrt(np.mean(values.var(axis=1, ddof=1)) / values.shape[1]))
+    where = {setting: i for i, setting in enumerate(drawn.settings)}
+    rows = []
+    for name in names:
+        rule = RULES[name]
+        priors = dict(surrogates._PRIORS)
+        if rule.noise:
+            surrogates._PRIORS["noise"] = rule.noise
+        if not rule.offset:
+            surrogates._PRIORS["offset"] = (1e-6, 0.01)
+        allocation._LEADER_SHARE = rule.leader
+        try:
+            search = Search(drawn, rule, seed, budget, workers).run()
+        finally:
+            surrogates._PRIORS.update(priors)
+        for index, size in enumerate(one for one in BUDGETS if one <= budget):
+            told = search.told.get(index, {})
+            row = {"rule": name, "seed": seed, "trainings": size, "truth_error": error, **told}
+            if "setting" in told:
+                i = where[told["setting"]]
+                row |= {"smooth": smooth[i], "plain": plain[i], "regret": smooth[inside].max() - smooth[i]}
+                row["plain_regret"] = smooth[inside].max() - plain[i]
+                row["better_than_bare"] = plain[i] - plain[0]
+            row["proposal_ms"] = 1000 * search.proposal_seconds / max(len(search.state.settings), 1)
+            rows.append(row)
+    return rows
+
+
+_TABLES: dict[tuple[Path, str], RunTable] = {}
+
+
+def _table(path: Path, space_name: str) -> RunTable:
+    if (path, space_name) not in _TABLES:
+        _TABLES[path, space_name] = RunTable(path, load_space(space_name))
+    return _TABLES[path, space_name]
+
+
+def summary(results: pd.DataFrame) -> str:
+    """The figures of merit as tables."""
+    lines = []
+    for name, rows in results.groupby("rule", sort=False):
+        line = {"rule": name}
+        for size, own in rows.groupby("trainings"):
+            regret = own.regret
+            line[f"regret after {size}"] = f"{regret.mean():.4f} ± {regret.sem():.4f}"
+        last = rows[rows.trainings >= min(40, rows.trainings.max())]
+        line["optimism"] = f"{(last.told - last.plain).mean():+.3f}"
+        if "low" in last and last.low.notna().any():
+            wide = 1.959964 * np.sqrt(((last.high - last.low) / 2 / 1.959964) ** 2 + last.truth_error**2)
+            line["coverage"] = f"{((last.plain - last.told).abs() <= wide).mean():.3f}"
+            sure = last[(last.best >= 0.7) & (last.best < 0.9)]
+            line["calibration"] = f"{(sure.regret <= 0.005).mean():.2f} of {len(sure)}" if len(sure) else "none"
+            line["P(best)"] = f"{last.best.mean():.2f}"
+        else:
+            line |= {"coverage": "", "calibration": "", "P(best)": ""}
+        line["settings"] = f"{rows[rows.trainings == rows.trainings.max()].settings.mean():.0f}"
+        line["ms"] = f"{rows.proposal_ms.mean():.0f}"
+        lines.append(line)
+    names = list(lines[0])
+    table = [names, ["---"] * len(names), *([line[name] for name in names] for line in lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", type=Path, default=RESULTS / "digits_runs.csv", help="what make_table.py made")
+    parser.add_argument("--space", default="digits_double", help="space of the table")
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES), metavar="RULE")
+    parser.add_argument("--repetitions", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first repetition")
+    parser.add_argument("--workers", type=int, default=4, help="virtual ones")
+    parser.add_argument("--budget", type=int, default=80, help="trainings of each search")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--save", type=Path, help="CSV file: a row for each search and budget")
+    flags = parser.parse_args()
+    action = partial(
+        repeat, path=flags.table, space_name=flags.space, names=flags.rules, workers=flags.workers, budget=flags.budget
+    )
+    began, rows = time.monotonic(), []
+    with multiprocessing.get_context("spawn").Pool(flags.processes) as pool:
+        for lines in pool.imap(action, range(flags.first, flags.first + flags.repetitions)):
+            rows += lines
+    results = pd.DataFrame(rows)
+    if flags.save:
+        results.round(5).to_csv(flags.save, index=False)
+    table = _table(flags.table, flags.space)
+    print(
+        f"{len(table.runs) - 1} settings, {len(table.seeds)} seeds, {flags.workers} workers,"
+        f" {flags.repetitions} repetitions"
+    )
+    print(f"standard error of a setting's truth {results.truth_error.mean():.4f}")
+    print(summary(results))
+    print(f"made in {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The settings of a search as a table: what their runs say of each, and which one is recommended."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from brainreg.hyperparameters import REGULARIZER
+from brainreg.recommendation.allocation import SettingRuns, Settings
+from brainreg.recommendation.places import Places
+from brainreg.recommendation.recommend import Recommendation, fit_guarded, recommend
+from brainreg.recommendation.surrogate import Surrogate
+from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED
+from brainreg.spaces.space import Space
+
+# What is expected of a setting: column of a trial's table, and what its columns here begin with.
+_EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
+
+
+# Columns of `settings_table` beside the searched hyperparameters.
+COLUMNS = (
+    *("setting_number", "setting", "rank", "runs", "trials", "recommended"),
+    *(f"{name}{end}" for name in _EXPECTED.values() for end in ("", "_low", "_high")),
+    *("mean_objective", "largest_objective", "p_best", "p_better_unregularized", "p_better_published"),
+)
+
+
+# What `with_expectations` says of a trial.
+EXPECTATIONS = ("expected_objective", "expected_clean_accuracy", "expected_robust_accuracy", "setting_rank")
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What a search recommends.
+
+    Attributes:
+        settings: a row for each setting with a finished run, the best first: see `COLUMNS`, and the hyperparameters
+            that are searched. `trials` are the numbers of its finished runs; `objective`, `clean` and `robust` are what
+            is expected of a further run, `_low` and `_high` the ends of their 95% intervals; `p_best` is the
+            probability that no other setting that was tried is better by more than 0.005.
+        recommended: its row; None where no regularized setting has finished.
+        checkpoint: number of the trial whose network stands for it: of its runs, the one nearest to the expected
+            objective.
+        gains: of each given setting, by its name, the expected gain of the recommended one, and the ends of its 95%
+            interval.
+        noise: standard deviation of one run around its setting's expected objective; missing before two runs.
+        regret: how much better the best of the settings is expected to be than the recommended one.
+    """
+
+    settings: pd.DataFrame
+    recommended: pd.Series | None
+    checkpoint: int | None
+    gains: dict[str, tuple[float, float, float]]
+    noise: float
+    regret: float
+
+    def runs_to_settle(self, probability: float = 0.9) -> int | None:
+        """Return about how many more runs would make the recommendation sure, if the best two share them.
+
+        None where it is sure already, or where that would take more than a thousand.
+        """
+        if self.recommended is None or self.recommended.p_best >= probability or len(self.settings) < 2:
+            return None
+        rivals = self.settings[(self.settings.setting != UNREGULARIZED) & ~self.settings.recommended]
+        if rivals.empty or not self.noise > 0:
+            return None
+        gap = max(self.recommended.objective - rivals.objective.max(), 0.0) + 0.005
+        each = (1.6449 * self.noise / gap) ** 2
+        more = math.ceil(2 * each - self.recommended.runs - rivals.runs.iloc[0])
+        return more if 0 < more <= 1000 else None
+
+
+def advise(finished: pd.DataFrame, space: Space) -> Advice:
+    """Return what the runs of a search say of its settings.
+
+    Args:
+        finished: the finished trials of one search, with the columns of `brainreg.records.results.load_results`.
+        space: what was searched.
+    """
+    groups = {number: own for number, own in finished.groupby("setting_number", sort=True)}
+    names = {number: own.setting.iloc[0] for number, own in groups.items()}
+    if not groups:
+        return Advice(_frame([], space), None, None, {}, math.nan, math.nan)
+    places = Places(space)
+    settings = _settings(groups, names, places, space)
+    order = {number: i for i, number in enumerate(groups)}
+    runs = SettingRuns(
+        np.array([order[number] for number in finished.setting_number]),
+        finished.seed.fillna(space.seed).to_numpy(dtype=np.int64),
+        finished.objective.to_numpy(dtype=float),
+        np.zeros(len(finished)),
+    )
+    able = np.array([names[number] in (PROPOSED, PUBLISHED) for number in groups])
+    results_of = {
+        column: _recommendation(settings, runs.with_values(finished[column].to_numpy(dtype=float)), places, able)
+        for column in _EXPECTED
+    }
+    surrogate, said = results_of["objective"]
+    rows = []
+    for number, own in groups.items():
+        i = order[number]
+        row = {
+            "setting_number": number,
+            "setting": names[number],
+            "runs": len(own),
+            "trials": own.trial.tolist(),
+            "recommended": bool(able.any() and i == said.setting),
+            "mean_objective": float(own.objective.mean()),
+            "largest_objective": float(own.objective.max()),
+            "p_best": float(said.best[i]),
+            **{name: own[name].iloc[0] for name in space.search},
+        }
+        for column, short in _EXPECTED.items():
+            one = results_of[column][1]
+            row |= {short: one.mean[i], f"{short}_low": one.low[i], f"{short}_high": one.high[i]}
+        for control in (UNREGULARIZED, PUBLISHED):
+            other = next((order[n] for n, name in names.items() if name == control), None)
+            row[f"p_better_{control}"] = math.nan if other is None or other == i else said.better(i, other)
+        rows.append(row)
+    frame = _frame(rows, space)
+    if not able.any():
+        return Advice(frame, None, None, {}, surrogate.noise, math.nan)
+    chosen = frame[frame.recommended].iloc[0]
+    own = groups[chosen.setting_number]
+    gains = {
+        name: said.gain(said.setting, order[number])
+        for number, name in names.items()
+        if name != PROPOSED and order[number] != said.setting
+    }
+    nearest = own.trial.iloc[int((own.objective - chosen.objective).abs().to_numpy().argmin())]
+    return Advice(frame, chosen, int(nearest), gains, surrogate.noise, said.regret)
+
+
+def _settings(groups: dict[int, pd.DataFrame], names: dict[int, str], places: Places, space: Space) -> Settings:
+    axes, islands = np.full((len(groups), len(places.groups)), 0.5), np.full(len(groups), -1)
+    for i, (number, own) in enumerate(groups.items()):
+        known = own.iloc[0]
+        hyperparameters = {name: known[name] for name in (*space.search, *REGULARIZER) if not pd.isna(known[name])}
+        given = names[number]
+        inside = given == PROPOSED or (given in space.given and bool(space.parameters(given)))
+        params = space.drawn(hyperparameters) if inside else None
+        if params is None:
+            islands[i] = number
+        else:
+            axes[i] = places.place(params)
+    return Settings(axes, islands)
+
+
+def _recommendation(
+    settings: Settings, runs: SettingRuns, places: Places, able: np.ndarray
+) -> tuple[Surrogate, Recommendation]:
+    surrogate, settings = fit_guarded(settings, runs, places.groups)
+    return surrogate, recommend(surrogate, settings, runs, able if able.any() else np.ones_like(able))
+
+
+def _frame(rows: Sequence[dict], space: Space) -> pd.DataFrame:
+    searched = list(space.search)
+    columns = [*COLUMNS[:2], *searched, *COLUMNS[2:]]
+    frame = pd.DataFrame(rows, columns=columns).astype({"recommended": bool})
+    frame = frame.sort_values(["objective", "setting_number"], ascending=[False, True], ignore_index=True)
+    return frame.assign(rank=range(1, len(frame) + 1))[columns]
+
+
+def with_expectations(results: pd.DataFrame, advice: Advice) -> pd.DataFrame:
+    """Return trials with what is expected of their settings, in the columns `EXPECTATIONS`; missing where none is."""
+    by_setting = advice.settings.set_index("setting_number")
+    columns = dict(zip(EXPECTATIONS, ("objective", "clean", "robust", "rank"), strict=True))
+    known = {name: results.setting_number.map(by_setting[column]) for name, column in columns.items()}
+    return results.assign(**known)
