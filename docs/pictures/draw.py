@@ -39,6 +39,7 @@ LAYERS = (
     ("analysis",),
     ("search",),
     ("records",),
+    ("recommendation",),
     ("spaces",),
     ("evaluation",),
     ("training",),
