@@ -2,6 +2,7 @@
 
 python benchmarks/recommendation.py --save=benchmarks/results/recommendation.csv
 python benchmarks/recommendation.py --table=benchmarks/results/mnist_runs.csv --space=narrow/mnist_mnist
+python benchmarks/recommendation.py --noise
 python benchmarks/recommendation.py --rules today thompson "race, asha" "no repeats" "no seed offset" "best raw value"
 
 The table (benchmarks/make_table.py) stands for the training: what a search proposes is looked up as the nearest setting
@@ -566,6 +567,39 @@ def summary(results: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
+def describe_noise(path: Path, space: Space) -> str:
+    """Return where the variance of the objective around its setting's mean comes from, over settings with all seeds.
+
+    That of images is what independent images give, p (1 - p) / n; the rest is that of training and split.
+    """
+    runs = pd.read_csv(path).drop_duplicates(["setting", "seed"])
+    whole = runs.groupby("seed").setting.transform("size")
+    runs = runs[whole == whole.max()]
+    values = runs.pivot(index="setting", columns="seed", values="objective")
+    count, seeds = values.shape
+    away = values.sub(values.mean(axis=1), axis=0)
+    variance = float((away**2).to_numpy().sum() / (count * (seeds - 1)))
+    rest = away - away.mean(axis=0)
+    own = float((rest**2).to_numpy().sum() / ((count - 1) * (seeds - 1)))
+    offset = max(float((away.mean(axis=0) ** 2).sum() / (seeds - 1)) - own / count, 0.0)
+    weight, attacked = space.objective.weight, space.objective.attack_image_num
+    robust, clean = runs.robust_accuracy, runs.clean_accuracy
+    valid = attacked + int(runs.rest_n.iloc[0])
+    of_attacked = float((1 - weight) ** 2 * (robust * (1 - robust)).mean() / attacked)
+    of_clean = float(weight**2 * (clean * (1 - clean)).mean() / valid)
+    fewer = float((1 - weight) ** 2 * (robust * (1 - robust)).mean() / valid)
+    lines = [
+        f"{count} settings, {seeds} seeds; standard deviation of a run {math.sqrt(variance):.4f}, of settings' means"
+        f" {values.mean(axis=1).std():.4f}",
+        f"variance: {offset / variance:.2f} offsets that all settings share,"
+        f" {of_attacked / variance:.2f} the {attacked} attacked images,"
+        f" {of_clean / variance:.2f} the {valid} clean ones,"
+        f" {1 - (offset + of_attacked + of_clean) / variance:.2f} training and split",
+        f"with all {valid} images attacked, the attacked images' part would be {fewer / variance:.2f}",
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, default=RESULTS / "digits_runs.csv", help="what make_table.py made")
@@ -577,7 +611,10 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=80, help="trainings of each search")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--save", type=Path, help="CSV file: a row for each search and budget")
+    parser.add_argument("--noise", action="store_true", help="only tell where the noise of a run comes from")
     flags = parser.parse_args()
+    if flags.noise:
+        return print(describe_noise(flags.table, load_space(flags.space)))
     action = partial(
         repeat, path=flags.table, space_name=flags.space, names=flags.rules, workers=flags.workers, budget=flags.budget
     )

@@ -2,10 +2,13 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
@@ -119,3 +122,44 @@ def test_it_runs(script, tmp_path):
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout, done.stderr
+
+
+class TestRecommendation:
+    """Of searches that are simulated in a table of real runs with several seeds."""
+
+    @pytest.fixture
+    def module(self, monkeypatch):
+        monkeypatch.syspath_prepend(str(BENCHMARKS))
+        import recommendation
+
+        return recommendation
+
+    def test_where_the_noise_comes_from(self, module, tmp_path):
+        """Offsets of seeds that all settings share are told from each run's own noise."""
+        generator = np.random.default_rng(0)
+        offsets = generator.normal(0, 0.03, 40)
+        rows = [
+            {"setting": setting, "seed": seed, "objective": 0.1 * setting + offset + generator.normal(0, 0.03)}
+            | {"robust_accuracy": 0.5, "clean_accuracy": 0.9, "rest_n": 160}
+            for setting in range(8)
+            for seed, offset in enumerate(offsets)
+        ]
+        pd.DataFrame(rows).to_csv(tmp_path / "runs.csv", index=False)
+        text = module.describe_noise(tmp_path / "runs.csv", load_space("digits_double"))
+        assert text.startswith("8 settings, 40 seeds; ")
+        share = float(re.search(r"variance: ([0-9.]+) offsets", text)[1])
+        of_offsets = offsets.var(ddof=1)
+        assert share == pytest.approx(of_offsets / (of_offsets + 0.03**2), abs=0.08)
+
+    @pytest.mark.parametrize("rule", ["today", "thompson", "race, asha"])
+    def test_a_search_is_told_only_what_feeds_it(self, module, rule):
+        """It recommends a setting of its part of the table, and the truth's runs are none of its own."""
+        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
+        drawn = module.Draw.of(table, 3)
+        assert not {*drawn.feed} & {*drawn.truth} and len(drawn.settings) < len(table.runs)
+        search = module.Search(drawn, module.RULES[rule], 3, 10, workers=2).run()
+        values = table.values()
+        for setting, seed, value in zip(search.state.settings, search.state.seeds, search.state.values, strict=True):
+            known = values[setting, [drawn.feed[seed % len(drawn.feed)]]]
+            assert np.isnan(value) or value == known
+        assert search.told[0]["setting"] in drawn.settings[1:]
