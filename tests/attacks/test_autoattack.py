@@ -35,10 +35,10 @@ def short(norm: str = "Linf", attacks: tuple[str, ...] = STANDARD, **settings: i
     return AutoAttack(version="custom", norm=norm, attacks=attacks, **settings)
 
 
-def authors(attack: AutoAttack, model: nn.Module, images, labels, eps: float) -> torch.Tensor:
+def authors(attack: AutoAttack, model: nn.Module, images, labels, eps: float, seed: int = 0) -> torch.Tensor:
     """Which images the authors' own loop, with the settings of our attack, leaves correct."""
     custom = attack.version == "custom"
-    common = {"norm": attack.norm, "eps": eps, "seed": 0, "device": "cpu"}
+    common = {"norm": attack.norm, "eps": eps, "seed": seed, "device": "cpu"}
     adversary = pyautoattack.AutoAttack(
         model, version=attack.version, attacks=[*attack.attacks] if custom else None, **common
     )
@@ -308,18 +308,21 @@ class TestInfiniteLogits:
 
     @pytest.mark.parametrize("kind", ["some", "top"])
     def test_as_many_images_withstand_as_of_the_authors(self, digits, kind):
-        model, images, labels = digits
+        network, images, labels = digits
 
         class Infinite(nn.Module):
             def forward(self, images):
-                logits = model(images)
+                logits = network(images)
                 if kind == "top":
                     return torch.where(logits == logits.amax(dim=1, keepdim=True), torch.inf, logits)
                 return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.3, logits * torch.inf, logits)
 
-        attack, eps = short(), 0.06
-        ours = attack(Infinite().eval(), images, labels, (eps,)).correct[0]
-        assert abs(int(ours.sum()) - int(authors(attack, Infinite().eval(), images, labels, eps).sum())) <= 1
+        # Where logits are infinite, a gradient says little, and chance decides: of 40 images, seeds and processors move
+        # the authors' 19 to 23 and ours 19 to 22 (`some`). Means over seeds are compared.
+        attack, eps, model = short(), 0.06, Infinite().eval()
+        ours = [int(attack(model, images, labels, (eps,), seed=seed).correct.sum()) for seed in range(6)]
+        theirs = [int(authors(attack, model, images, labels, eps, seed).sum()) for seed in range(6)]
+        assert abs(sum(ours) - sum(theirs)) / 6 <= 1.5
 
 
 class TestExamples:
