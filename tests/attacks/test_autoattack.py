@@ -318,11 +318,11 @@ class TestInfiniteLogits:
                 return torch.where(images.mean(dim=(1, 2, 3))[:, None] > 0.3, logits * torch.inf, logits)
 
         # Where logits are infinite, a gradient says little, and chance decides: of 40 images, seeds and processors move
-        # the authors' 19 to 23 and ours 19 to 22 (`some`). Means over seeds are compared.
+        # the authors' number from 19 to 23 and ours from 19 to 22 (`some`). So means over seeds are compared.
         attack, eps, model = short(), 0.06, Infinite().eval()
-        ours = [int(attack(model, images, labels, (eps,), seed=seed).correct.sum()) for seed in range(6)]
-        theirs = [int(authors(attack, model, images, labels, eps, seed).sum()) for seed in range(6)]
-        assert abs(sum(ours) - sum(theirs)) / 6 <= 1.5
+        ours = [int(attack(model, images, labels, (eps,), seed=seed).correct.sum()) for seed in range(12)]
+        theirs = [int(authors(attack, model, images, labels, eps, seed).sum()) for seed in range(12)]
+        assert abs(sum(ours) - sum(theirs)) / 12 <= 1
 
 
 class TestExamples:
