@@ -9,7 +9,7 @@ The table (benchmarks/make_table.py) stands for the training: what a search prop
 of the table, and takes the seconds that it took when the table was made; workers and time are virtual. In each
 repetition, half of the table's seeds feed the search, and the other half are the truth, never the same ones; a part of
 the settings is drawn anew, too. Samplers and schedulers are those of a search; `brainreg.recommendation` chooses and
-recommends, which a search does not do yet.
+recommends, as in a search.
 
 * regret: how much better the best setting is than the recommended one, both by the truth: the posterior mean of a
   surrogate that saw the truth's runs alone. `plain` is the same by the recommended setting's mean over the truth's runs
@@ -255,7 +255,7 @@ class Search:
         full = np.mean([run.seconds(False) for number in drawn.settings for run in table.runs[number]])
         self.full = float(full)
         name = rule.sampler if rule.sampler != "thompson" else "random"
-        self.sampler_study = optuna.create_study(sampler=make_sampler(name, budget, seed), direction="maximize")
+        self.sampler_study = optuna.create_study(sampler=make_sampler(name, seed), direction="maximize")
         self.open_trials: dict[int, Any] = {}
         epochs = len(table.runs[0][0].training)
         self.asha = AshaScheduler(epochs) if self.uses_proxy else None

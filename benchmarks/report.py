@@ -49,12 +49,15 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
         scheduler: none, or asha, which stops most.
         seed: of what is proposed.
     """
-    space, strategy = load_space("digits_double"), Strategy(sampler="random", scheduler=scheduler)
+    space, strategy = (
+        load_space("digits_double"),
+        Strategy(sampler="random", scheduler=scheduler, sampler_seed=seed, seeds=1),
+    )
     table, frame = RunTable(TABLE, space), pd.read_csv(TABLE)
     epochs = {number: one[[*_METRICS]].to_dict("records") for number, one in frame.groupby("setting")}
     numbers = [number for number in epochs if number >= 0]
     asha = AshaScheduler(len(table.runs[0].training)) if scheduler == "asha" else FIFOScheduler()
-    study = SearchStudy(space, strategy, trials, seed, "report")
+    study = SearchStudy(space, strategy, "report")
     write_manifest(
         folder,
         {

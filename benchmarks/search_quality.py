@@ -250,7 +250,8 @@ def search(
     oracle: bool = False,
 ) -> Found:
     """Search the table: what the real search does with Optuna and the scheduler, in virtual time."""
-    study = SearchStudy(space, strategy, trials, seed, "virtual")
+    strategy = strategy.model_copy(update={"sampler_seed": seed, "seeds": 1})
+    study = SearchStudy(space, strategy, "virtual")
     uses_proxy = strategy.scheduler == "asha"
     found, measured, best = Found([], 0, 0, 0.0, []), [], -math.inf
     order, tried, events = itertools.count(), set(), []
@@ -293,7 +294,8 @@ def search(
         report = run.report(epoch) if uses_proxy else {"epoch": epoch}
         if uses_proxy:
             study.report(trial, epoch, report["proxy_objective"])
-        known = SimpleNamespace(trial_id=str(trial.number), config={"number": trial.number, "setting": record.setting})
+        config = {"number": trial.number, "setting_number": trial.number, "setting": record.setting}
+        known = SimpleNamespace(trial_id=str(trial.number), config=config)
         if scheduler.on_trial_result(None, known, report) == TrialScheduler.STOP:
             study.tell_stopped(trial)
             found.stopped += 1

@@ -47,7 +47,7 @@ from brainreg.search.plan import SearchOptions, plan_search
 from brainreg.search.progress import SearchProgress
 from brainreg.search.samplers import make_sampler
 from brainreg.search.searcher import StudySearch
-from brainreg.search.strategy import Strategy
+from brainreg.search.strategy import SURROGATE, Strategy
 from brainreg.search.study import SearchStudy
 from brainreg.search.trial import TrialJob
 from brainreg.spaces.files import load_space
@@ -117,7 +117,7 @@ def bare_rate(folder: Path, trials: int, sampler: str, seed: int, durable: bool 
                 space,
                 metric="objective",
                 mode="max",
-                sampler=make_sampler(sampler, trials, seed),
+                sampler=make_sampler(sampler, seed),
                 storage=storage,
             ),
             num_samples=trials,
@@ -133,13 +133,14 @@ def bare_rate(folder: Path, trials: int, sampler: str, seed: int, durable: bool 
 
 def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     """This project's Tuner, put together as `brainreg.search.run.run_search` does."""
-    ends, space, strategy = _Ends(), load_space(SPACE), Strategy(sampler=sampler)
+    ends, space = _Ends(), load_space(SPACE)
+    strategy = Strategy(sampler=sampler, sampler_seed=seed, seeds=1)
     options = SearchOptions(name="own", storage_path=str(folder), num_samples=trials, data_dir=str(ROOT / "data"))
     plan = plan_search(space, options, strategy)
-    study = SearchStudy(space, strategy, trials, seed, plan.name, plan.database, own=True)
+    study = SearchStudy(space, strategy, plan.name, plan.database, own=True)
     search = StudySearch(study, plan.folder, ())
-    progress = SearchProgress(trials, plan.slots, space.search, Console(file=io.StringIO(), width=120))
-    job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, seed, 1, "cpu", proxy=True)
+    progress = SearchProgress(trials, plan.slots, space, Console(file=io.StringIO(), width=120))
+    job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, 1, "cpu", proxy=True)
     tuner = brainreg.search.run._tuner(plan, job, search, progress)
     tuner._local_tuner._run_config.callbacks.append(ends)
     with progress:
@@ -206,11 +207,10 @@ def measure_proposals(flags: argparse.Namespace) -> list[dict[str, Any]]:
     rows, records = [], finished_records(flags.finished)
     for objective, sampler in itertools.product(("combined", "pareto"), flags.samplers):
         with tempfile.TemporaryDirectory() as folder, _quiet():
-            strategy = Strategy(objective=objective, sampler=sampler)
+            seeds = None if sampler == SURROGATE else 1  # so that each trial is a proposal
+            strategy = Strategy(objective=objective, sampler=sampler, sampler_seed=0, seeds=seeds)
             database = f"sqlite:///{folder}/study.db"
-            study = SearchStudy(
-                load_space(SPACE), strategy, flags.finished + 100, 0, "long", database, records, own=True
-            )
+            study = SearchStudy(load_space(SPACE), strategy, "long", database, records, own=True)
             search = StudySearch(study, Storage(folder), records)
             search._again.clear()  # what a resumed search would hand out first
             seconds = []

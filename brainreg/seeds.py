@@ -25,6 +25,7 @@ class Stream(IntEnum):
     ATTACK = 10
     PGD = 11
     FRESH_SEEDS = 12
+    SEARCH_SEEDS = 13
 
 
 def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:
@@ -42,6 +43,21 @@ def text_seed(text: str) -> int:
     if text.isascii() and text.isdecimal():
         return int(text)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+def search_seed(seed: int, index: int) -> int:
+    """Return one of the seeds that the runs of a search have; the first is the search's own.
+
+    Args:
+        seed: of the search.
+        index: 0 and up.
+
+    >>> search_seed(7, 0), search_seed(7, 1) == search_seed(7, 1), len({search_seed(7, i) for i in range(100)})
+    (7, True, 100)
+    """
+    if index == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, Stream.SEARCH_SEEDS, index]).generate_state(1)[0])
 
 
 def fresh_seeds(identity: str, count: int, used: Iterable[int] = (), begun: Iterable[int] = ()) -> list[int]:

@@ -27,6 +27,17 @@ def format_accuracy(value: Any) -> str:
     return "" if pd.isna(value) else f"{value:.3f}"
 
 
+def format_probability(value: float) -> str:
+    """Return a probability as people read it: never as sure as 0% or 100%.
+
+    >>> format_probability(0.9996), format_probability(0.62), format_probability(0.001)
+    ('over 99%', '62%', 'under 1%')
+    """
+    if pd.isna(value):
+        return ""
+    return "over 99%" if value > 0.995 else "under 1%" if value < 0.005 else f"{value:.0%}"
+
+
 def format_duration(seconds: float) -> str:
     """Return a time as minutes and seconds, or hours and minutes.
 

@@ -10,7 +10,7 @@ from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.comparison import confirmation_table
 from brainreg.analysis.formats import ABSENT, format_interval, format_number, format_percent
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.results import rank_trials
+from brainreg.records.results import expected_value, rank_trials
 from brainreg.records.trial import FINISHED
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, PROPOSED, PUBLISHED, SETTINGS, UNREGULARIZED, shown_name
 from brainreg.spaces.published import PUBLISHED_SETTINGS
@@ -32,9 +32,10 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
     Returns:
         A row for each search, by its data sets: `data` (classified - regularization), `search`, `running`, `trials`
         (that finished); `published_` alpha, th and range, missing where nothing was published; `found_` alpha, th,
-        th_2, range, N and k, of the proposed trial with the best objective. For each of `SETTINGS`, `SETTING_clean`
-        and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as `over_seeds` makes them,
-        and `SETTING_seeds`. `better`: given settings whose objective is as good as that of the found one, or better.
+        th_2, range, N and k, of the proposed setting with the largest expected objective. For each of `SETTINGS`,
+        `SETTING_clean` and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as
+        `over_seeds` makes them, and `SETTING_seeds`. `better`: given settings whose expected objective is as good as
+        that of the found one, or better.
         `newer`: the trial that ranks first now where another one was confirmed before.
         How it was measured: `images` (test or validation, all of a row), `clean_n`, `robust_n`, `attack`, `eps`.
     """
@@ -46,14 +47,13 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
         everything, one = trials[trials.search == search], finished[finished.search == search]
         data = everything.data.iloc[0]
         published = PUBLISHED_SETTINGS.get(data, {})
-        order = rank_trials(one).objective if len(one) else ()
         best = {name: _best(one, PROPOSED if name == FOUND else name) for name in SETTINGS}
         found = best[FOUND]
         row = {
             "data": data,
             "search": search,
             "running": bool(everything.running.iloc[0]),
-            "trials": len(order),
+            "trials": len(one),
             **{f"published_{name}": published.get(key) for name, key in _PUBLISHED.items()},
             **{f"found_{name}": None if found is None else found[key] for name, key in _FOUND.items()},
         }
@@ -67,7 +67,8 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
         row["better"] = ", ".join(
             shown_name(name)
             for name in SETTINGS[:-1]
-            if best[name] is not None and (found is None or best[name].objective >= found.objective)
+            if best[name] is not None
+            and (found is None or expected_value(best[name], "objective") >= expected_value(found, "objective"))
         )
         first = everything.iloc[0]
         row |= {"images": "validation", "attack": first.attack, "eps": first.eps}
@@ -142,7 +143,9 @@ def _settings_as_texts(trials: pd.DataFrame) -> pd.Series:
 
 def _best(finished: pd.DataFrame, setting: str) -> pd.Series | None:
     of_setting = finished[finished.setting == setting].dropna(subset=["objective"])
-    return None if of_setting.empty else of_setting.loc[of_setting.objective.idxmax()]
+    if of_setting.empty:
+        return None
+    return of_setting[of_setting.trial == rank_trials(of_setting).trial.iloc[0]].iloc[0]
 
 
 def _departures(published: pd.Series) -> str:
@@ -208,7 +211,7 @@ def table_notes(table: pd.DataFrame) -> list[str]:
     for departs, group in table[table.departs != ""].groupby("departs", sort=False):
         notes.append(f"The published setting did not run as published, but with {departs} ({', '.join(group.search)}).")
     for row in table[table.better != ""].itertuples():
-        notes.append(f"In {row.search}, no proposed setting has a better objective than the {row.better} one.")
+        notes.append(f"In {row.search}, no proposed setting is expected to be better than the {row.better} one.")
     if table[f"{EARLY_STOPPED}_clean"].notna().any():
         notes.append(
             f"«{shown_name(EARLY_STOPPED)}»: its best epoch is the one with the largest objective on validation images,"

@@ -82,7 +82,7 @@ def load_measured_curves(
 ) -> pd.DataFrame:
     """Return what `python -m brainreg evaluate` measured already of the networks of searches, and wrote beside them.
 
-    Of each search, the network in `best/`, the proposed trial with the best objective, and the given settings.
+    Of each search, the network in `best/`, the first proposed trial of `rank_trials`, and the given settings.
 
     Args:
         folders: of the searches, as `brainreg.records.searches.load_searches` takes them.

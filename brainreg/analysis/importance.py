@@ -153,8 +153,6 @@ def _proposed(search: Storage) -> optuna.Study:
     told = SearchStudy(
         validated(Space, manifest["space"], spell=lambda key: f"{where}: space.{key}"),
         validated(Strategy, manifest["strategy"], spell=lambda key: f"{where}: strategy.{key}"),
-        manifest["num_samples"],
-        manifest["seed"],
         name=str(search).rsplit("/", 1)[-1],
         records=read_trials(search, damaged=[]),
     ).study

@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from brainreg._utils.formats import SYMBOLS, format_duration, format_setting
+from brainreg._utils.formats import SYMBOLS, format_duration, format_probability, format_setting
 from brainreg.analysis.formats import ABSENT
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.recommendation.settings import Advice
 from brainreg.records.results import rank_trials
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
-from brainreg.spaces.names import PROPOSED, shown_name
+from brainreg.spaces.names import PROPOSED, UNREGULARIZED, shown_name
+from brainreg.spaces.space import Space
 from brainreg.statistics import front
 
 
@@ -26,6 +28,40 @@ def best_trials(trials: pd.DataFrame, rows: int = 10) -> pd.DataFrame:
         order = rank_trials(trials[trials.search == search])
         parts.append(order[(order.index < rows) | (order.setting != PROPOSED)])
     return _readable(pd.concat(parts, ignore_index=True) if parts else trials)
+
+
+def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
+    """Return what is expected of the best settings of a search and of its given ones, as people read it, best first.
+
+    Args:
+        advice: of `brainreg.records.results.search_advice`.
+        space: what was searched.
+        rows: how many settings; given ones come beside them.
+
+    Returns:
+        `setting` (number and name), the searched hyperparameters by the paper's symbols, `runs`, expected accuracies
+        and objective in percent, its 95% interval, and the probabilities to be the best of them, and to be better than
+        the unregularized one.
+    """
+    chosen = advice.settings
+    chosen = chosen[(chosen["rank"] <= rows) | (chosen.setting != PROPOSED) | chosen.recommended]
+    names = [
+        ", ".join(filter(None, (str(one.setting_number), shown_name(one.setting), "recommended" * one.recommended)))
+        for one in chosen.itertuples()
+    ]
+    seen = pd.DataFrame({"setting": names})
+    for name in space.search:
+        seen[SYMBOLS.get(name, name)] = chosen[name].map(format_setting).tolist()
+    seen["runs"] = chosen.runs.tolist()
+    for name in ("clean", "robust", "objective"):
+        seen[f"{name} (%)"] = [_accuracy_shown(value) for value in chosen[name]]
+    seen["95% interval"] = [
+        f"{_accuracy_shown(low)} to {_accuracy_shown(high)}"
+        for low, high in zip(chosen.objective_low, chosen.objective_high, strict=True)
+    ]
+    seen["P(best)"] = chosen.p_best.map(format_probability).tolist()
+    seen["P(better than unregularized)"] = chosen[f"p_better_{UNREGULARIZED}"].map(format_probability).tolist()
+    return seen
 
 
 def front_trials(trials: pd.DataFrame) -> pd.DataFrame:

@@ -14,10 +14,10 @@ from rich.console import Console
 from brainreg._utils.flags import Parser, from_flags, given_values
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.trial import FINISHED, UNFINISHED
+from brainreg.records.trial import FINISHED
 from brainreg.search.cluster import machines
 from brainreg.search.plan import SearchOptions, SearchPlan, find_search, plan_resume, plan_search
-from brainreg.search.run import run_search
+from brainreg.search.run import is_done, run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.files import load_space, space_names
@@ -73,10 +73,10 @@ def main(arguments: Sequence[str]) -> int:
     if flags.dry_run:
         _show(plan, console)
         return 0
-    states = run_search(plan, console).state
-    if (states != UNFINISHED).sum() < plan.num_samples:
+    results = run_search(plan, console)
+    if not is_done(plan, results):
         return 130  # interrupted
-    return 0 if (states == FINISHED).any() else 1
+    return 0 if (results.state == FINISHED).any() else 1
 
 
 def with_name(arguments: Sequence[str], flag: str, description: str) -> list[str]:

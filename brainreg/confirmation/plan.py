@@ -23,8 +23,8 @@ from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import Evaluation, plan_attacks
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import DRIVER, driver_of
-from brainreg.records.manifest import MANIFEST, read_manifest, search_id
-from brainreg.records.results import load_results, rank_trials, settings_of
+from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
+from brainreg.records.results import first_of_settings, load_results, rank_trials, settings_of
 from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
@@ -210,11 +210,11 @@ def plan_confirmation(
             f"--seeds={asked.seeds}: no difference can be larger than the noise unless differences between seeds are"
             f" assumed to be normal; that takes {least} seeds or more"
         )
-    ended, of = int((results.state != UNFINISHED).sum()), manifest["num_samples"]
+    ended, of = int((results.state != UNFINISHED).sum()), trials_asked(manifest)
     if ended < of:
         notes.append(f"the search is not done, {ended} of {of} trials are: its best may change")
     if given := rank_trials(results).setting.iloc[0]:
-        notes.append(f"no proposed setting has a better objective in the search than the {given} one")
+        notes.append(f"no proposed setting is expected to be better than the {given} one by the search")
     measured = _evaluation(space, evaluation, before, search)
     if before:
         now, order, chosen = order, before["order"], before["chosen"]
@@ -285,13 +285,15 @@ def _are(count: int, what: str) -> str:
 
 
 def _best_first(results: pd.DataFrame, objective: str, space: Space) -> tuple[list[int], str]:
-    """The numbers of the proposed trials that can be confirmed, best first, and how they were chosen."""
-    finished = rank_trials(results)
+    """The numbers of the first trials of the proposed settings that can be confirmed, best first, and how they were
+    chosen.
+    """
+    finished = first_of_settings(rank_trials(results))
     finished = finished[finished.setting == PROPOSED]
     rule = f"{space.objective.weight:g} clean + {1 - space.objective.weight:g} robust accuracy"
-    chosen = f"the best objective, {rule}, on the search's validation images"
+    chosen = f"the best expected objective, {rule}, on the search's validation images"
     if objective == "pareto" and len(finished):
-        finished = finished[front(finished.clean_accuracy, finished.robust_accuracy)]
+        finished = finished[front(finished.expected_clean_accuracy, finished.expected_robust_accuracy)]
         chosen = f"of the front of clean and robust accuracy, {chosen}"
     return finished.trial.tolist(), chosen
 

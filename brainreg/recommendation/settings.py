@@ -167,5 +167,5 @@ def with_expectations(results: pd.DataFrame, advice: Advice) -> pd.DataFrame:
     """Return trials with what is expected of their settings, in the columns `EXPECTATIONS`; missing where none is."""
     by_setting = advice.settings.set_index("setting_number")
     columns = dict(zip(EXPECTATIONS, ("objective", "clean", "robust", "rank"), strict=True))
-    known = {name: results.setting_number.map(by_setting[column]) for name, column in columns.items()}
-    return results.assign(**known)
+    known = {name: results.setting_number.map(by_setting[column].to_dict()) for name, column in columns.items()}
+    return results.assign(**known).astype({**dict.fromkeys(EXPECTATIONS, "float64"), "setting_rank": "Int64"})

@@ -22,6 +22,11 @@ _MEAN_VARIANCE = 1.0
 _JITTER = 1e-8
 
 
+# Of more runs, scales and variances are fitted to so many, drawn at random; all runs count in the posterior. (The time
+# of a fit grows with the cube of their number.)
+_MOST_FITTED = 300
+
+
 # The standard deviation of accuracies that is assumed as long as fewer runs are known, or all are equal.
 _FIRST_SCALE, _LEAST_SCALED = 0.1, 3
 
@@ -85,7 +90,8 @@ class Surrogate:
             self._center = float(np.mean(runs.values))
             known = float(np.std(runs.values)) if len(runs) >= _LEAST_SCALED else 0.0
             self._scale = known or _FIRST_SCALE
-            self._logs = self._fit()
+            drawn = np.random.default_rng(0).permutation(len(runs))[:_MOST_FITTED]
+            self._logs = self._fit(runs.part(np.sort(drawn)))
         else:
             self._center, self._scale, self._logs = like._center, like._scale, like._logs
         self._condition()
@@ -158,8 +164,8 @@ class Surrogate:
         alike = np.where(_connected(islands, other_islands), alike, islands[:, None] == other_islands[None, :])
         return np.exp(self._logs[0]) * alike + _MEAN_VARIANCE
 
-    def _fit(self) -> np.ndarray:
-        runs, count = self._runs, len(self._runs)
+    def _fit(self, runs: Runs) -> np.ndarray:
+        count = len(runs)
         standard = (runs.values - self._center) / self._scale
         extra = runs.extra / self._scale**2
         squares = self._squares(runs.places, runs.places)

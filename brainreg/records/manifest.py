@@ -10,10 +10,12 @@ from brainreg.storage import Storage
 MANIFEST = "search.json"
 
 
-FORMAT = 3
+FORMAT = 4
 
 
-_WITHOUT_FINGERPRINTS = 2  # of data; all else is as it is now
+# Formats of earlier versions that can be read. 2 has no fingerprints of data; up to 3, each trial is a setting of its
+# own, run with the seed of the search.
+_EARLIER = (2, 3)
 
 
 def write_manifest(search: Storage, content: dict[str, Any]) -> None:
@@ -48,7 +50,7 @@ def read_manifest(search: Storage) -> dict[str, Any]:
         raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{search.path(MANIFEST)}: damaged (it is no mapping)")
-    if manifest.get("format") not in (FORMAT, _WITHOUT_FINGERPRINTS):
+    if manifest.get("format") not in (FORMAT, *_EARLIER):
         raise FormatError(
             f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
             manifest,
@@ -56,6 +58,11 @@ def read_manifest(search: Storage) -> dict[str, Any]:
     if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
         raise InputError(f"{search.path(MANIFEST)}: damaged (it does not say what is searched)")
     return manifest
+
+
+def trials_asked(manifest: Mapping[str, Any]) -> int:
+    """Return how many trials a search has: as many as it was asked for, or as it had when another limit ended it."""
+    return (manifest.get("ended") or {}).get("trials", manifest["num_samples"])
 
 
 def search_id(manifest: Mapping[str, Any]) -> str:

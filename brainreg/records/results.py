@@ -2,7 +2,7 @@
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,18 @@ import pandas as pd
 
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.recommendation.settings import EXPECTATIONS, Advice, advise, with_expectations
 from brainreg.records.manifest import MANIFEST, read_manifest
 from brainreg.records.trial import CHECKPOINT, FINISHED, TrialRecord, read_trials, trial_name
+from brainreg.spaces.names import PROPOSED, PUBLISHED
 from brainreg.spaces.objective import Objective
+from brainreg.spaces.space import Space
 from brainreg.storage import Storage
 
-TABLE, EPOCHS_TABLE = "results.csv", "epochs.csv"
+TABLE, EPOCHS_TABLE, SETTINGS_TABLE = "results.csv", "epochs.csv", "settings.csv"
 
 
-# The folder of the best trial's network, and how that and the unregularized one stood the last, strongest attack.
+# The folder of the recommended network, and how that and the unregularized one stood the last, strongest attack.
 BEST, FINAL_TABLE = "best", "final_attack.csv"
 
 
@@ -42,11 +45,15 @@ def load_results(folder: str | Path | Storage) -> pd.DataFrame:
         folder: what `brainreg tune` printed as the search's folder: a path, or `s3://BUCKET/PATH`.
 
     Returns:
-        Columns: `trial` (number), `setting` (name of a given one, or empty), `state` (finished, stopped as not
+        Columns: `trial` (number), `setting` (name of a given one, or empty), `setting_number` (of the first trial with
+        these hyperparameters, whatever their seeds), `state` (finished, stopped as not
         worth its time, failed, unfinished), `error`, `retries` (why it was tried again, a list of texts); every
         hyperparameter (those of the regularizer are missing where nothing is regularized); the columns of `MEASURED`
         (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were
-        measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; `seconds` (that workers spent on it); `began` (when
+        measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; what is expected of a further run of its
+        setting, and at which place that puts the setting: `expected_objective`, `expected_clean_accuracy`,
+        `expected_robust_accuracy`, `setting_rank` (see `brainreg.recommendation.settings`); `seconds` (that workers
+        spent on it); `began` (when
         it was proposed, seconds since 1970); `epochs` (the per-epoch metrics, a list of mappings, see `epochs_of`);
         `node` (where it ran last); `checkpoint` (path of its file, if it was ever written).
 
@@ -78,18 +85,51 @@ def load_trials(search: Storage, manifest: Mapping[str, Any], damaged: list[str]
             if damaged is None:
                 raise
             damaged.append(str(error))
-    return typed(pd.DataFrame(rows, columns=COLUMNS).assign(**measured_by))
+    results = typed(pd.DataFrame(rows, columns=COLUMNS).assign(**measured_by))
+    space = read_space(manifest)
+    return results if space is None else with_expectations(results, search_advice(results, space))
+
+
+def read_space(manifest: Mapping[str, Any]) -> Space | None:
+    """Return what a search's manifest says was searched; None where that is no space of this version."""
+    try:
+        return Space(**manifest["space"])
+    except (TypeError, ValueError):
+        return None
+
+
+def search_advice(results: pd.DataFrame, space: Space) -> Advice:
+    """Return what the trials of one search, as `load_results` returns them, say of its settings."""
+    return advise(results[results.state == FINISHED], space)
+
+
+def advise_by_records(records: Iterable[TrialRecord], space: Space) -> Advice:
+    """Return what trials say of a search's settings."""
+    rows = [
+        {
+            "trial": record.number,
+            "setting": record.setting,
+            "setting_number": record.setting_number,
+            **{name: record.hyperparameters.get(name) for name in Hyperparameters.model_fields},
+            **{name: record.measured[name] for name in ("objective", "clean_accuracy", "robust_accuracy")},
+        }
+        for record in records
+        if record.state == FINISHED
+    ]
+    return advise(typed(pd.DataFrame(rows, columns=COLUMNS)), space)
 
 
 COLUMNS = (
     "trial",
     "setting",
+    "setting_number",
     "state",
     "error",
     "retries",
     *Hyperparameters.model_fields,
     *MEASURED,
     *("weight", "attack", "eps", "noise", "noise_eps"),
+    *EXPECTATIONS,
     "seconds",
     "began",
     "epochs",
@@ -101,8 +141,9 @@ COLUMNS = (
 def typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Give the columns types that know missing values, so that an unregularized trial does not make N a fraction."""
     types = {name: _column_type(field.annotation) for name, field in Hyperparameters.model_fields.items()}
-    counts = {name: "Int64" for name in ("trial", "clean_n", "robust_n", "best_epoch")}
-    fractions = {name: "float64" for name in MEASURED if name not in counts} | {"seconds": "float64"}
+    counts = {name: "Int64" for name in ("trial", "setting_number", "clean_n", "robust_n", "best_epoch")}
+    counts["setting_rank"] = "Int64"
+    fractions = {name: "float64" for name in (*MEASURED, *EXPECTATIONS, "seconds") if name not in counts}
     return frame.astype({**types, **counts, **fractions})
 
 
@@ -122,6 +163,7 @@ def _row(record: TrialRecord, search: Storage) -> dict[str, Any]:
     return {
         "trial": record.number,
         "setting": record.setting,
+        "setting_number": record.setting_number,
         "state": record.state,
         "error": record.error,
         "retries": record.retries,
@@ -162,12 +204,15 @@ def epochs_of(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["trial", *_EPOCH_METRICS])
 
 
-def write_tables(folder: str | Path | Storage, results: pd.DataFrame) -> None:
-    """Write the trials and their epochs as CSV files beside them."""
+def write_tables(folder: str | Path | Storage, results: pd.DataFrame, advice: Advice | None = None) -> None:
+    """Write the trials and their epochs as CSV files beside them, and what their settings are worth."""
     search = folder if isinstance(folder, Storage) else Storage(folder)
     table = results.drop(columns=["epochs", "checkpoint"]).assign(retries=results.retries.map("; ".join))
     search.write(TABLE, table.to_csv(index=False))
     search.write(EPOCHS_TABLE, epochs_of(results).to_csv(index=False))
+    if advice is not None:
+        texts = advice.settings.trials.map(lambda numbers: " ".join(map(str, numbers)))
+        search.write(SETTINGS_TABLE, advice.settings.assign(trials=texts).to_csv(index=False))
 
 
 def read_table(content: str | bytes) -> pd.DataFrame:
@@ -191,15 +236,50 @@ def read_table(content: str | bytes) -> pd.DataFrame:
         frame = typed(frame.reindex(columns=[*COLUMNS]))
     except (ValueError, TypeError) as error:
         raise InputError(f"{TABLE}: not a table of trials ({' '.join(str(error).split())})") from error
+    frame["setting_number"] = frame.setting_number.fillna(frame.trial)  # in earlier versions each had its own
     retries = frame.retries.map(lambda text: [] if pd.isna(text) else str(text).split("; "))
     empty = pd.Series([[] for _ in range(len(frame))], index=frame.index, dtype=object)
     return frame.assign(**frame[[*texts]].astype(object).fillna(""), retries=retries, epochs=empty)
 
 
 def rank_trials(results: pd.DataFrame) -> pd.DataFrame:
-    """Return the finished trials, best objective first, ties by trial number."""
+    """Return the finished trials, those of the setting with the largest expected objective first.
+
+    Of one setting, the trial that is nearest to what is expected stands first; where nothing is expected, the largest
+    objective does.
+    """
     finished = results[results.state == FINISHED]
-    return finished.sort_values(["objective", "trial"], ascending=[False, True], ignore_index=True)
+    away = (finished.objective - finished.expected_objective).abs()
+    order = pd.DataFrame({"rank": finished.setting_rank, "away": away, "own": -finished.objective, "n": finished.trial})
+    return finished.loc[order.sort_values(["rank", "away", "own", "n"]).index].reset_index(drop=True)
+
+
+def recommended_trial(ranked: pd.DataFrame) -> pd.Series:
+    """Return the trial whose network stands for the recommended setting: the first of a regularized one.
+
+    Where no regularized trial has finished, it is the first of all.
+
+    Args:
+        ranked: of `rank_trials`; one trial at least.
+    """
+    regularized = ranked[ranked.setting.isin([PROPOSED, PUBLISHED])]
+    return (regularized if len(regularized) else ranked).iloc[0]
+
+
+def first_of_settings(ranked: pd.DataFrame) -> pd.DataFrame:
+    """Return the first trial of each setting, in the order of `rank_trials`."""
+    return ranked.drop_duplicates("setting_number").reset_index(drop=True)
+
+
+def expected_value(trial: Any, column: str) -> float:
+    """Return what is expected of a trial's setting; what the trial itself gave where nothing is expected.
+
+    Args:
+        trial: a row of `load_results`.
+        column: objective, clean_accuracy or robust_accuracy.
+    """
+    expected = getattr(trial, f"expected_{column}")
+    return float(getattr(trial, column) if pd.isna(expected) else expected)
 
 
 def settings_of(row: pd.Series) -> Hyperparameters:

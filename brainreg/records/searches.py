@@ -12,7 +12,7 @@ import brainreg
 from brainreg._utils.paths import split_paths
 from brainreg.errors import InputError, nearest
 from brainreg.records.driver import driver_of
-from brainreg.records.manifest import MANIFEST, FormatError, read_manifest
+from brainreg.records.manifest import MANIFEST, FormatError, read_manifest, trials_asked
 from brainreg.records.results import COLUMNS, TABLE, load_trials, read_table, typed
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.spaces.published import row_name
@@ -198,7 +198,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
         trials = _load_what_the_table_says(search, notes)
     driver = _driver(search, notes)
     space = manifest["space"] if isinstance(manifest.get("space"), dict) else {}
-    total = manifest.get("num_samples")
+    total = trials_asked(manifest) if "num_samples" in manifest else None
     counts = trials.state.value_counts()
     ended = len(trials) + len(left_out) - counts.get(UNFINISHED, 0)
     state = OTHER_VERSION if other else DONE if total is not None and ended >= total else INTERRUPTED

@@ -26,7 +26,7 @@ _READERS = 32  # of trials at a time, over a network
 
 @dataclass
 class TrialRecord:
-    """One trial.
+    """One trial: a run of a setting with a seed.
 
     Attributes:
         number: in Optuna's study.
@@ -42,7 +42,9 @@ class TrialRecord:
         measured: the objective and its parts; empty until it finished.
         seconds: that workers spent on it.
         node: where it ran last.
-        data: fingerprints of what it trained on and was measured on; see `brainreg.fingerprints`.
+        data: fingerprints of what it trained on and was measured on; see `brainreg.data.fingerprints`.
+        setting_number: number of the first trial with these hyperparameters, whatever their seeds; its own one where
+            it is the first.
     """
 
     number: int
@@ -60,6 +62,16 @@ class TrialRecord:
     seconds: float | None = None
     node: str = ""
     data: dict[str, str] = field(default_factory=dict)
+    setting_number: int = -1
+
+    def __post_init__(self) -> None:
+        if self.setting_number < 0:
+            self.setting_number = self.number
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether it runs a setting that an earlier trial ran, with another seed."""
+        return self.setting_number != self.number
 
     @property
     def state(self) -> str:

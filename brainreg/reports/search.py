@@ -39,11 +39,20 @@ from brainreg.analysis.figures.landscape import slices as draw_slices
 from brainreg.analysis.figures.robustness import robustness_curves
 from brainreg.analysis.figures.style import png
 from brainreg.analysis.files import to_csv
-from brainreg.analysis.trials import all_trials, best_trials, front_trials, same_in_all
+from brainreg.analysis.trials import all_trials, best_settings, best_trials, front_trials, same_in_all
 from brainreg.analysis.trials import costs as cost_table
 from brainreg.errors import InputError
 from brainreg.records.manifest import FormatError, read_manifest
-from brainreg.records.results import FINAL_TABLE, settings_of
+from brainreg.records.results import (
+    FINAL_TABLE,
+    expected_value,
+    first_of_settings,
+    rank_trials,
+    read_space,
+    recommended_trial,
+    search_advice,
+    settings_of,
+)
 from brainreg.records.searches import RUNNING, Searches, load_searches, split_folders
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.reports.scatter import Axis, Mark, definitions, key, plot
@@ -236,7 +245,7 @@ class _Report:
 
     def _overview(self) -> str:
         overview = self.searches.overview
-        leads = "".join(map(self._lead, self.folders))
+        leads = "".join(self._lead(name) + self._settings(name) for name in self.folders)
         facts = overview.drop(columns=["published", "notes"]).set_index("search").astype(object)
         facts["hours"] = [format_duration(3600 * hours) for hours in facts.hours]
         facts = facts.rename(columns={"of": "of (trials asked for)", "hours": "time that workers spent"})
@@ -265,19 +274,44 @@ class _Report:
         one = self.trials[(self.trials.search == name) & (self.trials.state == FINISHED)].dropna(subset=["objective"])
         if one.empty:
             return f'<p class="lead">{escape(said + (confirmed or "No trial has finished yet."))}</p>'
-        best = one.loc[one.objective.idxmax()]
-        found = (
-            f"the best of {len(one)} finished trials is trial {best.trial} ({shown_name(best.setting) or 'proposed'}):"
-            f" objective {best.objective:.1%}, clean {best.clean_accuracy:.1%}, robust {best.robust_accuracy:.1%}"
+        ranked = rank_trials(one)
+        best = recommended_trial(ranked)
+        objective, clean, robust = (
+            expected_value(best, name) for name in ("objective", "clean_accuracy", "robust_accuracy")
         )
-        for setting in _GIVEN_SHAPES:
-            for other in one[(one.setting == setting) & (one.trial != best.trial)].itertuples():
-                found += f"; {shown_name(setting)}: {other.objective:.1%}"
+        of = f" ({shown_name(best.setting)})" if best.setting else ""
+        runs = int((one.setting_number == best.setting_number).sum())
+        found = (
+            f"of {one.setting_number.nunique()} settings with {len(one)} finished trials, setting"
+            f" {best.setting_number}{of} is recommended, after {runs} of them: expected objective {objective:.1%},"
+            f" clean {clean:.1%}, robust {robust:.1%}"
+        )
+        for other in first_of_settings(ranked).itertuples():
+            if other.setting and other.setting_number != best.setting_number:
+                found += f"; {shown_name(other.setting)}: {expected_value(other, 'objective'):.1%}"
         if confirmed:
-            searched = _note(f"In the search, on validation images with one seed, {found}.")
+            searched = _note(f"In the search, on validation images, {found}.")
             return f'<p class="lead">{escape(said + confirmed)}</p>{searched}'
-        told = f"{said}Not confirmed: on validation images with one seed, {found}."
-        return f'<p class="lead">{escape(f"{told} A best of many is too good by some amount.")}</p>'
+        told = f"{said}Not confirmed: on validation images, {found}."
+        largest = f"The largest objective of a single trial, {one.objective.max():.1%}, is too good by some luck."
+        return f'<p class="lead">{escape(f"{told} {largest}")}</p>'
+
+    def _settings(self, name: str) -> str:
+        """What is expected of the best settings of a search; nothing where its space is another version's."""
+        try:
+            space = read_space(read_manifest(self.folders[name]))
+        except FormatError:
+            return ""
+        advice = None if space is None else search_advice(self.trials[self.trials.search == name], space)
+        if advice is None or advice.settings.empty:
+            return ""
+        of = f" of {name}" if self.several else ""
+        noise = "" if pd.isna(advice.noise) else f" (one run: standard deviation {100 * advice.noise:.1f} points)"
+        note = _note(
+            "What a further run of each setting is expected to give on validation images, by all runs of the search"
+            f"{noise}. P(best): the probability that no other of its settings is better by more than half a point."
+        )
+        return f"{note}{_frame(f'Settings{of}', best_settings(advice, space))}"
 
     def _confirmed_lead(self, name: str) -> str:
         """What a confirmation measured on test images, where there is one."""
@@ -365,14 +399,15 @@ class _Report:
             if setting in settings:
                 entries.append(key(shape, f"g-{setting}", shown_name(setting)))
         if "" in settings:
-            entries.append(key("star", "g-best", "best proposed"))
+            entries.append(key("star", "g-best", "first of the proposed settings"))
         return "".join(entries)
 
     @cached_property
     def _best(self) -> set[int]:
-        """Where in `trials` the best proposed trial of each search stands."""
+        """Where in `trials` the first proposed trial of each search stands: see `rank_trials`."""
         proposed = self.trials[(self.trials.state == FINISHED) & (self.trials.setting == "")]
-        return {*proposed.dropna(subset=["objective"]).groupby("search").objective.idxmax()}
+        firsts = {name: rank_trials(one).trial.iloc[0] for name, one in proposed.groupby("search")}
+        return {*proposed.index[proposed.trial == proposed.search.map(firsts)]}
 
     @cached_property
     def _keys(self) -> list[str]:
@@ -433,7 +468,7 @@ class _Report:
             lines.append((f"c{i % _COLORS} n{i}", steps))
         marks = self._marks("trial", "objective", (1, 100), foot=True)
         axes = Axis("trial (number)", whole=True), Axis("objective, validation (%)")
-        return plot("Objective of each trial; line: the best so far", marks, *axes, lines)
+        return plot("Objective of each trial; line: the largest so far", marks, *axes, lines)
 
     def _alpha_plot(self) -> str:
         objective = self.trials.objective.astype(float)
@@ -572,7 +607,8 @@ class _Report:
     def _landscape(self) -> str:
         note = (
             "The heat map is the mean of the trials nearby, and fades away where there are none. With a single seed, a"
-            " lone bright dot may be luck. The star is the best proposed trial, the diamond the published setting."
+            " lone bright dot may be luck. The star is the proposed setting with the"
+            " largest expected objective, the diamond the published one."
         )
         alt = "Heat map of the validation objective over alpha and Th"
         figures = []

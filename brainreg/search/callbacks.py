@@ -10,7 +10,7 @@ from ray.util.metrics import Gauge
 
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.results import last_error
-from brainreg.records.trial import STOPPED
+from brainreg.records.trial import STOPPED, TrialRecord
 from brainreg.search.progress import SearchProgress
 from brainreg.search.scheduler import RecoveringScheduler
 from brainreg.search.searcher import StudySearch
@@ -25,9 +25,13 @@ class Gauges:
         self._gauges = {
             key: Gauge(f"brainreg_{key}", description=description, tag_keys=("search",))
             for key, description in {
-                "best_objective": "largest objective of a finished trial",
-                "best_clean_accuracy": "clean accuracy of that trial, a fraction of the validation images",
-                "best_robust_accuracy": "robust accuracy of that trial, a fraction of the attacked images",
+                "recommended_objective": "expected objective of the recommended setting",
+                "recommended_objective_low": "lower end of its 95% interval",
+                "recommended_objective_high": "upper end of its 95% interval",
+                "recommended_clean_accuracy": "its expected clean accuracy, a fraction of the validation images",
+                "recommended_robust_accuracy": "its expected robust accuracy, a fraction of the attacked images",
+                "recommended_probability_best": "probability that it is the best of the settings that were tried",
+                "largest_objective": "largest objective of a single finished trial",
                 "trials_done": "trials that ended: finished, stopped or failed",
                 "trials_stopped": "trials that were stopped early",
                 "trials_failed": "trials that failed",
@@ -51,9 +55,8 @@ class SearchCallback(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        config = trial.config
-        if not config["ended"]:
-            self.progress.started(config["number"], config["setting"], config["hyperparameters"])
+        if not trial.config["ended"]:
+            self.progress.started(_record(trial))
         self._show()
 
     def on_trial_result(
@@ -98,11 +101,11 @@ class SearchCallback(tune.Callback):
         if self.scheduler.recover(trial):
             self.on_trial_recover(iteration, trials, trial)
             return
-        config, reason = trial.config, _reason(trial)
+        reason = _reason(trial)
         self.search.fail(trial.trial_id, reason)
-        if not config["ended"]:
-            self.progress.started(config["number"], config["setting"], config["hyperparameters"])
-            self.progress.failed(config["number"], reason)
+        if not trial.config["ended"]:
+            self.progress.started(_record(trial))
+            self.progress.failed(trial.config["number"], reason)
         self._show()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -110,6 +113,12 @@ class SearchCallback(tune.Callback):
 
     def _show(self) -> None:
         self.gauges.set(self.progress.counts())
+
+
+def _record(trial: Trial) -> TrialRecord:
+    """What the searcher said of a trial."""
+    names = ("number", "setting", "hyperparameters", "setting_number")
+    return TrialRecord(**{name: trial.config[name] for name in names})
 
 
 def _reason(trial: Trial) -> str:

@@ -18,7 +18,7 @@ from brainreg.data.fingerprints import check_same_data
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.evaluation.robustness import row
 from brainreg.records.manifest import read_manifest
-from brainreg.records.results import FINAL_TABLE
+from brainreg.records.results import FINAL_TABLE, first_of_settings, recommended_trial
 from brainreg.records.trial import CHECKPOINT, TrialFiles
 from brainreg.search.plan import SearchPlan
 from brainreg.spaces.names import EARLY_STOPPED, UNREGULARIZED, shown_name
@@ -34,19 +34,24 @@ _LINE_SECONDS = 30
 
 
 def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:
-    """Attack the best and the unregularized settings in full, side by side, on as many images as the time allows."""
+    """Attack the recommended and the unregularized networks in full, side by side, on as many images as time allows.
+
+    Args:
+        plan: of the search.
+        finished: its trials, of `rank_trials`.
+        console: where to show it.
+    """
     say = make_printer(console)
     budget, objective = plan.space.budget, plan.space.objective
-    compared = finished[finished.setting.isin([UNREGULARIZED, EARLY_STOPPED])]
-    chosen = pd.concat([finished.iloc[:1], compared]).drop_duplicates("trial")
+    first = first_of_settings(finished)
+    compared = first[first.setting.isin([UNREGULARIZED, EARLY_STOPPED])]
+    chosen = pd.concat([recommended_trial(finished).to_frame().T, compared]).drop_duplicates("trial")
     limit = format_duration(budget.final_attack_seconds)
     say(f"\n{budget.final_attack.title}, eps {objective.eps:g}, for {limit} on each of {len(chosen)} trials ...")
     remote = ray.remote(num_cpus=plan.options.cpus_per_trial, num_gpus=plan.gpus_per_trial)(final_attack)
     data_dir = str(Path(plan.options.data_dir).resolve())
     waiting = [
-        remote.remote(
-            plan.folder.uri, number, data_dir, objective, budget, plan.seed, plan.options.threads, plan.device
-        )
+        remote.remote(plan.folder.uri, number, data_dir, objective, budget, plan.options.threads, plan.device)
         for number in chosen.trial.tolist()
     ]
     began, left = time.monotonic(), waiting
@@ -64,14 +69,14 @@ def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console)
     for outcome in rows:
         attacked = "did not attack" if outcome["fresh"] else "attacked, too"
         say(
-            f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'the best'}): robust accuracy"
+            f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'recommended'}): robust accuracy"
             f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
             f" on {outcome['n']} validation images that the search {attacked}"
         )
 
 
 def final_attack(
-    search: str, number: int, data_dir: str, objective: Objective, budget: Budget, seed: int, threads: int, device: str
+    search: str, number: int, data_dir: str, objective: Objective, budget: Budget, threads: int, device: str
 ) -> dict[str, Any]:
     """Attack a trial's best network on validation images; those that the objective did not see come first.
 
@@ -86,6 +91,7 @@ def final_attack(
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     searched = read_manifest(Storage(search)).get("data")
     check_same_data(data.fingerprints, searched, f"--data_dir={data_dir}", "this search")
+    seed = settings.seed
     seen, unseen = objective.divide(len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen
     attacked = partial(

@@ -5,7 +5,7 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from brainreg._utils.files import check_writable
 from brainreg._utils.flags import DATA_DIR
 from brainreg._utils.timeouts import call_with_timeout
 from brainreg.data.files import nothing_written
-from brainreg.data.fingerprints import UNKNOWN_DATA, check_same_data
+from brainreg.data.fingerprints import check_same_data
 from brainreg.data.sources import to_download
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import DRIVER, check_no_driver, driver_of
-from brainreg.records.manifest import MANIFEST, read_manifest, search_id
+from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.claims import claims_of_others
 from brainreg.search.cluster import machines, visible_gpus
@@ -39,12 +39,28 @@ from brainreg.training.data import load_training_data
 _DATABASE = "study.db"
 
 
+# Trials of a search that another limit ends, at most.
+_MOST_TRIALS = 1000
+
+
 class SearchOptions(BaseModel):
     """How a search is run; none of it changes what a trial is, and all of it may change when it is resumed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_samples: int | None = Field(None, ge=1, description="trials (absent: the space's own number)")
+    num_samples: int | None = Field(
+        None, ge=1, description="trials (absent: the space's own number; with another limit, that alone)"
+    )
+    minutes: float | None = Field(None, gt=0, description="begin no trial after these minutes (absent: no such limit)")
+    gpu_hours: float | None = Field(
+        None, gt=0, description="begin no trial after trials held GPUs so long, each counted (absent: no such limit)"
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="begin no trial when the best setting is expected to be better than the recommended one by no more"
+        " than this, in the objective (absent: no such limit)",
+    )
     max_concurrent: int | None = Field(
         None, ge=1, description="trials at a time (absent: as many as the machine holds)"
     )
@@ -76,6 +92,11 @@ class SearchOptions(BaseModel):
         """CPU threads of a trial."""
         return max(int(self.cpus_per_trial), 1)
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether time ends the search, and no number of trials."""
+        return self.num_samples is None and (self.minutes is not None or self.gpu_hours is not None)
+
 
 @dataclass(frozen=True)
 class SearchPlan:
@@ -85,7 +106,7 @@ class SearchPlan:
         space, strategy, options: what the search is.
         seed: of everything that is drawn but the proposals, which have `strategy.sampler_seed`.
         id: tells it from every other search, also of the same space and seed; a confirmation draws its seeds from it.
-        num_samples: trials, those that ended before the search is resumed too.
+        num_samples: trials at most, those that ended before the search is resumed too.
         slots: trials at a time.
         gpus_per_trial: 0 on a CPU.
         folder: of the search.
@@ -153,8 +174,9 @@ def plan_search(
     own = Path(folder.root) if folder.is_local else None
     if own is not None and own.exists() and not (own.is_dir() and {path.name for path in own.iterdir()} <= {DRIVER}):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
-    trials, _ = _trials(space, options)
-    strategy = (strategy or Strategy()).completed(space, trials, _seed(space))
+    strategy = strategy or Strategy()
+    trials, _ = _trials(space, options, strategy.seeds)
+    strategy = strategy.completed(space, trials, _seed(space))
     return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run)
 
 
@@ -210,12 +232,17 @@ def plan_resume(
     """
     name = str(folder).rsplit("/", 1)[-1]
     manifest = read_manifest(folder)
+    if manifest["format"] != FORMAT:
+        raise InputError(
+            f"--resume={name}: written in format {manifest['format']}, of which searches can be read but not gone on"
+            f" with; this version goes on with format {FORMAT}"
+        )
     check_no_driver(folder)
     where = f"{folder.path(MANIFEST)}: "
     stored = validated(Space, manifest["space"], spell=lambda key: f"{where}space.{key}")
     stored_strategy = validated(
         Strategy,
-        {"sampler_seed": manifest["seed"], **manifest["strategy"]},  # earlier versions drew proposals from the seed
+        manifest["strategy"],
         spell=lambda key: f"{where}strategy.{key}",
     )
     identity = search_id(manifest)
@@ -229,7 +256,12 @@ def plan_resume(
                 f"--resume={name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
                 " without the flag, or start another search"
             )
-    merged = {**manifest["options"], **options, "num_samples": options.get("num_samples") or manifest["num_samples"]}
+    merged = {**manifest["options"], **options}
+    if options.get("num_samples") is None:
+        # A limit of time that is given now stands for itself.
+        timed = any(options.get(key) is not None for key in ("minutes", "gpu_hours"))
+        before = SearchOptions(**manifest["options"])
+        merged["num_samples"] = None if timed or before.open_ended else manifest["num_samples"]
     if "***" in (merged["study"] or ""):
         raise InputError(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
@@ -239,7 +271,7 @@ def plan_resume(
     check_same_data(plan.data, manifest.get("data"), f"--data_dir={plan.options.data_dir}", "this search")
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
-    return plan if manifest.get("data") else replace(plan, notes=(*plan.notes, UNKNOWN_DATA.format("search")))
+    return plan
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -292,8 +324,10 @@ def _plan(
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
     with nothing_written() if dry_run else contextlib.nullcontext():
         space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed)
-    num_samples, used_up = _trials(space, options, records)
+    num_samples, used_up = _trials(space, options, strategy.seeds, records)
     slots, gpus_per_trial = share_of_machines(options, num_samples)
+    if options.gpu_hours is not None and not gpus_per_trial:
+        raise InputError(f"--gpu_hours={options.gpu_hours:g}: trials take no GPU; limit the search with --minutes")
     resumed = folder.exists(MANIFEST)
     plan = SearchPlan(
         space,
@@ -316,12 +350,14 @@ def _plan(
     return plan
 
 
-def _trials(space: Space, options: SearchOptions, records: Sequence[TrialRecord] = ()) -> tuple[int, bool]:
+def _trials(
+    space: Space, options: SearchOptions, seeds: int | None, records: Sequence[TrialRecord] = ()
+) -> tuple[int, bool]:
     """How many trials a search has, and whether those are all that are left: with one seed, a second training of a
     setting gives the same numbers again.
     """
-    asked = options.num_samples or space.budget.num_samples
-    most = most_trials(space, records)
+    asked = _MOST_TRIALS if options.open_ended else options.num_samples or space.budget.num_samples
+    most = most_trials(space, seeds, records)
     return (asked, False) if most is None or asked <= most else (most, True)
 
 

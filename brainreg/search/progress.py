@@ -1,29 +1,32 @@
-"""What a search shows in the terminal: its trials while they run, and the ranked table at the end."""
+"""What a search shows in the terminal while its trials run."""
 
-import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import pandas as pd
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import norm
 
-from brainreg._utils.commands import python_name
-from brainreg._utils.formats import SYMBOLS, format_accuracy, format_duration, format_setting
+from brainreg._utils.formats import SYMBOLS, format_accuracy, format_duration, format_probability, format_setting
+from brainreg.recommendation.settings import Advice
+from brainreg.records.results import advise_by_records
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.search.limits import Limits
 from brainreg.spaces.names import shown_name
+from brainreg.spaces.space import Space
 
 # In a terminal the table is redrawn in place; elsewhere a line of progress is printed this often at most.
 _LINE_SECONDS = 30
 
 
 _SHOWN_TRIALS = 20
+
+
+# What the settings' runs say is told anew when a finished trial was added, in a long search when a part of them was.
+_ADDED_PART = 1 / 25
 
 
 def time_left(
@@ -47,33 +50,53 @@ def time_left(
 
 @dataclass
 class _Trial:
-    number: int
-    setting: str
-    hyperparameters: Mapping[str, Any]
+    record: TrialRecord
     began: float
     state: str = "starting"
     seconds: float | None = None
     measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def number(self) -> int:
+        return self.record.number
+
+    @property
+    def name(self) -> str:
+        """What it runs, where that needs a name: a given setting, or one that ran before."""
+        names = [shown_name(self.record.setting)] * bool(self.record.setting)
+        names += [f"setting {self.record.setting_number} again"] * self.record.is_repeat
+        return ", ".join(names)
 
 
 class SearchProgress:
     """Follows the trials of a search and shows them.
 
     Args:
-        total: trials of the search.
+        total: trials of the search; None where another limit ends it.
         slots: trials that run at a time.
-        searched: names of the hyperparameters that are searched, which become columns.
+        space: what is searched; its hyperparameters become columns.
         console: where to show it.
         afterwards: seconds that the search takes after its last trial.
+        limits: of its time.
     """
 
-    def __init__(self, total: int, slots: int, searched: Iterable[str], console: Console, afterwards: float = 0):
-        self.total, self.slots, self.searched, self.console = total, slots, list(searched), console
-        self.afterwards = afterwards
+    def __init__(
+        self,
+        total: int | None,
+        slots: int,
+        space: Space,
+        console: Console,
+        afterwards: float = 0,
+        limits: Limits | None = None,
+    ):
+        self.total, self.slots, self.space, self.console = total, slots, space, console
+        self.searched, self.afterwards, self.limits = list(space.search), afterwards, limits or Limits()
         self.trials: dict[int, _Trial] = {}
         self.began = time.monotonic()
         self._printed = self.began
         self._live = Live(self, console=console, refresh_per_second=2) if console.is_terminal else None
+        self._advice: Advice | None = None
+        self._advised = 0
 
     def __enter__(self) -> "SearchProgress":
         if self._live is not None:
@@ -89,14 +112,12 @@ class SearchProgress:
         for record in records:
             if record.state != UNFINISHED:
                 seconds = record.seconds or 0.0
-                self.trials[record.number] = _Trial(
-                    record.number, record.setting, record.hyperparameters, 0.0, record.state, seconds, record.measured
-                )
+                self.trials[record.number] = _Trial(record, 0.0, record.state, seconds, record.measured)
 
-    def started(self, number: int, setting: str, hyperparameters: Mapping[str, Any]) -> None:
+    def started(self, record: TrialRecord) -> None:
         """A trial has been given to a worker."""
-        if number not in self.trials:  # else it is tried again
-            self.trials[number] = _Trial(number, setting, hyperparameters, time.monotonic())
+        if record.number not in self.trials:  # else it is tried again
+            self.trials[record.number] = _Trial(record, time.monotonic())
 
     def trained(self, number: int, epoch: int, epochs: int, valid_accuracy: float) -> None:
         """A trial has completed an epoch."""
@@ -137,7 +158,9 @@ class SearchProgress:
         self._print(f"trial {number}: tried again after {reason}")
 
     def counts(self) -> dict[str, float]:
-        """The state of the search in numbers: trials by state, and the best one's objective and accuracies."""
+        """The state of the search in numbers: trials by state, what is expected of the recommended setting, and the
+        largest objective of a single trial.
+        """
         trials = self.trials.values()
         done = [trial for trial in trials if trial.seconds is not None]
         numbers = {
@@ -146,11 +169,29 @@ class SearchProgress:
             "trials_failed": sum(trial.state.startswith(FAILED) for trial in done),
             "trials_running": len(trials) - len(done),
         }
-        measured = [trial.measured for trial in done if trial.measured]
+        measured = [trial.measured["objective"] for trial in done if trial.measured]
         if measured:
-            best = max(measured, key=lambda one: one["objective"])
-            numbers |= {f"best_{name}": best[name] for name in ("objective", "clean_accuracy", "robust_accuracy")}
+            numbers["largest_objective"] = max(measured)
+        best = None if self.advice is None else self.advice.recommended
+        if best is not None:
+            numbers |= {
+                "recommended_objective": best.objective,
+                "recommended_objective_low": best.objective_low,
+                "recommended_objective_high": best.objective_high,
+                "recommended_clean_accuracy": best.clean,
+                "recommended_robust_accuracy": best.robust,
+                "recommended_probability_best": best.p_best,
+            }
         return numbers
+
+    @property
+    def advice(self) -> Advice | None:
+        """What the finished trials say of the settings; None before there is one."""
+        finished = [trial for trial in self.trials.values() if trial.measured and trial.state == FINISHED]
+        if finished and len(finished) - self._advised >= max(1, int(len(finished) * _ADDED_PART)):
+            records = [replace(trial.record, measured=dict(trial.measured), ended="") for trial in finished]
+            self._advice, self._advised = advise_by_records(records, self.space), len(finished)
+        return self._advice
 
     def tick(self) -> None:
         """Print a line of progress where nothing was printed for a while and nothing is redrawn."""
@@ -163,7 +204,7 @@ class SearchProgress:
             for key, value in self._searched(trial)
             if format_setting(value)
         ]
-        named = [shown_name(trial.setting)] * bool(trial.setting)
+        named = [trial.name] * bool(trial.name)
         self._print(f"trial {trial.number} ({', '.join(named + settings)}): {outcome}")
         self._print(self.line())
 
@@ -173,23 +214,27 @@ class SearchProgress:
             self._printed = time.monotonic()
 
     def _searched(self, trial: _Trial) -> list[tuple[str, Any]]:
-        return [(key, trial.hyperparameters.get(key)) for key in self.searched]
+        return [(key, trial.record.hyperparameters.get(key)) for key in self.searched]
 
     def line(self) -> str:
         """How far the search is, what is best so far, and how long it still takes."""
         counts = self.counts()
-        parts = [f"{counts['trials_done']}/{self.total} trials done, {counts['trials_running']} running"]
+        of = "" if self.total is None else f"/{self.total}"
+        parts = [f"{counts['trials_done']}{of} trials done, {counts['trials_running']} running"]
         for state in (STOPPED, FAILED):
             if counts[f"trials_{state}"]:
                 parts[0] += f", {counts[f'trials_{state}']} {state}"
-        measured = [trial for trial in self.trials.values() if trial.measured]
-        if measured:
-            best = max(measured, key=lambda trial: trial.measured["objective"])
-            parts.append(f"best {best.measured['objective']:.3f} (trial {best.number})")
+        best = None if self.advice is None else self.advice.recommended
+        if best is not None:
+            half = (best.objective_high - best.objective_low) / 2
+            parts.append(
+                f"recommended: setting {best.setting_number}, {best.objective:.3f} ± {half:.3f}, the best with"
+                f" {format_probability(best.p_best)}"
+            )
         parts.append(f"{format_duration(time.monotonic() - self.began)} so far")
         left = self.seconds_left()
         if left is None:
-            parts.append("time left unknown until a trial is done")
+            parts.append("time left unknown" + (" until a trial is done" if self.total is not None else ""))
         elif counts["trials_running"] and left < 1:
             parts.append("longer than the others")
         else:
@@ -197,15 +242,26 @@ class SearchProgress:
         return "; ".join(parts)
 
     def seconds_left(self) -> float | None:
-        """Estimate how long the search still takes, from the mean time of the trials done; None before the first."""
+        """Estimate how long the search still takes, from the mean time of the trials done; None before the first.
+
+        Where time ends it, no more than is left of that, and what the last trials then take.
+        """
         trials, now = self.trials.values(), time.monotonic()
-        return time_left(
+        done = [trial.seconds for trial in trials if trial.seconds is not None]
+        by_time = None
+        if self.limits.minutes is not None and done:
+            rest = max(60 * self.limits.minutes - self.limits.seconds, 0.0)
+            by_time = rest + sum(done) / len(done) / 2 + self.afterwards
+        if self.total is None:
+            return by_time
+        by_trials = time_left(
             total=self.total,
             slots=self.slots,
-            done=[trial.seconds for trial in trials if trial.seconds is not None],
+            done=done,
             running=[now - trial.began for trial in trials if trial.seconds is None],
             afterwards=self.afterwards,
         )
+        return by_trials if by_time is None or by_trials is None else min(by_trials, by_time)
 
     def __rich__(self) -> Group:
         table = _table(self.searched, "state")
@@ -214,7 +270,7 @@ class SearchProgress:
         hidden = max(len(trials) - _SHOWN_TRIALS, 0)
         for trial in [trial for trial in trials if trial not in done[:hidden]]:
             state = f"{trial.seconds:.0f} s" if trial.measured else trial.state
-            _add_row(table, trial.number, self._searched(trial), trial.measured, state, trial.setting)
+            _add_row(table, trial.number, self._searched(trial), trial.measured, state, trial.name)
         notes = [Text(f"({hidden} earlier trials not shown)", style="dim")] if hidden else []
         return Group(*notes, table, Text(self.line()))
 
@@ -241,47 +297,8 @@ def _add_row(
     searched: Iterable[tuple[str, Any]],
     measured: Mapping[str, Any],
     last: str,
-    setting: str,
+    name: str,
 ) -> None:
     settings = (format_setting(value) for _, value in searched)
     accuracies = (format_accuracy(measured.get(name)) for name in _ACCURACIES)
-    table.add_row(str(number), *settings, *accuracies, f"{last}, {shown_name(setting)}" if setting else last)
-
-
-def expected_largest(count: int) -> float:
-    """Return by how many standard deviations the largest of so many normal draws lies above their mean, on average.
-
-    >>> round(expected_largest(7), 2)
-    1.35
-    """
-    x = np.linspace(-9, 9, 18_001)
-    return float(np.trapezoid(x * count * norm.pdf(x) * norm.cdf(x) ** (count - 1), x))
-
-
-def luck_lines(results: pd.DataFrame, folder: str) -> list[str]:
-    """Return what to know of the best of a search: that it is the largest of several draws, and what tells more.
-
-    Args:
-        results: trials of `brainreg.records.results.rank_trials`.
-        folder: of the search.
-    """
-    proposed = int((results.setting == "").sum())
-    if proposed < 2:
-        return []
-    return [
-        f"the best is the largest of {proposed} runs of one seed each, of which luck alone expects"
-        f" {expected_largest(proposed):.1f} standard deviations of a run; whether it is better, over fresh seeds and on"
-        " test images:",
-        f"  {python_name()} -m brainreg confirm {shlex.quote(folder)}",
-    ]
-
-
-def ranked_table(results: pd.DataFrame, searched: Iterable[str], rows: int = 15) -> Table:
-    """Return the first `rows` trials of `rank_trials`, and any given setting below them, as a table."""
-    searched = list(searched)
-    table = _table(searched, "time")
-    for position, row in enumerate(results.to_dict("records")):
-        if position < rows or row["setting"]:
-            values = [(key, row[key]) for key in searched]
-            _add_row(table, row["trial"], values, row, f"{row['seconds']:.0f} s", row["setting"])
-    return table
+    table.add_row(str(number), *settings, *accuracies, f"{last}, {name}" if name else last)

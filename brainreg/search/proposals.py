@@ -25,9 +25,9 @@ _TRIES, _RANDOM_TRIES = 5, 1000
 
 
 def setting_key(hyperparameters: Mapping[str, Any]) -> str:
-    """Return what tells two trainings apart: with one key, and so one seed, they give the same network."""
+    """Return what tells two settings apart: with one key and one seed, trainings give the same network."""
     defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
-    content = {**defaults, **hyperparameters}
+    content = {name: value for name, value in {**defaults, **hyperparameters}.items() if name != "seed"}
     if not content["reg_alpha"]:
         content = {name: value for name, value in content.items() if name not in REGULARIZER}
     else:
@@ -52,19 +52,21 @@ def all_settings(space: Space) -> dict[str, dict[str, Any]] | None:
     return found
 
 
-def most_trials(space: Space, records: Sequence[TrialRecord] = ()) -> int | None:
-    """Return how many trials a search can have without a repetition; None where the space is too large to be used up.
+def most_trials(space: Space, seeds: int | None, records: Sequence[TrialRecord] = ()) -> int | None:
+    """Return how many trials a search can have; None where nothing limits them but what is asked for.
 
     Args:
         space: what is searched; its given settings are trials, too.
+        seeds: runs of every setting; None lets the search run settings again as often as it likes.
         records: of the trials that began.
     """
     listed = all_settings(space)
-    if listed is None:
+    if listed is None or seeds is None:
         return None
     given = {*space.given} - {record.setting for record in records}
     known = [space.setting(name) for name in space.given] + [record.hyperparameters for record in records]
-    return len(records) + len(given) + len(listed.keys() - {setting_key(one) for one in known})
+    begun = {record.setting_number for record in records}
+    return seeds * (len(begun) + len(given) + len(listed.keys() - {setting_key(one) for one in known}))
 
 
 class _AnyParameter:
@@ -128,6 +130,8 @@ class NewSettings(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Draw the whole setting, and return what it consists of."""
+        if trial.system_attrs.get("fixed_params") or "setting" in trial.user_attrs:
+            return {}  # nothing is to be proposed
         proposal = self._propose(study, trial)
         self._proposal = proposal.params
         return proposal.distributions

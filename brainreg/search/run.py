@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import logging
 import math
 import os
@@ -31,9 +32,21 @@ from brainreg._utils.console import make_printer, sigterm_as_interrupt
 from brainreg._utils.flags import train_command
 from brainreg.errors import InputError
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.recommendation.settings import Advice
 from brainreg.records.driver import Driver, check_no_driver
-from brainreg.records.manifest import MANIFEST, read_manifest, write_manifest
-from brainreg.records.results import BEST, TABLE, load_results, rank_trials, settings_of, write_tables
+from brainreg.records.manifest import MANIFEST, read_manifest, trials_asked, write_manifest
+from brainreg.records.results import (
+    BEST,
+    SETTINGS_TABLE,
+    TABLE,
+    first_of_settings,
+    load_results,
+    rank_trials,
+    recommended_trial,
+    search_advice,
+    settings_of,
+    write_tables,
+)
 from brainreg.records.trial import (
     CHECKPOINT,
     FAILED,
@@ -50,14 +63,16 @@ from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_
 from brainreg.search.cluster import check_nodes, say_dashboard, start_ray, visible_gpus, watch_own_node
 from brainreg.search.database import set_aside_if_damaged
 from brainreg.search.final_attack import run_final_attack
+from brainreg.search.limits import Limits
 from brainreg.search.plan import SearchOptions, SearchPlan, check_new, share_of_machines
-from brainreg.search.progress import SearchProgress, luck_lines, ranked_table
+from brainreg.search.progress import SearchProgress
 from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
 from brainreg.search.searcher import StudySearch, WhenBroken
 from brainreg.search.study import SearchStudy
+from brainreg.search.summary import advice_lines, confirm_lines, recommendation, settings_table
 from brainreg.search.tensorboard import TensorBoardLogger
 from brainreg.search.trial import TrialJob, run_trial
-from brainreg.spaces.names import EARLY_STOPPED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, hypervolume
 from brainreg.storage import Storage, StorageError
@@ -124,7 +139,7 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say = make_printer(console)
     known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
-    say(f"{ray} for {plan.num_samples} trials, {known}{plan.slots} at a time, in {folder}")
+    say(f"{ray} for {_limits_told(plan)}, {known}{plan.slots} at a time, in {folder}")
     if plan.used_up:
         say(f"the space has no more than {_trials_told(plan)}, each of which is trained once")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
@@ -155,6 +170,15 @@ def _ended(records: Sequence[TrialRecord]) -> int:
     return sum(record.state != UNFINISHED for record in records)
 
 
+def _limits_told(plan: SearchPlan) -> str:
+    """What ends a search, in words."""
+    options = plan.options
+    told = [] if options.open_ended else [f"{plan.num_samples} trials"]
+    told += [] if options.minutes is None else [f"{options.minutes:g} minutes"]
+    told += [] if options.gpu_hours is None else [f"{options.gpu_hours:g} GPU hours"]
+    return " or ".join(told)
+
+
 def _trials_told(plan: SearchPlan) -> str:
     return "one setting" if plan.num_samples == 1 else f"{plan.num_samples} settings, the given ones counted"
 
@@ -176,17 +200,18 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     write_manifest(folder, _manifest(plan))
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
-        *(space.objective, folder.uri, data_dir, plan.data, plan.seed, options.threads, plan.device),
+        *(space.objective, folder.uri, data_dir, plan.data, options.threads, plan.device),
         proxy=plan.strategy.scheduler == "asha",
     )
     final_attacks = -(-3 // plan.slots) * space.budget.final_attack_seconds  # on three trials
-    progress = SearchProgress(plan.num_samples, plan.slots, space.search, console, afterwards=final_attacks)
+    limits = _limits(plan)
+    progress = SearchProgress(limits.trials, plan.slots, space, console, final_attacks, limits)
     progress.resume(plan.records)
     if options.address is not None:
         check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST, data=plan.data)
     lost = trial_numbers(folder) - {record.number for record in plan.records}
     study = _study(plan, lost, say)
-    search = StudySearch(study, folder, plan.records, lost)
+    search = StudySearch(study, folder, plan.records, lost, limits)
     driver.on_lost = partial(setattr, search, "broken")
     if _ended(plan.records) < plan.num_samples:
         tuner = _tuner(plan, job, search, progress)
@@ -196,14 +221,34 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     if search.broken:
         raise StorageError(search.broken)
     results = load_results(folder)
-    done = int((results.state != UNFINISHED).sum())
-    write_tables(folder, results)
-    if done < plan.num_samples:
-        say(
-            f"\ninterrupted: {done} of {plan.num_samples} trials are done; go on with --resume={shlex.quote(plan.name)}"
-        )
-    _conclude(plan, results, console, interrupted=done < plan.num_samples)
+    done, asked = int((results.state != UNFINISHED).sum()), plan.num_samples
+    if search.end_reason:
+        asked = study.begun_count
+        write_manifest(folder, read_manifest(folder) | {"ended": {"trials": asked, "reason": search.end_reason}})
+        say(f"\nno further trial is begun: {search.end_reason}")
+    write_tables(folder, results, search_advice(results, space))
+    if done < asked:
+        of = "" if plan.options.open_ended else f" of {asked}"
+        say(f"\ninterrupted: {done}{of} trials are done; go on with --resume={shlex.quote(plan.name)}")
+    _conclude(plan, results, console, interrupted=done < asked)
     return results
+
+
+def _limits(plan: SearchPlan) -> Limits:
+    """The limits of a search; what its trials took before it was resumed counts, shared by those that run at a time."""
+    options = plan.options
+    spent = sum(record.seconds or 0.0 for record in plan.records)
+    return Limits(
+        None if options.open_ended else plan.num_samples,
+        plan.gpus_per_trial,
+        *(options.minutes, options.gpu_hours, options.tolerance),
+        before=(spent / plan.slots, spent * plan.gpus_per_trial),
+    )
+
+
+def is_done(plan: SearchPlan, results: pd.DataFrame) -> bool:
+    """Return whether all trials of a search that ran have ended."""
+    return int((results.state != UNFINISHED).sum()) >= trials_asked(read_manifest(plan.folder))
 
 
 @contextlib.contextmanager
@@ -223,8 +268,7 @@ def _study(plan: SearchPlan, lost: Collection[int], say: Callable[[str], None]) 
     if own and (aside := set_aside_if_damaged(plan.database)):
         say(f"the study's database is damaged; it is made again from the trials' records, and kept as {aside}")
     return SearchStudy(
-        *(plan.space, plan.strategy, plan.num_samples, plan.strategy.sampler_seed),
-        *(plan.name, plan.database, plan.records),
+        *(plan.space, plan.strategy, plan.name, plan.database, plan.records),
         own=own,
         lost=lost,
         new=not plan.resumed,
@@ -321,7 +365,7 @@ def _device_name(plan: SearchPlan) -> str:
 
 
 def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrupted: bool) -> None:
-    """Show the ranked trials, save the best, and attack it and the unregularized one in full."""
+    """Show the settings and what is recommended, save its network, and attack it and the unregularized one in full."""
     say = make_printer(console)
     finished = rank_trials(results)
     if finished.empty:
@@ -331,7 +375,7 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
         return
     if plan.used_up and not interrupted:
         say(f"\nthe space is used up: it has no more than {_trials_told(plan)}")
-    objective, best = plan.space.objective, finished.iloc[0]
+    objective, best, advice = plan.space.objective, recommended_trial(finished), search_advice(results, plan.space)
     say(
         f"\nobjective = {objective.weight:g} clean + {1 - objective.weight:g} robust accuracy, on validation images"
         f" ({best.clean_n} clean, {best.robust_n} attacked)"
@@ -340,44 +384,43 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
     say(f"noise (not optimized): {objective.noise}, eps {objective.noise_eps:g}")
     stopped = int((results.state == STOPPED).sum())
     if stopped:
-        say(f"stopped early, and not ranked: {stopped} of {len(results)} trials")
-    console.print(ranked_table(finished, plan.space.search))
+        say(f"stopped early, and not counted: {stopped} of {len(results)} trials")
+    console.print(settings_table(advice, plan.space.search))
+    for line in advice_lines(advice, plan.space):
+        say(line)
     if plan.strategy.objective == "pareto":
-        points = finished.clean_accuracy, finished.robust_accuracy
-        members = ", ".join(map(str, sorted(finished.trial[front(*points)])))
-        bare = finished[finished.setting == UNREGULARIZED]
-        reference = (bare.clean_accuracy.iloc[0], bare.robust_accuracy.iloc[0]) if len(bare) else None
+        of_settings = first_of_settings(finished)
+        points = of_settings.expected_clean_accuracy, of_settings.expected_robust_accuracy
+        members = ", ".join(map(str, sorted(of_settings.setting_number[front(*points)])))
+        bare = of_settings[of_settings.setting == UNREGULARIZED]
+        reference = tuple(one.iloc[0] for one in (points[0][bare.index], points[1][bare.index])) if len(bare) else None
         gained = (
             "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
         )
-        say(f"front of clean and robust accuracy: trials {members}{gained}")
-    for name in plan.space.given:
-        given = finished[finished.setting == name]
-        if not given.empty and best.setting != name:
-            gain = best.objective - given.objective.iloc[0]
-            trials = f"trial {best.trial} against {given.trial.iloc[0]}"
-            say(f"best against {shown_name(name)}: objective {gain:+.3f} ({trials})")
+        say(f"front of expected clean and robust accuracy: settings {members}{gained}")
     if others := [name for name in plan.space.search if name not in REGULARIZER]:
         shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
         say(
             f"searched beside the regularizer: {', '.join(others)}; the given settings have other values, so a gain"
-            " over them is not the regularizer's alone. The unregularized network with the best's values:"
+            " over them is not the regularizer's alone. The unregularized network with the recommended values:"
         )
         say(f"  {_command(shared, plan)}")
-    if best.setting and not interrupted and (finished.setting == "").any():
-        say(f"the {shown_name(best.setting)} setting is the best of this search: no proposed one beats it")
+    first = finished.iloc[0].setting
+    if first and not interrupted and (finished.setting == PROPOSED).any():
+        say(f"no proposed setting is expected to be better than the {shown_name(first)} one")
     if changes := plan.space.departures():
         listed = ", ".join(f"{key} {value}" for key, value in changes.items())
         say(f"the published trial departs from what was published: {listed}")
-    _save_best(plan, best)
+    _save_best(plan, best, advice)
     if plan.space.budget.final_attack_seconds > 0 and not interrupted:
         run_final_attack(plan, finished, console)
-    say(f"\ntrials: {plan.folder.path(TABLE)}")
-    say(f"best:   {plan.folder.path(f'{BEST}/{CHECKPOINT}')}")
-    if not interrupted:
-        for line in luck_lines(finished, plan.folder.uri):
+    say(f"\ntrials:   {plan.folder.path(TABLE)}")
+    say(f"settings: {plan.folder.path(SETTINGS_TABLE)}")
+    say(f"network:  {plan.folder.path(f'{BEST}/{CHECKPOINT}')}, of trial {best.trial}")
+    if not interrupted and advice.recommended is not None:
+        for line in confirm_lines(plan.folder.uri):
             say(line)
-    say("next, the best setting on the test images:")
+    say("next, that network's setting on the test images:")
     say(f"  {_train_command(best, plan)}")
 
 
@@ -394,9 +437,12 @@ def _command(settings: Hyperparameters, plan: SearchPlan) -> str:
     return train_command(settings, None if plan.gpus_per_trial else plan.options.threads, plan.options.data_dir)
 
 
-def _save_best(plan: SearchPlan, best: pd.Series) -> None:
+def _save_best(plan: SearchPlan, best: pd.Series, advice: Advice) -> None:
     content = plan.folder.read(f"{trial_name(best.trial)}/{CHECKPOINT}")
     if content is None:
         raise StorageError(f"{plan.folder.path(f'{trial_name(best.trial)}/{CHECKPOINT}')}: is gone")
     plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
     plan.folder.write(f"{BEST}/command.txt", _train_command(best, plan) + "\n")
+    content = recommendation(advice, plan.space)
+    if content is not None:
+        plan.folder.write(f"{BEST}/recommendation.json", json.dumps(content, indent=2) + "\n")

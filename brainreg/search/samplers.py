@@ -4,45 +4,45 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-# Optuna's samplers propose at random until they have seen this many trials, a third of a shorter search.
+# Optuna's samplers propose at random until they have seen this many trials.
 _RANDOM_TRIALS = 10
+
+
+# Trials of a generation of NSGA-II.
+_POPULATION = 8
 
 
 # A Gaussian process sees so many finished trials at most: its next proposal takes longer the more it sees.
 _MOST_OF_GP = 100
 
 
-def make_sampler(name: str, num_samples: int, seed: int, known: int = 0) -> BaseSampler:
+def make_sampler(name: str, seed: int) -> BaseSampler:
     """Return one of Optuna's samplers.
 
     Args:
         name: tpe, gp, nsga2 or random.
-        num_samples: trials of the whole search.
-        seed: of the proposals.
-        known: trials that were proposed before; a resumed search does not repeat its random draws.
+        seed: of its draws.
     """
-    startup = min(_RANDOM_TRIALS, max(num_samples // 3, 1))
-    if known:
-        seed = int(np.random.SeedSequence([seed, known]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
             sampler = optuna.samplers.TPESampler(
-                n_startup_trials=startup,
+                n_startup_trials=_RANDOM_TRIALS,
                 multivariate=True,  # alpha and Th act together
                 group=True,  # Th_2 exists in the range double only
                 constant_liar=True,  # trials that run at the same time should differ
                 seed=seed,
             )
         elif name == "gp":
-            sampler = optuna.samplers.GPSampler(n_startup_trials=startup, seed=seed, warn_independent_sampling=False)
+            sampler = optuna.samplers.GPSampler(
+                n_startup_trials=_RANDOM_TRIALS, seed=seed, warn_independent_sampling=False
+            )
         elif name == "nsga2":
-            sampler = optuna.samplers.NSGAIISampler(population_size=max(4, min(50, num_samples // 5)), seed=seed)
+            sampler = optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
         else:
             return optuna.samplers.RandomSampler(seed=seed)
     # TPE learns from the given settings, too.

@@ -50,7 +50,7 @@ class AshaScheduler(RecoveringScheduler):
     their numbers, and what they reported before the search was resumed counts. As the objective measures the epoch
     with the lowest validation cross-entropy, a trial is judged at a rung by its epoch with the lowest so far. Given
     settings are never stopped, and have no part in the quantile: the curve of an unregularized network is not like the
-    others.
+    others. Nor are further runs of a setting, which are to tell how good it is.
 
     Args:
         epochs: most epochs of a trial.
@@ -76,7 +76,7 @@ class AshaScheduler(RecoveringScheduler):
         self._kept = kept
         self._best: dict[int, tuple[float, int, float]] = {}  # validation cross-entropy, epoch and proxy
         for record in records:
-            if record.setting:
+            if record.setting or record.is_repeat:
                 continue
             # Of an unfinished trial, the last epoch is reported again.
             for epoch in record.epochs if record.state != UNFINISHED else record.epochs[:-1]:
@@ -97,7 +97,8 @@ class AshaScheduler(RecoveringScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number = trial.config["number"]
-        if trial.config["setting"] or self.decide(number, result):
+        is_repeat = trial.config["setting_number"] != number
+        if trial.config["setting"] or is_repeat or self.decide(number, result):
             return TrialScheduler.CONTINUE
         self.stopped.add(number)
         return TrialScheduler.STOP

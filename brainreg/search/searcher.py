@@ -13,6 +13,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from brainreg.records.trial import FAILED, STOPPED, UNFINISHED, TrialFiles, TrialRecord
+from brainreg.search.limits import Limits
 from brainreg.search.study import SearchStudy
 from brainreg.storage import Storage, StorageError
 
@@ -29,26 +30,41 @@ class StudySearch(Searcher):
         search: the folder of the search.
         records: of trials that began before.
         lost: numbers of those whose record was lost.
+        limits: when no further trial begins; by default none but Ray Tune's own.
 
     Attributes:
         broken: why the search cannot go on; empty as long as it can.
+        end_reason: which limit ended it before the number of its trials did; empty as long as none did.
     """
 
-    def __init__(self, study: SearchStudy, search: Storage, records: Sequence[TrialRecord], lost: Collection[int] = ()):
+    def __init__(
+        self,
+        study: SearchStudy,
+        search: Storage,
+        records: Sequence[TrialRecord],
+        lost: Collection[int] = (),
+        limits: Limits | None = None,
+    ):
         super().__init__(metric="objective", mode="max")
-        self.broken = ""
+        self.broken = self.end_reason = ""
+        self._limits = limits or Limits()
         self._study, self._search = study, search
         self._lost = lost
         self._known = {record.number: record for record in records}
         self._again = deque(study.begun())
         self._running: dict[str, tuple[optuna.Trial, TrialRecord]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the next setting, with the number of its trial, and how it ended before, if it did."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the next run, with the number of its trial, and how it ended before, if it did; or that none is."""
         if self.broken:
             return None
         with self._breaking():
-            trial = self._again.popleft() if self._again else self._study.ask()
+            if not self._again:
+                self.end_reason = self._limits.reason() or self._sure_enough()
+                if self.end_reason:
+                    return Searcher.FINISHED
+            begun = self._study.begun_count
+            trial = self._again.popleft() if self._again else self._study.ask(self._limits.part_spent(begun))
             record = self._known.get(trial.number)
             if record is None:
                 known = bool(trial.params) or "setting" in trial.user_attrs
@@ -58,13 +74,25 @@ class StudySearch(Searcher):
                 record.began = time.time()
                 TrialFiles(self._search, record.number).write_trial(record)
             self._running[trial_id] = trial, record
+            if record.state == UNFINISHED:
+                self._limits.begin(trial_id)
             return {
                 "number": record.number,
                 "setting": record.setting,
+                "setting_number": record.setting_number,
                 "hyperparameters": record.hyperparameters,
                 "ended": "" if record.state == UNFINISHED else record.state,
             }
         return None
+
+    def _sure_enough(self) -> str:
+        tolerance = self._limits.tolerance
+        if tolerance is None or (regret := self._study.expected_regret()) > tolerance:
+            return ""
+        return (
+            f"the best of its settings is expected to be better than the recommended one by {regret:.4f}"
+            f" (--tolerance={tolerance:g})"
+        )
 
     def report(self, trial_id: str, epoch: int, proxy_objective: float) -> None:
         """Tell Optuna the proxy of an epoch. (Ray Tune does not call `on_trial_result` for the last one.)"""
@@ -81,6 +109,7 @@ class StudySearch(Searcher):
 
     def finish(self, trial_id: str, measured: dict[str, Any]) -> None:
         """A trial has been measured. Where the search is broken, the trial's own file knows that."""
+        self._limits.end(trial_id)
         if self.broken:
             return
         with self._breaking():
@@ -96,6 +125,7 @@ class StudySearch(Searcher):
 
     def _end(self, trial_id: str, state: str, error: str) -> None:
         trial, record = self._running[trial_id]
+        self._limits.end(trial_id)
         if self.broken:
             return  # not its own fault: it goes on when the search is resumed
         with self._breaking():

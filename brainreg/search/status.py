@@ -7,24 +7,25 @@ from rich.console import Console
 
 from brainreg._utils.formats import format_duration
 from brainreg.records.driver import driver_of
-from brainreg.records.manifest import read_manifest
-from brainreg.records.results import load_results, rank_trials
+from brainreg.records.manifest import read_manifest, trials_asked
+from brainreg.records.results import load_results, read_space, search_advice
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
-from brainreg.search.progress import luck_lines, ranked_table, time_left
+from brainreg.search.progress import time_left
+from brainreg.search.summary import advice_lines, confirm_lines, settings_table
 from brainreg.storage import Storage
 
 _SHOWN = 5
 
 
 def show_status(search: Storage, console: Console) -> None:
-    """Print trials by state, the best so far, and the time left.
+    """Print trials by state, what their settings are worth so far, and the time left.
 
     Raises:
         InputError: the folder holds no search of this version.
     """
     manifest, driver, results = read_manifest(search), driver_of(search), load_results(search)
-    total = manifest["num_samples"]
+    total = trials_asked(manifest)
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -58,12 +59,15 @@ def show_status(search: Storage, console: Console) -> None:
             say(f"trial {row.trial}: {epochs}" + (f", on {row.node}" if row.node else ""))
     for row in results[results.state == FAILED].itertuples():
         say(f"trial {row.trial} failed: {row.error}")
-    finished = rank_trials(results)
-    if len(finished):
-        say("best so far:" if ended < total else "best:")
-        console.print(ranked_table(finished, manifest["space"]["search"], rows=_SHOWN))
+    space = read_space(manifest)
+    advice = None if space is None else search_advice(results, space)
+    if advice is not None and len(advice.settings):
+        say("settings so far:" if ended < total else "settings:")
+        console.print(settings_table(advice, space.search, rows=_SHOWN))
+        for line in advice_lines(advice, space):
+            say(line)
     if search.exists(CONFIRMATION):
         say(f"confirmed, as far as it goes: {search.path(CONFIRMATION)}")
-    elif ended == total:
-        for line in luck_lines(finished, str(search)):
+    elif ended == total and advice is not None and advice.recommended is not None:
+        for line in confirm_lines(str(search)):
             say(line)

@@ -13,6 +13,10 @@ from brainreg.spaces.space import Space
 GOALS = {"combined": ("objective",), "pareto": ("clean_accuracy", "robust_accuracy")}
 
 
+# The sampler that proposes by the surrogate of the runs; the others are Optuna's.
+SURROGATE = "thompson"
+
+
 # In a shorter search, ASHA leaves too few trials that finish: of eight, one besides the unregularized setting.
 _ASHA_FROM = 20
 
@@ -25,13 +29,22 @@ class Strategy(BaseModel):
     objective: Literal["combined", "pareto"] = Field(
         "combined", description="maximize the weighted sum of clean and robust accuracy, or find their front"
     )
-    sampler: Literal["tpe", "gp", "nsga2", "random"] = Field("tpe", description="what proposes the settings")
+    sampler: Literal["thompson", "tpe", "gp", "nsga2", "random"] = Field(
+        "thompson",
+        description="what proposes new settings: top-two Thompson sampling of the surrogate that also recommends, or"
+        " one of Optuna's samplers",
+    )
+    seeds: int | None = Field(
+        None,
+        ge=1,
+        description="runs of every setting, each with another seed (absent: the search decides which settings to run"
+        " again)",
+    )
     scheduler: Literal["asha", "none"] | None = Field(
         None,
         description="stop trials that a cheap proxy of robust accuracy ranks low, or train all to the end (absent: asha"
         f" for {_ASHA_FROM} trials or more)",
     )
-
     sampler_seed: int | None = Field(
         None, ge=0, lt=2**32, description="seed of what the sampler draws (absent: from the seed and the space)"
     )

@@ -14,9 +14,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from brainreg.errors import InputError
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.search.database import open_database
+from brainreg.search.planner import NextRun, RunPlanner
 from brainreg.search.proposals import NewSettings, setting_key
 from brainreg.search.samplers import make_sampler
-from brainreg.search.strategy import GOALS, Strategy
+from brainreg.search.strategy import GOALS, SURROGATE, Strategy, sampler_seed
 from brainreg.spaces.space import Space
 from brainreg.storage import StorageError
 
@@ -65,9 +66,7 @@ class SearchStudy:
 
     Args:
         space: what is searched.
-        strategy: the goal and the sampler.
-        num_samples: trials of the whole search.
-        seed: of the proposals.
+        strategy: the goal, the sampler with its seed, and the seeds of a setting.
         name: of the study.
         url: of its database, as SQLAlchemy writes it; None keeps it in memory.
         records: what is known of the search's trials; a study that lacks them is made again from them.
@@ -83,8 +82,6 @@ class SearchStudy:
         self,
         space: Space,
         strategy: Strategy,
-        num_samples: int,
-        seed: int,
         name: str,
         url: str | None = None,
         records: Sequence[TrialRecord] = (),
@@ -94,7 +91,9 @@ class SearchStudy:
     ):
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # its warnings are long, and told here in one line
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        self.space, self.strategy = space, strategy
+        if strategy.sampler_seed is None:
+            strategy = strategy.model_copy(update={"sampler_seed": sampler_seed(space, space.seed)})
+        self.space, self.strategy, self._planner = space, strategy, RunPlanner(space, strategy)
         self.goals = GOALS[strategy.objective]
         self._attributes = [name for name in _ATTRIBUTES if name not in self.goals]
         storage = None if url is None else open_database(url, durable=not own)
@@ -118,12 +117,8 @@ class SearchStudy:
             if not known:
                 self.study.set_metric_names(list(self.goals))
             self._complete(known, records)
-            begun = len(self.study.get_trials(deepcopy=False, states=_BEGUN))
-            sampler = make_sampler(strategy.sampler, num_samples, seed, known=begun)
             settings = [space.setting(name) for name in space.given] + [record.hyperparameters for record in records]
             self._known = {setting_key(setting) for setting in settings}
-            anew = int(np.random.SeedSequence([seed, begun, 1]).generate_state(1)[0])
-            self.study.sampler = NewSettings(sampler, space, self._known, anew)
 
     def _complete(self, known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> None:
         """Add the given settings and the recorded trials that the study lacks."""
@@ -139,6 +134,8 @@ class SearchStudy:
 
     def _frozen(self, record: TrialRecord) -> FrozenTrial:
         attributes = {name: record.measured[name] for name in self._attributes if name in record.measured}
+        attributes["seed"] = record.hyperparameters.get("seed", self.space.seed)
+        attributes |= {"setting_number": record.setting_number} if record.is_repeat else {}
         attributes |= {"setting": record.setting} if record.setting else {}
         attributes |= {"error": record.error} if record.error else {}
         proxies = {one["epoch"]: one["proxy_objective"] for one in record.epochs if "proxy_objective" in one}
@@ -166,22 +163,66 @@ class SearchStudy:
             return [self._resumed(trial) for trial in trials]
 
     def _resumed(self, trial: FrozenTrial) -> Trial:
+        self.study.sampler = self._sampler(trial.number)
         return Trial(self.study, trial._trial_id)
 
-    def ask(self) -> Trial:
-        """Begin a trial.
+    @property
+    def begun_count(self) -> int:
+        """How many trials were ever proposed."""
+        with _kept():
+            return len(self.study.get_trials(deepcopy=False, states=_BEGUN))
+
+    def ask(self, part_spent: float = 0.0) -> Trial:
+        """Begin a trial: a given setting, then what the planner chooses.
+
+        Args:
+            part_spent: of the search's limit, 0 to 1.
 
         Raises:
             StorageError: the database fails.
         """
         with _kept():
+            trials = self.study.get_trials(deepcopy=False)
+            begun = [one for one in trials if one.state in _BEGUN]
+            waiting = next((one for one in trials if one.state == TrialState.WAITING), None)
+            number = len(trials) if waiting is None else waiting.number
+            if waiting is None:
+                run = self._planner.next_run(begun, number, part_spent)
+                self.study.enqueue_trial(dict(run.params), user_attrs=run.attributes)
+            elif "setting" in waiting.user_attrs:
+                self._give(waiting, NextRun(self._planner.first_seed(number, number)))
+            elif "seed" not in waiting.user_attrs:  # its record was lost
+                self._give(waiting, self._planner.next_run(begun, number, part_spent))
+            self.study.sampler = self._sampler(number)
             return self.study.ask()
+
+    def _give(self, waiting: FrozenTrial, run: NextRun) -> None:
+        """Let a trial that waits be a certain run."""
+        storage = self.study._storage
+        for name, value in run.attributes.items():
+            storage.set_trial_user_attr(waiting._trial_id, name, value)
+        if run.params:
+            storage.set_trial_system_attr(waiting._trial_id, "fixed_params", dict(run.params))
+
+    def _sampler(self, number: int) -> NewSettings:
+        """What proposes a trial's setting: of one number it draws the same, whether the search was resumed or not."""
+        draws = np.random.SeedSequence([self.strategy.sampler_seed, number]).generate_state(2)
+        name = "random" if self.strategy.sampler == SURROGATE else self.strategy.sampler
+        return NewSettings(make_sampler(name, int(draws[0])), self.space, self._known, int(draws[1]))
+
+    def expected_regret(self) -> float:
+        """Return how much better the best setting is expected to be than the recommended one; infinite at first."""
+        with _kept():
+            return self._planner.expected_regret(self.study.get_trials(deepcopy=False, states=_BEGUN))
 
     def propose(self, trial: Trial) -> TrialRecord:
         """Return the setting of a trial, as a new record."""
         with _kept():
             hyperparameters = self.space(trial)
             self._known.add(setting_key(hyperparameters))
+            seed = trial.user_attrs.get("seed", self.space.seed)
+            if seed != self.space.seed:
+                hyperparameters["seed"] = seed
             return TrialRecord(
                 number=trial.number,
                 setting=trial.user_attrs.get("setting", ""),
@@ -191,6 +232,7 @@ class SearchStudy:
                 noted=self.study._storage.get_trial_system_attrs(trial._trial_id),
                 ended=_ENDED.get(self.study._storage.get_trial(trial._trial_id).state, ""),  # where its record was lost
                 error=trial.user_attrs.get("error", ""),
+                setting_number=trial.user_attrs.get("setting_number", trial.number),
             )
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:

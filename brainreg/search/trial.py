@@ -55,7 +55,6 @@ class TrialJob:
         storage: URI of the search's folder.
         data_dir: folder of the data sets.
         data: fingerprints of what the search's trials train on; a node that has other data is refused.
-        seed: of the attacked images, and of attack and noise.
         threads: that PyTorch uses.
         device: cpu or cuda.
         proxy: whether each epoch's network is attacked in a few steps.
@@ -65,7 +64,6 @@ class TrialJob:
     storage: str
     data_dir: str
     data: Mapping[str, str]
-    seed: int
     threads: int
     device: str
     proxy: bool
@@ -78,7 +76,8 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
     and its parts.
 
     Args:
-        config: number, setting, hyperparameters, and ended: how it ended before the search was resumed, or empty.
+        config: number, setting, setting_number, hyperparameters (their seed is that of the attacked images, of attack
+            and noise, too), and ended: how it ended before the search was resumed, or empty.
         job: what it shares with the others.
     """
     torch.set_num_threads(job.threads)
@@ -146,16 +145,18 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
             tune.report(metrics)
 
         def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
-            return job.objective.proxy(fold_batchnorm(classifier), images, labels, job.seed, metrics["valid_accuracy"])
+            return job.objective.proxy(
+                fold_batchnorm(classifier), images, labels, settings.seed, metrics["valid_accuracy"]
+            )
 
         if epochs:
             tune.report(epochs[-1])  # whether it is worth going on may not have been decided
         choice: dict[str, Any] = {"measure": proxy if job.proxy else None}
         if config["setting"] == EARLY_STOPPED:
-            by_epoch = job.objective.by_epoch(images, labels, job.seed, epochs)
+            by_epoch = job.objective.by_epoch(images, labels, settings.seed, epochs)
             choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
         result = train(settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, **choice)
-        measured = job.objective.measure(fold_batchnorm(result.classifier), images, labels, job.seed)
+        measured = job.objective.measure(fold_batchnorm(result.classifier), images, labels, settings.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)
     tune.report({"epoch": settings.epoch_num, **measured})

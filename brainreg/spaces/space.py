@@ -77,6 +77,8 @@ class Space(BaseModel):
                 if key in ("task", "reg_data"):
                     raise ValueError(f"{section}.{key}: {key} is a key of the space itself")
                 values[key] = _checked(f"{section}.{key}", key, values[key])
+        if "seed" in self.search:
+            raise ValueError("search.seed: a search gives its runs their seeds itself; its own is fixed.seed")
         for key, distribution in self.search.items():
             if key in ("task", "reg_data") or key in self.fixed:
                 raise ValueError(f"search.{key}: given twice; {key} is fixed")

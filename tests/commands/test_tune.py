@@ -77,7 +77,7 @@ def test_list_of_spaces(capsys):
 def test_short_searches_stop_no_trial_unless_asked_to(flags, scheduler, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert tune.main([SPACE, "--dry-run", *flags]) == 0
-    assert f"sampler tpe, scheduler {scheduler}" in capsys.readouterr().out
+    assert f"sampler thompson, scheduler {scheduler}" in capsys.readouterr().out
 
 
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):

@@ -101,17 +101,26 @@ class TestSearch:
         with pytest.raises(InputError, match=rf"^--data_dir={data_dir}: "):
             plan_resume(begun, {})
 
-    def test_one_of_a_version_without_fingerprints_goes_on_and_says_so(self, begun, data_dir):
+    @pytest.mark.parametrize("earlier", [2, 3])
+    def test_one_of_an_earlier_version_does_not_go_on_and_says_so(self, begun, earlier):
+        """Its trials all had one seed, and were no runs of settings; the second has no fingerprints of data."""
         manifest = json.loads(begun.read("search.json"))
-        del manifest["data"]
-        begun.write("search.json", json.dumps({**manifest, "format": 2}))
-        plan = plan_resume(begun, {})
-        assert any("no fingerprints" in note for note in plan.notes)
+        begun.write("search.json", json.dumps({**manifest, "format": earlier}))
+        with pytest.raises(InputError, match=rf"^--resume=s: written in format {earlier}, .* format 4$"):
+            plan_resume(begun, {})
 
     def test_every_record_says_what_it_was_trained_on(self, searched):
+        """The seed of a run divides the images; all else is the same for all."""
         data = json.loads((searched / "search.json").read_text())["data"]
+        seeds = set()
         for record in read_trials(Storage(searched)):
-            assert record.data and record.data.items() <= data.items()
+            seed = record.hyperparameters.get("seed", 0)
+            seeds.add(seed)
+            own = f"validation, portion 0.2, seed {seed}"
+            assert own in record.data
+            assert {**record.data, own: ""}.items() <= {**data, own: ""}.items()
+            assert seed or record.data[own] == data[own]
+        assert len(seeds) > 1
 
     def test_a_node_with_other_data_is_refused(self, space, data_dir, tmp_path):
         """Its data change after the search was planned, as if a node had others."""

@@ -175,9 +175,25 @@ def test_a_confirmed_search_shows_test_numbers_and_whether_they_differ(confirmed
 
 def test_a_search_that_is_not_confirmed_says_so_first(small):
     (lead,) = small.all("p", class_="lead")
-    assert lead["text"].startswith(
-        "Not confirmed: on validation images with one seed, the best of 9 finished trials is"
-    )
+    told = "Not confirmed: on validation images, of 9 settings with 9 finished trials, setting "
+    assert lead["text"].startswith(told)
+    assert "is too good by some luck" in lead["text"]
+
+
+def test_the_settings_stand_first_with_what_is_expected_of_them(small, searched):
+    results = load_results(searched)
+    head, *rows = small.region("Settings")
+    assert head[0] == "setting" and head[-4:] == [
+        "objective (%)", "95% interval", "P(best)", "P(better than unregularized)",
+    ]  # fmt: skip
+    ranked = rank_trials(results)
+    assert [int(row[0].split(",")[0]) for row in rows] == ranked.setting_number.unique().tolist()
+    assert sum("recommended" in row[0] for row in rows) == 1
+    for row, trial in zip(rows, ranked.drop_duplicates("setting_number").itertuples(), strict=True):
+        assert row[head.index("objective (%)")] == f"{100 * trial.expected_objective:.1f}"
+        low, high = map(float, row[head.index("95% interval")].split(" to "))
+        assert low < 100 * trial.expected_objective < high
+    assert small.source.index("Settings") < small.source.index("All trials")
 
 
 def test_texts_of_files_are_escaped(copy):
@@ -282,7 +298,7 @@ def test_another_version_is_told_and_what_its_table_says_is_shown():
     page = Page(report([OLD]))
     notes = [item["text"] for item in page.all("li")]
     assert "format_1: shown is what its results.csv says" in notes
-    assert any("written in format 1; this version reads format 3" in note for note in notes)
+    assert any("written in format 1; this version reads format 4" in note for note in notes)
     assert len(trial_rows(page)) == len(pd.read_csv(OLD / "results.csv"))
     assert len(page.all("img")) > 3
 

@@ -17,8 +17,11 @@ def report(epoch: int, value: float, cross_entropy: float | None = None) -> dict
     return {"epoch": epoch, "valid_cross_entropy": entropy, "valid_accuracy": 0.9, "proxy_objective": value}
 
 
-def trial(number: int, setting: str = "") -> SimpleNamespace:
-    return SimpleNamespace(trial_id=f"ray_{number}", config={"number": number, "setting": setting})
+def trial(number: int, setting: str = "", setting_number: int | None = None) -> SimpleNamespace:
+    own = number if setting_number is None else setting_number
+    return SimpleNamespace(
+        trial_id=f"ray_{number}", config={"number": number, "setting": setting, "setting_number": own}
+    )
 
 
 def record(number: int, values: list[float], cross_entropies: list[float] = (), **content) -> TrialRecord:
@@ -50,6 +53,15 @@ def test_a_trial_below_the_best_third_of_those_before_it_is_stopped():
     # The first has nothing to be compared with. The quantile of 0.5 and 0.7 is 0.633, that of 0.3, 0.5 and 0.7 0.567.
     assert reach(scheduler, 8, [0.5, 0.7, 0.3, 0.567, 0.5]) == [True, True, False, True, False]
     assert scheduler.stopped == {2, 4}
+
+
+def test_a_further_run_of_a_setting_is_spared_and_is_no_measure_for_others():
+    scheduler = AshaScheduler(10, [record(9, [0.9] * 10, setting_number=4, measured={"objective": 0.9})])
+    reach(scheduler, 8, [0.5, 0.6])
+    again = trial(2, setting_number=1)
+    assert scheduler.on_trial_result(None, again, report(8, 0.1)) == TrialScheduler.CONTINUE
+    assert [*scheduler.rungs[8]] == [0, 1] and not goes_on(scheduler, 3, 8, 0.5)
+    assert scheduler.stopped == {3}
 
 
 def test_it_is_compared_at_the_rungs_only():

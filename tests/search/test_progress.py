@@ -1,4 +1,5 @@
 import io
+import re
 import time
 
 import pandas as pd
@@ -6,9 +7,24 @@ import pytest
 from rich.console import Console
 
 from brainreg._utils.formats import format_duration, format_setting
+from brainreg.recommendation.settings import advise
+from brainreg.records.results import advise_by_records
+from brainreg.records.trial import TrialRecord
 from brainreg.search.callbacks import Gauges
-from brainreg.search.progress import SearchProgress, ranked_table
+from brainreg.search.limits import Limits
+from brainreg.search.progress import SearchProgress
+from brainreg.search.summary import advice_lines, recommendation, settings_table
+from brainreg.spaces.space import Space
 
+SPACE = Space(
+    name="two",
+    description="a test",
+    task="digits",
+    fixed={"base_channels": 2},
+    search={"reg_alpha": {"low": 0.02, "high": 10, "log": True}, "reg_image_num": {"low": 100, "high": 1000}},
+    objective={"eps": 0.1, "noise_eps": 0.1},
+    budget={"num_samples": 4},
+)
 MEASURED = {"objective": 0.7, "clean_accuracy": 0.9, "robust_accuracy": 0.5, "noise_accuracy": 0.8}
 
 
@@ -26,7 +42,17 @@ def console() -> Console:
 
 @pytest.fixture
 def progress(clock, console) -> SearchProgress:
-    return SearchProgress(total=4, slots=2, searched=["reg_alpha", "reg_image_num"], console=console)
+    return SearchProgress(total=4, slots=2, space=SPACE, console=console)
+
+
+def run(number: int, setting: str = "", hyperparameters: dict | None = None, **content) -> TrialRecord:
+    default = {"reg_alpha": 0.0} if setting == "unregularized" else {"reg_alpha": 0.5, "reg_image_num": 500}
+    return TrialRecord(number, setting, {"task": "digits", **(hyperparameters or default)}, **content)
+
+
+def finished(number: int, objective: float, setting: str = "", **content) -> TrialRecord:
+    measured = {**MEASURED, "objective": objective}
+    return run(number, setting, content.pop("hyperparameters", {}), measured=measured, **content)
 
 
 def printed(console: Console) -> list[str]:
@@ -34,20 +60,24 @@ def printed(console: Console) -> list[str]:
 
 
 def test_time_left_is_said_only_when_it_can_be_known(progress, clock):
-    progress.started(0, "", {})
+    progress.started(run(0, "", {}))
     assert progress.line() == "0/4 trials done, 1 running; 0m00s so far; time left unknown until a trial is done"
     clock[0] += 10
     progress.finished(0, MEASURED)
-    progress.started(1, "", {})
+    progress.started(run(1, "", {}))
     clock[0] += 4
     # Two trials to come at 10 s, and 6 s of the running one, on two workers.
     assert progress.seconds_left() == pytest.approx((20 + 6) / 2)
-    assert progress.line() == "1/4 trials done, 1 running; best 0.700 (trial 0); 0m14s so far; about 0m13s left"
+    assert re.fullmatch(
+        r"1/4 trials done, 1 running; recommended: setting 0, 0\.700 ± 0\.\d+, the best with over 99%; 0m14s so far;"
+        r" about 0m13s left",
+        progress.line(),
+    )
 
 
 def test_a_trial_that_takes_longer_than_the_others_is_not_said_to_end_at_once(progress, clock):
     for number in range(4):
-        progress.started(number, "", {})
+        progress.started(run(number, "", {}))
     clock[0] += 10
     for number in range(3):
         progress.finished(number, MEASURED)
@@ -58,20 +88,20 @@ def test_a_trial_that_takes_longer_than_the_others_is_not_said_to_end_at_once(pr
 def test_time_left_includes_what_comes_after_the_trials(progress, clock):
     progress.afterwards = 100
     for number in range(4):
-        progress.started(number, "", {})
+        progress.started(run(number, "", {}))
         clock[0] += 10
         progress.finished(number, MEASURED)
     assert progress.seconds_left() == 100
 
 
 def test_failures_are_counted_and_no_trial_that_failed_is_best(progress, clock):
-    progress.started(0, "", {})
+    progress.started(run(0, "", {}))
     progress.failed(0, "DivergedError: epoch 1")
     assert progress.line().startswith("1/4 trials done, 0 running, 1 failed; 0m00s")
 
 
 def test_lines_for_a_log_file(progress, clock, console):
-    progress.started(3, "published", {"reg_alpha": 0.31416, "reg_image_num": 500})
+    progress.started(run(3, "published", {"reg_alpha": 0.31416, "reg_image_num": 500}))
     progress.trained(3, 1, 2, 0.6)
     clock[0] += 5
     progress.finished(3, MEASURED)
@@ -90,10 +120,10 @@ def test_a_silent_log_gets_a_line_now_and_then(progress, clock, console):
 
 
 def test_the_live_table(progress, clock, console):
-    progress.started(0, "unregularized", {"reg_alpha": 0.0})
-    progress.started(1, "", {"reg_alpha": 2.5, "reg_image_num": 1000})
+    progress.started(run(0, "unregularized", {"reg_alpha": 0.0}))
+    progress.started(run(1, "", {"reg_alpha": 2.5, "reg_image_num": 1000}))
     progress.trained(1, 1, 2, 0.612)
-    progress.started(2, "", {"reg_alpha": 1.0})
+    progress.started(run(2, "", {"reg_alpha": 1.0}))
     progress.trained(2, 2, 2, 0.7)
     clock[0] += 9
     console.file.truncate(0)
@@ -110,26 +140,84 @@ def test_the_live_table(progress, clock, console):
 
 def test_a_long_search_shows_its_latest_trials(progress, clock):
     for number in range(50):
-        progress.started(number, "", {})
+        progress.started(run(number, "", {}))
         progress.finished(number, MEASURED)
-    progress.started(50, "", {})
-    table = Console(file=io.StringIO(), width=100)
+    progress.started(run(50, "", {}))
+    table = Console(file=io.StringIO(), width=160)
     table.print(progress)
     lines = printed(table)
     assert lines[0] == "(31 earlier trials not shown)" and len(lines) == 23
-    assert lines[-2].split()[:2] == ["50", "starting"]
+    assert lines[-2].split() == ["50", "0.5", "500", "starting"]
 
 
-def test_ranked_table_keeps_given_settings_in_sight():
-    frame = pd.DataFrame(
-        [
-            {"trial": i, "setting": "unregularized" if i == 9 else "", "reg_alpha": 0.5, "seconds": 3.0, **MEASURED}
-            for i in range(10)
-        ]
+def test_what_is_recommended_and_the_luckiest_run_are_told_apart(progress):
+    """Setting 1 had one lucky run among four; setting 2 is as good every time."""
+    values = {1: (0.75, 0.5, 0.52, 0.48), 2: (0.7, 0.69, 0.71, 0.7)}
+    number = 0
+    for setting, own in values.items():
+        for seed, value in enumerate(own):
+            hyperparameters = {"reg_alpha": 0.1 * setting, "reg_image_num": 500, "seed": seed}
+            progress.started(run(number, "", hyperparameters, setting_number=4 * (setting - 1)))
+            progress.finished(number, {**MEASURED, "objective": value})
+            number += 1
+    counts = progress.counts()
+    assert counts["largest_objective"] == 0.75
+    assert counts["recommended_objective_low"] < counts["recommended_objective"] < counts["recommended_objective_high"]
+    assert 0.6 < counts["recommended_objective"] < 0.72 and counts["recommended_probability_best"] > 0.7
+    assert "recommended: setting 4, 0.6" in progress.line() or "recommended: setting 4, 0.7" in progress.line()
+
+
+def test_a_run_of_a_setting_that_ran_before_says_so(progress, clock, console):
+    progress.started(run(0))
+    progress.started(run(5, setting_number=0))
+    progress.finished(5, MEASURED)
+    assert printed(console)[0].startswith("trial 5 (setting 0 again, alpha 0.5, N 500): objective 0.700")
+
+
+def test_time_left_is_that_of_the_limit(clock, console):
+    limits = Limits(minutes=2)
+    progress = SearchProgress(None, 2, SPACE, console, limits=limits)
+    progress.started(run(0))
+    clock[0] += 30
+    assert progress.line() == "0 trials done, 1 running; 0m30s so far; time left unknown"
+    progress.finished(0, MEASURED)
+    assert progress.seconds_left() == 90 + 15  # a trial that runs at the end is half way, on average
+
+
+def test_the_table_of_settings_keeps_given_ones_in_sight():
+    records = [
+        finished(
+            i,
+            0.5 + 0.05 * i,
+            "unregularized" if i == 0 else "",
+            hyperparameters={"reg_alpha": 0.1 * i, **({"reg_image_num": 500} if i else {})},
+        )
+        for i in range(9)
+    ]
+    records.append(
+        finished(9, 0.88, hyperparameters={"reg_alpha": 0.8, "reg_image_num": 500, "seed": 7}, setting_number=8)
     )
-    table = Console(file=io.StringIO(), width=100)
-    table.print(ranked_table(frame, ["reg_alpha"], rows=3))
-    assert [line.split()[0] for line in printed(table)[1:]] == ["0", "1", "2", "9"]
+    advice = advise_by_records(records, SPACE)
+    table = Console(file=io.StringIO(), width=120)
+    table.print(settings_table(advice, SPACE.search, rows=3))
+    rows = [line.split() for line in printed(table)]
+    assert rows[0] == ["setting", "alpha", "N", "runs", "clean", "robust", "objective", "95%", "interval", "P(best)"]
+    assert [row[0] for row in rows[1:]] == ["8", "7", "6", "0"]
+    assert rows[1][:4] == ["8", "0.8", "500", "2"] and rows[1][-1] == "recommended"
+    assert rows[4][:3] == ["0", "0", "1"] and rows[4][-1] == "unregularized"
+    lines = advice_lines(advice, SPACE)
+    assert lines[0].startswith("recommended: setting 8 (alpha 0.8, N 500): expected objective 0.8")
+    assert lines[1].startswith("  against unregularized: +0.3")
+    content = recommendation(advice, SPACE)
+    assert content["hyperparameters"] == {"reg_alpha": 0.8, "reg_image_num": 500}
+    assert content["trials"] == [8, 9] and content["trial"] in (8, 9) and content["largest_objective"] == 0.9
+    assert content["probability_better"]["unregularized"] > 0.9 and content["gains"]["unregularized"]["low"] > 0
+
+
+def test_nothing_is_recommended_before_a_regularized_setting_has_finished():
+    advice = advise_by_records([finished(0, 0.6, "unregularized")], SPACE)
+    assert recommendation(advice, SPACE) is None and "none is recommended" in advice_lines(advice, SPACE)[0]
+    assert advise(pd.DataFrame({"setting_number": []}), SPACE).recommended is None
 
 
 @pytest.mark.parametrize(

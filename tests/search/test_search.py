@@ -11,14 +11,16 @@ import pytest
 import ray
 import torch
 from rich.console import Console
-from testing import SHORT_ATTACK, TINY, make_space, search
+from testing import SHORT_ATTACK, TINY, TO_THE_END, make_space, search
 
 from brainreg._utils.flags import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.manifest import read_manifest
-from brainreg.records.results import BEST, rank_trials, settings_of
+from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
+from brainreg.search.limits import Limits
 from brainreg.search.plan import SearchOptions, plan_resume, plan_search
+from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import sampler_seed
 from brainreg.spaces.objective import EPOCH_OBJECTIVE
@@ -122,13 +124,17 @@ class TestFinishedSearch:
             "search.json",
             "results.csv",
             "epochs.csv",
+            "settings.csv",
             "study.db",
             "best",
         }
 
     def test_the_best_checkpoint_and_its_command_repeat_the_best_trial(self, finished):
         folder, results, _ = finished
-        best = rank_trials(results).iloc[0]
+        best = recommended_trial(rank_trials(results))
+        content = json.loads((folder / BEST / "recommendation.json").read_text())
+        assert content["trial"] == best.trial and content["setting_number"] == best.setting_number
+        assert content["expected"]["objective"]["mean"] == pytest.approx(best.expected_objective)
         stored = load_checkpoint(folder / BEST / "checkpoint.pt")
         assert Hyperparameters(**stored["hyperparameters"]) == settings_of(best)
         command = (folder / BEST / "command.txt").read_text().strip()
@@ -147,30 +153,28 @@ class TestFinishedSearch:
     def test_the_final_attack_is_on_images_that_no_trial_was_selected_by(self, finished):
         folder, results, _ = finished
         table = pd.read_csv(folder / "final_attack.csv", keep_default_na=False)
-        assert table.trial.tolist()[0] == rank_trials(results).trial[0] and {"unregularized", "early_stopped"} <= {
-            *table.setting
-        }
+        assert table.trial.tolist()[0] == recommended_trial(rank_trials(results)).trial
+        assert {"unregularized", "early_stopped"} <= {*table.setting}
         assert (table.n == 32).all() and table.fresh.all()  # 72 validation images, 40 of them in the objective
         assert set(table.attack) == {"AutoAttack custom Linf (apgd-ce; 2 steps)"}
 
     def test_what_the_terminal_shows(self, finished):
         folder, results, text = finished
         lines = text.splitlines()
-        best = rank_trials(results).iloc[0]
+        best = recommended_trial(rank_trials(results))
         assert lines[0] == f"starting Ray for 6 trials, 2 at a time, in {folder}"
         assert f"drawn from {sampler_seed(make_space(), 0)} " in lines[1]
-        assert any(line.startswith("6/6 trials done, 0 running; best") for line in lines)
+        assert any(line.startswith("6/6 trials done, 0 running; recommended: setting ") for line in lines)
         assert "robust: AutoAttack custom Linf (apgd-ce; 2 steps), eps 0.02" in lines
-        header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["trial", "alpha"])
-        assert [line.split()[0] for line in lines[header + 1 : header + 7]] == [
-            str(n) for n in rank_trials(results).trial
-        ]
-        if best.setting == "":
-            assert any(line.startswith("best against unregularized: objective +") for line in lines)
+        header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["setting", "alpha"])
+        ranked = rank_trials(results).setting_number.unique()
+        shown = [line.split()[0] for line in lines[header + 1 :] if re.match(r" *\d+ +[\d.]+ ", line)]
+        assert shown[: len(ranked)] == [str(n) for n in ranked]
+        assert any(line.startswith(f"recommended: setting {best.setting_number} (alpha ") for line in lines)
+        assert any(line.startswith("  against unregularized: ") for line in lines)
         command = r"\S*python\S* (-m brainreg train --task=digits --base_channels=2|-m brainreg evaluate --checkpoint=)"
         assert re.match(command, lines[-1].strip())
-        proposed = int((results.setting == "").sum())
-        told = next(i for i, line in enumerate(lines) if f"the largest of {proposed} runs of one seed each" in line)
+        told = lines.index("whether it is better over fresh seeds and on test images:")
         assert re.match(rf"  \S*python\S* -m brainreg confirm {folder}$", lines[told + 1])
         show_status(Storage(folder), console := Console(file=io.StringIO(), width=120))
         assert lines[told + 1] in console.file.getvalue()
@@ -183,7 +187,7 @@ class TestFinishedSearch:
             search={"lr": {"choices": [0.01, 0.02]}, "reg_alpha": {"choices": [0.5, 1]}},
         )
         results, text = search(space, tmp_path, num_samples=len(space.given) + 1)
-        best = settings_of(rank_trials(results).iloc[0])
+        best = settings_of(recommended_trial(rank_trials(results)))
         lines = text.splitlines()
         told = next(i for i, line in enumerate(lines) if line.startswith("searched beside the regularizer: lr;"))
         flags = lines[told + 1].split("brainreg train ")[1]
@@ -206,7 +210,7 @@ def test_a_space_that_is_used_up_ends_the_search(tmp_path):
         fixed={**TINY, "reg_alpha": 0.5, "reg_image_num": 100, "epoch_num": 1},
         search={"reg_range": {"choices": ["all", "high_positive"]}},
     )
-    results, text = search(space, tmp_path, num_samples=8)
+    results, text = search(space, tmp_path, strategy=TO_THE_END.model_copy(update={"seeds": 1}), num_samples=8)
     assert results.setting.tolist() == [*space.given, "", ""] and set(results.state) == {"finished"}
     assert set(results.reg_range.dropna()) == {"all", "high_positive"}
     assert "the space is used up" in text and read_manifest(Storage(tmp_path / "s"))["num_samples"] == len(results)
@@ -346,3 +350,51 @@ class TestPlan:
 
         assert slots(max_concurrent=1) == 1 and slots(num_samples=1) == 1
         assert slots(cpus_per_trial=0.25, num_samples=3) == 3
+
+
+def test_a_search_runs_settings_again_with_other_seeds_and_ends_by_its_time(tmp_path, monkeypatch):
+    """The space has four settings; as no number of trials is given, time ends the search. Each trial takes 2 s of it,
+    however long it takes on this machine."""
+    began = []
+    monkeypatch.setattr(Limits, "begin", lambda self, trial_id: began.append(trial_id))
+    monkeypatch.setattr(Limits, "seconds", property(lambda self: 2.0 * len(began)))
+    space = make_space(
+        fixed={**TINY, "reg_image_num": 100, "epoch_num": 1, "reg_range": "all"},
+        search={"reg_alpha": {"choices": [0.5, 1]}, "reg_thresh": {"choices": [0.4, 0.8]}},
+        budget={"num_samples": 3, "final_attack": SHORT_ATTACK, "final_attack_seconds": 0},
+    )
+    results, text = search(space, tmp_path, minutes=0.4)
+    folder = tmp_path / "s"
+    manifest = read_manifest(Storage(folder))
+    assert manifest["ended"] == {"trials": len(results), "reason": "its time is over (--minutes=0.4)"}
+    assert "no further trial is begun: its time is over (--minutes=0.4)" in text and "interrupted" not in text
+    assert set(results.state) == {"finished"} and results.setting_number.nunique() == 6 and len(results) == 12
+    assert not results.duplicated(["setting_number", "seed"]).any()
+    assert (results.setting_number <= results.trial).all()
+    for _, own in results.groupby("setting_number"):
+        assert own[["reg_alpha", "reg_thresh", "setting"]].drop_duplicates().shape[0] == 1
+    table = pd.read_csv(folder / "settings.csv")
+    assert table.runs.sum() == len(results) and table["rank"].tolist() == [*range(1, 7)]
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{folder}/study.db")
+    for trial, row in zip(study.trials, results.itertuples(), strict=True):
+        assert trial.user_attrs["seed"] == row.seed
+        assert trial.user_attrs.get("setting_number", trial.number) == row.setting_number
+    show_status(Storage(folder), console := Console(file=io.StringIO(), width=120))
+    assert f"s: done\n{len(results)} of {len(results)} trials done" in console.file.getvalue()
+    # Its time is spent; with more, it goes on, and nothing that ended is run again.
+    _, text = resumed(folder, minutes=0.6)
+    again = load_results(folder)
+    assert len(again) == 18 and read_manifest(Storage(folder))["ended"]["trials"] == len(again)
+    assert again.seconds[: len(results)].tolist() == results.seconds.tolist()
+
+
+def resumed(folder, **options) -> tuple[pd.DataFrame, str]:
+    plan = plan_resume(Storage(folder), options)
+    console = Console(file=io.StringIO(), width=120)
+    return run_search(plan, console), console.file.getvalue()
+
+
+def test_gpu_hours_are_no_limit_of_a_search_without_gpus(tmp_path):
+    options = SearchOptions(name="s", storage_path=str(tmp_path), gpu_hours=1)
+    with pytest.raises(InputError, match=r"^--gpu_hours=1: trials take no GPU; limit the search with --minutes$"):
+        plan_search(make_space(), options)

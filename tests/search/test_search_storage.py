@@ -18,7 +18,7 @@ from brainreg.commands import tune
 from brainreg.errors import InputError
 from brainreg.records.driver import driver_of
 from brainreg.records.manifest import read_manifest
-from brainreg.records.results import BEST, load_results, rank_trials
+from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial
 from brainreg.records.trial import TrialFiles
 from brainreg.search.plan import SearchOptions, find_search, plan_resume, plan_search
 from brainreg.search.run import run_search
@@ -108,7 +108,7 @@ class TestS3:
         _, _, _, between = resumed
         assert between[0] == "s: interrupted; go on with --resume=s"
         assert between[1].startswith(f"{done} of 4 trials done, ") and f", {done} finished" in between[1]
-        assert "best so far:" in between
+        assert "settings so far:" in between
 
     def test_the_resumed_search_is_whole(self, interrupted, resumed):
         before = interrupted[1]
@@ -121,7 +121,7 @@ class TestS3:
             assert results.set_index("trial")[name][done.trial].tolist() == done[name].tolist()
         assert f"starting Ray for 4 trials, {len(done)} of them done before, 2 at a time" in text
         assert "AutoAttack custom Linf (apgd-ce; 2 steps), eps 0.02, for 0m01s on each of" in text
-        assert f"trials: s3://{BUCKET}/searches/s/results.csv" in text.splitlines()
+        assert f"trials:   s3://{BUCKET}/searches/s/results.csv" in text.splitlines()
 
     def test_the_study_was_made_again(self, resumed, home):
         _, results, _, _ = resumed
@@ -140,7 +140,7 @@ class TestS3:
 
     def test_its_checkpoints_are_there(self, resumed, tmp_path):
         folder, results, _, _ = resumed
-        best = rank_trials(results).iloc[0]
+        best = recommended_trial(rank_trials(results))
         assert best.checkpoint == f"s3://{BUCKET}/searches/s/trial_{best.trial:04d}/checkpoint.pt"
         kept = load_checkpoint(folder.child(BEST).fetch("checkpoint.pt", tmp_path))
         for number in range(4):

@@ -2,17 +2,13 @@
 
 import contextlib
 import doctest
-import json
-import re
 import sqlite3
 import threading
 import warnings
 from dataclasses import replace
 
 import optuna
-import pandas as pd
 import pytest
-from conftest import ROOT
 from services import PASSWORD, postgresql_server, unanswered
 
 from brainreg import statistics
@@ -29,7 +25,7 @@ from brainreg.spaces.space import Space
 from brainreg.statistics import front, hypervolume
 from brainreg.storage import StorageError
 
-SAMPLERS = ("tpe", "gp", "nsga2", "random")
+SAMPLERS = ("thompson", "tpe", "gp", "nsga2", "random")
 SEARCHED = {"reg_alpha", "reg_thresh", "reg_thresh_2/reg_thresh", "reg_batch_size"}
 SPACE = Space(
     name="tiny",
@@ -78,7 +74,9 @@ def strategy(request, sampler) -> Strategy:
 
 
 def opened(strategy: Strategy, name: str, url: str | None = None, records=(), space=SPACE, seed=0) -> SearchStudy:
-    return SearchStudy(space, strategy, 9, seed, name, url, records, own=True)
+    """A study of one run of each setting, so that a sampler proposes each trial."""
+    strategy = strategy.model_copy(update={"sampler_seed": seed, "seeds": strategy.seeds or 1})
+    return SearchStudy(space, strategy, name, url, records, own=True)
 
 
 def measured(clean: float, robust: float) -> dict:
@@ -153,8 +151,8 @@ class TestTold:
             ["clean_accuracy", "robust_accuracy", "noise_accuracy"] if one_goal else ["objective", "noise_accuracy"]
         )
         kept = {name: measured(0.8, 0.2)[name] for name in beside}
-        assert trials[0].user_attrs == {"setting": "unregularized", **kept} and trials[0].params == {}
-        assert trials[2].user_attrs == {} and trials[3].user_attrs == {"error": ERROR}
+        assert trials[0].user_attrs == {"setting": "unregularized", "seed": 0, **kept} and trials[0].params == {}
+        assert trials[2].user_attrs == {"seed": 0} and trials[3].user_attrs == {"seed": 0, "error": ERROR}
         assert trials[1].user_attrs["setting"] == "early_stopped" and trials[1].params == {}
         for trial, record in zip(trials[2:], records[2:], strict=True):
             assert trial.params == record.params and trial.params.keys() == SEARCHED
@@ -278,7 +276,7 @@ class TestProposals:
         if name_of == "tpe":
             return  # it searches in groups of parameters, and those of no trial are one
         # The sampler alone finds no parameter that all trials share, and draws each at random.
-        alone = make_sampler(name_of, 9, 0)._sampler
+        alone = make_sampler(name_of, 0)._sampler
         assert alone.infer_relative_search_space(study.study, trial._cached_frozen_trial) == {}
 
     def test_given_settings_that_have_parameters_count(self, name):
@@ -296,14 +294,14 @@ class TestProposals:
     def test_nsga2_goes_on_with_its_generation_when_the_database_was_lost(self, name):
         strategy = Strategy(objective="pareto", sampler="nsga2")
         study, records = opened(strategy, name), []
-        for i in range(8):
+        for i in range(10):  # two of given settings
             trial = study.ask()
             records.append(study.propose(trial))
             records[-1].measured = measured(0.1 * i, 0.9 - 0.1 * i)
             study.tell_finished(trial, records[-1].measured)
         for one in (study, opened(strategy, name, records=records)):
             generation = one.propose(one.ask()).noted["NSGAIISampler:generation"]
-            assert generation == 1  # four are a generation
+            assert generation == 1  # eight are a generation
 
     def test_one_seed_proposes_the_same_and_another_does_not(self, sampler, name):
         strategy = Strategy(sampler=sampler)
@@ -327,23 +325,6 @@ class TestProposals:
             )
         ]
         assert seeds[0] == seeds[1] == seeds[2] and len({*seeds}) == 6
-
-    @pytest.mark.parametrize("row", ["digits_double", "mnist_mnist"])
-    def test_a_recorded_row_is_proposed_again_with_the_sampler_seed_that_it_names(self, row, name):
-        """As far as its proposals are drawn before anything is measured; each first third of a search is."""
-        folder = ROOT / "analysis" / "results" / f"{row}_narrow"
-        record, trials = json.loads((folder / "reproduction.json").read_text()), pd.read_csv(folder / "trials.csv")
-        space = Space(**record["space"])
-        study = SearchStudy(
-            space, Strategy(), len(trials), int(re.search(r"sampler_seed=(\d+)", record["command"])[1]), name
-        )
-        for _ in space.given:  # of which an earlier version had one less
-            study.propose(study.ask())
-        recorded = trials[trials.setting.isna()]
-        for trial in recorded.index[recorded.index < max(len(trials) // 3, 1)]:
-            proposed = study.propose(study.ask()).hyperparameters
-            for key in space.search.keys() & proposed.keys():
-                assert proposed[key] == pytest.approx(trials[key][trial])
 
     def test_a_resumed_search_does_not_repeat_its_draws(self, sampler, name, tmp_path):
         url = f"sqlite:///{tmp_path}/study.db"
@@ -372,7 +353,8 @@ class TestProposals:
             }
         )
         every = len(finite.given) + 3 * 2 + 3  # Th_2 exists in the range double only
-        assert most_trials(finite) == every
+        assert most_trials(finite, 1) == every and most_trials(finite, None) is None
+        assert most_trials(finite, 3) == 3 * every
         study, records = opened(strategy, name, space=finite), []
         for number in range(every):
             trial = study.ask()
@@ -384,12 +366,12 @@ class TestProposals:
             if resumed:
                 study = opened(strategy, f"{name} {number}", records=records, space=finite)
         proposed = [setting_key(record.hyperparameters) for record in records if not record.setting]
-        assert len({*proposed}) == len(proposed) == 9 and most_trials(finite, records) == every
+        assert len({*proposed}) == len(proposed) == 9 and most_trials(finite, 1, records) == every
 
     def test_spaces_that_are_not_used_up(self):
-        assert most_trials(SPACE) is None
+        assert most_trials(SPACE, 1) is None
         many = {"reg_image_num": {"low": 100, "high": 50_000}, "reg_alpha": {"choices": [1, 2]}}
-        assert most_trials(Space(**{**SPACE.model_dump(), "fixed": {}, "search": many})) is None
+        assert most_trials(Space(**{**SPACE.model_dump(), "fixed": {}, "search": many}), 1) is None
 
     @pytest.mark.parametrize(
         ("one", "other", "same"),
@@ -397,11 +379,11 @@ class TestProposals:
             ({"reg_alpha": 0.0, "reg_thresh": 0.1}, {"reg_alpha": 0.0, "reg_thresh": 0.2}, True),
             ({"reg_alpha": 1.0, "reg_thresh": 0.1}, {"reg_alpha": 1.0, "reg_thresh": 0.2}, False),
             ({"reg_alpha": 1.0, "reg_data": None}, {"reg_alpha": 1.0, "reg_data": "digits"}, True),
-            ({"reg_alpha": 1.0}, {"reg_alpha": 1.0, "seed": 1}, False),
+            ({"reg_alpha": 1.0}, {"reg_alpha": 1.0, "seed": 1}, True),
             ({"reg_alpha": 1.0}, {"reg_alpha": 1.0, "momentum": 0.9}, True),
         ],
     )
-    def test_what_is_one_training(self, one, other, same):
+    def test_what_is_one_setting(self, one, other, same):
         first, second = (setting_key({"task": "digits", **setting}) for setting in (one, other))
         assert (first == second) == same
 
@@ -438,10 +420,6 @@ class TestProposals:
         newest = [trial for trial in finished if trial not in best][-3:]
         shown = study.study.sampler._sampler._of(study.study)._get_trials()
         assert [trial.number for trial in shown] == [*sorted(trial.number for trial in best + newest), running]
-
-    def test_a_short_search_is_not_random_alone(self):
-        for num_samples, startup in ((1, 1), (9, 3), (100, 10)):
-            assert make_sampler("tpe", num_samples, 0)._sampler._n_startup_trials == startup
 
 
 class TestDatabases:
@@ -491,7 +469,7 @@ class TestDatabases:
 
     @pytest.mark.parametrize(("own", "synchronous"), [(True, 0), (False, 2)])
     def test_sqlite_waits_for_the_disk_where_others_share_it(self, name, tmp_path, own, synchronous):
-        study = SearchStudy(SPACE, Strategy(), 9, 0, name, f"sqlite:///{tmp_path}/study.db", own=own)
+        study = SearchStudy(SPACE, Strategy(), name, f"sqlite:///{tmp_path}/study.db", own=own)
         with study.study._storage._backend.engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"  # write-ahead fails on NFS
@@ -527,9 +505,9 @@ class TestDatabases:
         assert study.ask().number == 6
 
     def test_a_new_search_does_not_join_the_study_of_another_that_began_at_once(self, name, database):
-        SearchStudy(SPACE, Strategy(), 9, 0, name, database, new=True).ask()
+        SearchStudy(SPACE, Strategy(), name, database, new=True).ask()
         with pytest.raises(InputError, match=f"already holds a study {name}; choose another --name"):
-            SearchStudy(SPACE, Strategy(), 9, 1, name, database, new=True)
+            SearchStudy(SPACE, Strategy(sampler_seed=1), name, database, new=True)
 
     def test_a_damaged_file_is_set_aside(self, name, tmp_path):
         url, path = f"sqlite:///{tmp_path}/study.db", tmp_path / "study.db"
