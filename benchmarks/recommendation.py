@@ -28,7 +28,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,10 +49,15 @@ from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fi
 from brainreg.recommendation.places import Places
 from brainreg.recommendation.recommend import recommend
 from brainreg.recommendation.surrogate import Runs, Surrogate
+from brainreg.search.planner import NextRun, RunPlanner
 from brainreg.search.proposals import _distributions
 from brainreg.search.samplers import make_sampler
 from brainreg.search.scheduler import AshaScheduler
+from brainreg.search.strategy import Strategy
+from brainreg.search.study import SearchStudy
+from brainreg.seeds import search_seed
 from brainreg.spaces.files import load_space
+from brainreg.spaces.names import EARLY_STOPPED
 from brainreg.spaces.space import Space
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -184,7 +189,7 @@ class Rule:
     """How a search proposes, repeats and recommends.
 
     Attributes:
-        sampler: thompson, or one of Optuna's.
+        sampler: thompson, or one of Optuna's; or study, the study of a search with its planner, as it is.
         scheduler: asha or none.
         recommend: posterior or raw (the largest value), or mean (the largest mean of a setting's runs).
         repeats: whether a setting may have further seeds.
@@ -210,7 +215,13 @@ class Rule:
     early_repeats: bool = True
 
 
+# The sampler of the rule that is the search's own study, with its planner.
+STUDY = "study"
+
+
 RULES = {
+    "search": Rule(STUDY),
+    "search, asha": Rule(STUDY, "asha"),
     "today": Rule("tpe", "asha", "raw", seeds=1),
     "tpe, no asha": Rule("tpe", "none", "raw", seeds=1),
     "random": Rule("random", "none", "raw", seeds=1),
@@ -241,6 +252,30 @@ RULES = {
 }
 
 
+class _TablePlanner(RunPlanner):
+    """The search's planner, for which a space has the settings of a table alone, and each of those so many seeds."""
+
+    def __init__(self, space: Space, strategy: Strategy, params: list[dict[str, Any]], seeds: int):
+        super().__init__(space, strategy)
+        whole = {space.parameter(key) for key in space.search if space.is_whole(key)}
+        table = [{name: int(one[name]) if name in whole else float(one[name]) for name in one} for one in params]
+        self._listed, self._most = {self._key(one): one for one in table}, seeds
+
+    def _spread(self, known: Any, index: int) -> dict[str, Any]:
+        wanted = self._places.place(super()._spread(known, index))
+        left = [one for key, one in self._listed.items() if key not in known.keys]
+        away = ((self._places.place_all(left) - wanted) ** 2).sum(axis=1)
+        return left[int(away.argmin())]
+
+    def next_run(self, trials: Any, number: int, part_spent: float = 0.0) -> NextRun:
+        counts = Counter(one.user_attrs.get("setting_number", one.number) for one in trials)
+        for draw in range(50):
+            run = super().next_run(trials, number + 1000 * draw, part_spent)
+            if run.setting_number is None or run.setting or counts[run.setting_number] < self._most:
+                return run
+        return run
+
+
 class Search:
     """A search of a table, in virtual time."""
 
@@ -254,7 +289,9 @@ class Search:
         self.uses_proxy = rule.scheduler == "asha"
         full = np.mean([run.seconds(False) for number in drawn.settings for run in table.runs[number]])
         self.full = float(full)
-        name = rule.sampler if rule.sampler != "thompson" else "random"
+        self.study = self.own_study(seed) if rule.sampler == STUDY else None
+        self.trials: list[tuple[Any, int]] = []
+        name = rule.sampler if rule.sampler not in ("thompson", STUDY) else "random"
         self.sampler_study = optuna.create_study(sampler=make_sampler(name, seed), direction="maximize")
         self.open_trials: dict[int, Any] = {}
         epochs = len(table.runs[0][0].training)
@@ -265,7 +302,34 @@ class Search:
         self.proposal_seconds = 0.0
         self.limit = budget * self.full / workers
 
+    def own_study(self, seed: int) -> SearchStudy:
+        """The study of a search that can propose the settings of the table alone."""
+        space = self.table.space
+        study = SearchStudy(space, Strategy(sampler_seed=seed), "table")
+        study._planner = _TablePlanner(
+            space, study.strategy, [self.table.params[one] for one in self.drawn.settings[1:]], len(self.drawn.feed)
+        )
+        return study
+
     # --- what to run next
+
+    def asked(self, now: float) -> tuple[int, int]:
+        """What the search's own study runs next."""
+        trial = self.study.ask(now / self.limit)
+        record = self.study.propose(trial)
+        setting = 0
+        if not record.setting:
+            params = self.places.place(record.params)
+            places = self.table.settings.places[self.drawn.settings]
+            away = ((places - params) ** 2).sum(axis=1)
+            away[0] = np.inf
+            setting = self.drawn.settings[int(away.argmin())]
+        seed = record.hyperparameters.get("seed", 0)
+        index = next(i for i in itertools.count() if search_seed(0, i) == seed)
+        if record.setting == EARLY_STOPPED:
+            index = 1  # the table has no such runs; the search pays for one
+        self.trials.append((trial, record.number))
+        return setting, index % len(self.drawn.feed)
 
     def counts(self) -> dict[int, int]:
         counts: dict[int, int] = defaultdict(int)
@@ -276,6 +340,8 @@ class Search:
     def propose(self, now: float) -> tuple[int, int]:
         rule, state = self.rule, self.state
         begun = len(state.settings)
+        if self.study is not None:
+            return self.asked(now)
         if self.todo:
             return self.todo.pop(0)
         most = len(self.drawn.feed)
@@ -381,13 +447,20 @@ class Search:
                 break
             if epoch > len(run.training):
                 self.state.values[number] = run.objective
+                if self.study is not None:
+                    measured = {"objective": run.objective, "clean_accuracy": 0, "robust_accuracy": 0}
+                    self.study.tell_finished(self.trials[number][0], {**measured, "noise_accuracy": 0})
                 self.tell(number, run.objective)
                 begin(now)
                 continue
             setting, report = self.state.settings[number], run.reports[epoch - 1]
             first_visit = setting not in self.state.settings[:number]
+            if self.study is not None and self.uses_proxy:
+                self.study.report(self.trials[number][0], int(report["epoch"]), report["proxy_objective"])
             if self.asha is not None and setting and first_visit and not self.asha.decide(number, report):
                 self.state.stopped[number] = True
+                if self.study is not None:
+                    self.study.tell_stopped(self.trials[number][0])
                 self.state.last_proxy[number] = self.asha._best[number][-1]
                 self.tell(number, self.state.last_proxy[number])
                 begin(now)
