@@ -60,7 +60,7 @@ def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
         for low, high in zip(chosen.objective_low, chosen.objective_high, strict=True)
     ]
     seen["P(best)"] = chosen.p_best.map(format_probability).tolist()
-    seen["P(better than unregularized)"] = chosen[f"p_better_{UNREGULARIZED}"].map(format_probability).tolist()
+    seen["P(better)"] = chosen[f"p_better_{UNREGULARIZED}"].map(format_probability).tolist()
     return seen
 
 

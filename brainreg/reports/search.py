@@ -309,7 +309,8 @@ class _Report:
         noise = "" if pd.isna(advice.noise) else f" (one run: standard deviation {100 * advice.noise:.1f} points)"
         note = _note(
             "What a further run of each setting is expected to give on validation images, by all runs of the search"
-            f"{noise}. P(best): the probability that no other of its settings is better by more than half a point."
+            f"{noise}. P(best): the probability that no other of its settings is better by more than half a point;"
+            " P(better): that it is better than the unregularized one."
         )
         return f"{note}{_frame(f'Settings{of}', best_settings(advice, space))}"
 

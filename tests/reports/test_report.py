@@ -184,7 +184,7 @@ def test_the_settings_stand_first_with_what_is_expected_of_them(small, searched)
     results = load_results(searched)
     head, *rows = small.region("Settings")
     assert head[0] == "setting" and head[-4:] == [
-        "objective (%)", "95% interval", "P(best)", "P(better than unregularized)",
+        "objective (%)", "95% interval", "P(best)", "P(better)",
     ]  # fmt: skip
     ranked = rank_trials(results)
     assert [int(row[0].split(",")[0]) for row in rows] == ranked.setting_number.unique().tolist()
