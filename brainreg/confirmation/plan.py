@@ -211,8 +211,9 @@ def plan_confirmation(
             f" assumed to be normal; that takes {least} seeds or more"
         )
     ended, of = int((results.state != UNFINISHED).sum()), trials_asked(manifest)
-    if ended < of:
-        notes.append(f"the search is not done, {ended} of {of} trials are: its best may change")
+    if of is None or ended < of:
+        told = f"{ended} trials" if of is None else f"{ended} of {of} trials"
+        notes.append(f"the search is not done, {told} are: its best may change")
     if given := rank_trials(results).setting.iloc[0]:
         notes.append(f"no proposed setting is expected to be better than the {given} one by the search")
     measured = _evaluation(space, evaluation, before, search)

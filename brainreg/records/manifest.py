@@ -60,9 +60,16 @@ def read_manifest(search: Storage) -> dict[str, Any]:
     return manifest
 
 
-def trials_asked(manifest: Mapping[str, Any]) -> int:
-    """Return how many trials a search has: as many as it was asked for, or as it had when another limit ended it."""
-    return (manifest.get("ended") or {}).get("trials", manifest["num_samples"])
+def trials_asked(manifest: Mapping[str, Any]) -> int | None:
+    """Return how many trials a search has: as many as it was asked for, or as it had when another limit ended it.
+
+    None where time ends it, and has not yet.
+    """
+    if "ended" in manifest:
+        return manifest["ended"]["trials"]
+    options = manifest.get("options", {})
+    timed = options.get("minutes") is not None or options.get("gpu_hours") is not None
+    return None if timed and options.get("num_samples") is None else manifest["num_samples"]
 
 
 def search_id(manifest: Mapping[str, Any]) -> str:

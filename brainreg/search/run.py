@@ -248,7 +248,8 @@ def _limits(plan: SearchPlan) -> Limits:
 
 def is_done(plan: SearchPlan, results: pd.DataFrame) -> bool:
     """Return whether all trials of a search that ran have ended."""
-    return int((results.state != UNFINISHED).sum()) >= trials_asked(read_manifest(plan.folder))
+    asked = trials_asked(read_manifest(plan.folder))
+    return asked is not None and int((results.state != UNFINISHED).sum()) >= asked
 
 
 @contextlib.contextmanager

@@ -33,27 +33,34 @@ def show_status(search: Storage, console: Console) -> None:
     counts = results.state.value_counts()
     begun = int(counts.get(UNFINISHED, 0))
     ended = len(results) - begun
+    done = total is not None and ended >= total
     name = str(search).rsplit("/", 1)[-1]
     if driver is not None:
         say(f"{name}: running, by process {driver['pid']} on {driver['host']}")
-    elif ended < total:
+    elif not done:
         say(f"{name}: interrupted; go on with --resume={shlex.quote(name)}")
     else:
         say(f"{name}: done")
-    parts = [f"{ended} of {total} trials done", f"{begun} {'running' if driver else 'interrupted'}"]
+    of = "" if total is None else f" of {total}"
+    parts = [f"{ended}{of} trials done", f"{begun} {'running' if driver else 'interrupted'}"]
     parts += [f"{counts[state]} {state}" for state in (FINISHED, STOPPED, FAILED) if counts.get(state, 0)]
     say(", ".join(parts))
-    if driver is not None and ended < total:
+    if driver is not None and not done:
         now = time.time()
         running = results[results.state == UNFINISHED]
-        left = time_left(
-            total=total,
-            slots=driver["slots"],
-            done=results[results.state != UNFINISHED].seconds.fillna(0).tolist(),
-            running=[now - max(began, driver["began"]) for began in running.began],
-            afterwards=-(-2 // driver["slots"]) * manifest["space"]["budget"]["final_attack_seconds"],
-        )
-        say("time left: " + ("unknown until a trial is done" if left is None else f"about {format_duration(left)}"))
+        if total is None:
+            limits = {key: manifest["options"].get(key) for key in ("minutes", "gpu_hours")}
+            told = ", ".join(f"{key} {value:g}" for key, value in limits.items() if value is not None)
+            say(f"it ends by time: {told}")
+        else:
+            left = time_left(
+                total=total,
+                slots=driver["slots"],
+                done=results[results.state != UNFINISHED].seconds.fillna(0).tolist(),
+                running=[now - max(began, driver["began"]) for began in running.began],
+                afterwards=-(-2 // driver["slots"]) * manifest["space"]["budget"]["final_attack_seconds"],
+            )
+            say("time left: " + ("unknown until a trial is done" if left is None else f"about {format_duration(left)}"))
         for row in running.itertuples():
             epochs = f"epoch {row.epochs[-1]['epoch']} of {row.epoch_num}" if row.epochs else "starting"
             say(f"trial {row.trial}: {epochs}" + (f", on {row.node}" if row.node else ""))
@@ -62,12 +69,12 @@ def show_status(search: Storage, console: Console) -> None:
     space = read_space(manifest)
     advice = None if space is None else search_advice(results, space)
     if advice is not None and len(advice.settings):
-        say("settings so far:" if ended < total else "settings:")
+        say("settings:" if done else "settings so far:")
         console.print(settings_table(advice, space.search, rows=_SHOWN))
         for line in advice_lines(advice, space):
             say(line)
     if search.exists(CONFIRMATION):
         say(f"confirmed, as far as it goes: {search.path(CONFIRMATION)}")
-    elif ended == total and advice is not None and advice.recommended is not None:
+    elif done and advice is not None and advice.recommended is not None:
         for line in confirm_lines(str(search)):
             say(line)

@@ -21,7 +21,7 @@ from services import s3_server
 from brainreg.errors import InputError
 from brainreg.records import driver as records_driver
 from brainreg.records.driver import Driver, check_no_driver, driver_of
-from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, write_manifest
+from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, trials_asked, write_manifest
 from brainreg.records.trial import TrialFiles, TrialRecord, mend_trials, read_trials, trial_numbers
 from brainreg.storage import Storage, StorageError
 
@@ -317,3 +317,17 @@ class TestDriver:
         folder.write("driver.json", '{"host"')
         with pytest.raises(InputError, match=r"/s/driver.json: damaged \(.*\); delete it if nobody runs this search$"):
             check_no_driver(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "asked"),
+    [
+        ({"options": {"num_samples": None}}, 8),
+        ({"options": {"num_samples": 8, "minutes": 5}}, 8),
+        ({"options": {"num_samples": None, "minutes": 5}}, None),
+        ({"options": {"num_samples": None, "gpu_hours": 5.0}}, None),
+        ({"options": {"num_samples": None, "minutes": 5}, "ended": {"trials": 3, "reason": "its time is over"}}, 3),
+    ],
+)
+def test_how_many_trials_a_search_has(content, asked):
+    assert trials_asked({"num_samples": 8, **content}) == asked

@@ -16,7 +16,7 @@ from testing import SHORT_ATTACK, TINY, TO_THE_END, make_space, search
 from brainreg._utils.flags import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.manifest import read_manifest
+from brainreg.records.manifest import read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
 from brainreg.search.limits import Limits
 from brainreg.search.plan import SearchOptions, plan_resume, plan_search
@@ -353,11 +353,11 @@ class TestPlan:
 
 
 def test_a_search_runs_settings_again_with_other_seeds_and_ends_by_its_time(tmp_path, monkeypatch):
-    """The space has four settings; as no number of trials is given, time ends the search. Each trial takes 2 s of it,
+    """The space has four settings; as no number of trials is given, time ends the search. Each trial takes 3 s of it,
     however long it takes on this machine."""
     began = []
     monkeypatch.setattr(Limits, "begin", lambda self, trial_id: began.append(trial_id))
-    monkeypatch.setattr(Limits, "seconds", property(lambda self: 2.0 * len(began)))
+    monkeypatch.setattr(Limits, "seconds", property(lambda self: 3.0 * len(began)))
     space = make_space(
         fixed={**TINY, "reg_image_num": 100, "epoch_num": 1, "reg_range": "all"},
         search={"reg_alpha": {"choices": [0.5, 1]}, "reg_thresh": {"choices": [0.4, 0.8]}},
@@ -368,7 +368,7 @@ def test_a_search_runs_settings_again_with_other_seeds_and_ends_by_its_time(tmp_
     manifest = read_manifest(Storage(folder))
     assert manifest["ended"] == {"trials": len(results), "reason": "its time is over (--minutes=0.4)"}
     assert "no further trial is begun: its time is over (--minutes=0.4)" in text and "interrupted" not in text
-    assert set(results.state) == {"finished"} and results.setting_number.nunique() == 6 and len(results) == 12
+    assert set(results.state) == {"finished"} and results.setting_number.nunique() == 6 and len(results) == 8
     assert not results.duplicated(["setting_number", "seed"]).any()
     assert (results.setting_number <= results.trial).all()
     for _, own in results.groupby("setting_number"):
@@ -382,10 +382,15 @@ def test_a_search_runs_settings_again_with_other_seeds_and_ends_by_its_time(tmp_
     show_status(Storage(folder), console := Console(file=io.StringIO(), width=120))
     assert f"s: done\n{len(results)} of {len(results)} trials done" in console.file.getvalue()
     # Its time is spent; with more, it goes on, and nothing that ended is run again.
-    _, text = resumed(folder, minutes=0.6)
+    _, text = resumed(folder, minutes=0.5)
     again = load_results(folder)
-    assert len(again) == 18 and read_manifest(Storage(folder))["ended"]["trials"] == len(again)
+    assert len(again) == 10 and read_manifest(Storage(folder))["ended"]["trials"] == len(again)
     assert again.seconds[: len(results)].tolist() == results.seconds.tolist()
+    manifest = read_manifest(Storage(folder))
+    write_manifest(Storage(folder), {key: manifest[key] for key in manifest if key not in ("ended", "format")})
+    show_status(Storage(folder), console := Console(file=io.StringIO(), width=120))
+    told = "s: interrupted; go on with --resume=s\n10 trials done, 0 interrupted, 10 finished\nsettings so far:"
+    assert console.file.getvalue().startswith(told)
 
 
 def resumed(folder, **options) -> tuple[pd.DataFrame, str]:
