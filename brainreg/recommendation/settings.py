@@ -16,13 +16,13 @@ from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.space import Space
 
 # What is expected of a setting: column of a trial's table, and what its columns here begin with.
-_EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
+EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
 
 
 # Columns of `settings_table` beside the searched hyperparameters.
 COLUMNS = (
     *("setting_number", "setting", "rank", "runs", "trials", "recommended"),
-    *(f"{name}{end}" for name in _EXPECTED.values() for end in ("", "_low", "_high")),
+    *(f"{name}{end}" for name in EXPECTED.values() for end in ("", "_low", "_high")),
     *("mean_objective", "largest_objective", "p_best", "p_better_unregularized", "p_better_published"),
 )
 
@@ -95,7 +95,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
     able = np.array([names[number] in (PROPOSED, PUBLISHED) for number in groups])
     results_of = {
         column: _recommendation(settings, runs.with_values(finished[column].to_numpy(dtype=float)), places, able)
-        for column in _EXPECTED
+        for column in EXPECTED
     }
     surrogate, said = results_of["objective"]
     rows = []
@@ -112,7 +112,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
             "p_best": float(said.best[i]),
             **{name: own[name].iloc[0] for name in space.search},
         }
-        for column, short in _EXPECTED.items():
+        for column, short in EXPECTED.items():
             one = results_of[column][1]
             row |= {short: one.mean[i], f"{short}_low": one.low[i], f"{short}_high": one.high[i]}
         for control in (UNREGULARIZED, PUBLISHED):

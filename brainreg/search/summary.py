@@ -9,7 +9,7 @@ from rich.table import Table
 
 from brainreg._utils.commands import python_name
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.settings import EXPECTED, Advice
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
 
@@ -104,7 +104,7 @@ def recommendation(advice: Advice, space: Space) -> dict[str, Any] | None:
         "hyperparameters": {name: plain(best[name]) for name in space.search},
         "trials": list(best.trials),
         "trial": advice.checkpoint,
-        "expected": {name: expected(short) for name, short in _EXPECTED.items()},
+        "expected": {name: expected(short) for name, short in EXPECTED.items()},
         "largest_objective": float(settings.largest_objective.max()),
         "probability_best": float(best.p_best),
         "probability_better": {
@@ -117,6 +117,3 @@ def recommendation(advice: Advice, space: Space) -> dict[str, Any] | None:
         "noise": plain(advice.noise),
         "runs_to_settle": advice.runs_to_settle(),
     }
-
-
-_EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}

@@ -163,7 +163,8 @@ def test_many_trials_at_a_time_before_anything_is_known(state):
     study = SearchStudy(SPACE, Strategy(), "s")
     trials = [study.ask() for _ in range(20)]
     records = [study.propose(trial) for trial in trials]
-    assert len({record.setting_number for record in records}) == 20 - sum(record.is_repeat for record in records)
+    runs = {(record.setting_number, record.hyperparameters.get("seed", 0)) for record in records}
+    assert len(runs) == 20 and len({record.hyperparameters["reg_alpha"] for record in records}) == 18
     for trial, record in zip(trials, records, strict=True):
         if state == FAILED:
             study.tell_failed(trial, "E: all fail")
