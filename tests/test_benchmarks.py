@@ -151,7 +151,7 @@ class TestRecommendation:
         of_offsets = offsets.var(ddof=1)
         assert share == pytest.approx(of_offsets / (of_offsets + 0.03**2), abs=0.08)
 
-    @pytest.mark.parametrize("rule", ["today", "thompson", "race, asha"])
+    @pytest.mark.parametrize("rule", ["today", "thompson", "race, asha", "search", "oracle"])
     def test_a_search_is_told_only_what_feeds_it(self, module, rule):
         """It recommends a setting of its part of the table, and the truth's runs are none of its own."""
         table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
@@ -163,3 +163,21 @@ class TestRecommendation:
             known = values[setting, [drawn.feed[seed % len(drawn.feed)]]]
             assert np.isnan(value) or value == known
         assert search.told[0]["setting"] in drawn.settings[1:]
+
+    def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, module):
+        table = module.RunTable(module.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))
+        assert table.params[0] == {}
+        assert table.params[1]["reg_alpha"] == pytest.approx(4.0)
+        assert len(table.runs) == 26
+
+    def test_seeds_that_not_all_settings_have_are_left_out(self, module, tmp_path):
+        frame = pd.read_csv(module.RESULTS / "mnist_runs.csv")
+        frame[(frame.seed < 2) | (frame.setting < 3)].to_csv(tmp_path / "part.csv", index=False)
+        assert module.RunTable(tmp_path / "part.csv", load_space("narrow/mnist_mnist")).seeds == [0, 1]
+
+    @pytest.mark.parametrize(
+        ("wanted", "said"), [(0.05, "< 10"), (0.03, "15"), (0.02, "20"), (0.015, "70"), (0.005, "> 80")]
+    )
+    def test_when_a_regret_is_reached_is_read_between_the_points(self, module, wanted, said):
+        curve = pd.Series([0.04, 0.02, 0.03, 0.01], index=[10, 20, 40, 80])
+        assert module._first_below(curve, wanted) == said
