@@ -67,6 +67,18 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         raise InputError(f"--study={shown}: no database answers there ({_first_line(error)})") from error
 
 
+def file_to_make(url: str) -> Path | None:
+    """Return the file that opening a SQLite database would make; None where it is there, or is none."""
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # `open_database` says so
+        return None
+    if parsed.get_backend_name() != "sqlite" or not parsed.database or parsed.database == ":memory:":
+        return None
+    path = Path(expand_home(parsed.database))
+    return None if path.exists() else path
+
+
 def _do_not_wait(connection: Any, _: Any) -> None:
     connection.execute("PRAGMA synchronous=OFF")  # write-ahead logging is as fast, but not to be had on NFS
 

@@ -1,6 +1,7 @@
 """What a search is and what it runs on, checked before anything is written or started."""
 
 import contextlib
+import os
 import shlex
 import time
 import uuid
@@ -27,7 +28,7 @@ from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.claims import claims_of_others
 from brainreg.search.cluster import machines, visible_gpus
-from brainreg.search.database import open_database
+from brainreg.search.database import file_to_make, open_database
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import taken
@@ -346,7 +347,7 @@ def _plan(
         used_up=used_up,
     )
     if options.study is not None:
-        _check_study(plan)
+        _check_study(plan, dry_run)
     return plan
 
 
@@ -387,8 +388,16 @@ def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
     return min(slots, options.max_concurrent or slots, jobs), gpus
 
 
-def _check_study(plan: SearchPlan) -> None:
-    """Raise InputError if the database does not answer, or holds another study of this name."""
+def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
+    """Raise InputError if the database does not answer, or holds another study of this name.
+
+    A dry run does not make the file of a SQLite database.
+    """
+    new = file_to_make(plan.options.study) if dry_run else None
+    if new is not None:
+        if not os.access(new.parent, os.W_OK | os.X_OK):
+            raise InputError(f"--study={plan.options.study}: {new.parent} is no folder that can be written to")
+        return
     storage = open_database(plan.options.study)
     shown = sqlalchemy.make_url(plan.options.study).render_as_string(hide_password=True)
     try:

@@ -91,6 +91,14 @@ def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+def test_dry_run_makes_no_database(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/study.db"]) == 0
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match=r"--study=sqlite.*/none is no folder that can be written to"):
+        tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/none/study.db"])
+
+
 def command(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
