@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         if unknown != message:
             flag = unknown.split()[0].split("=")[0]
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            message = f"{flag}: no such flag; {nearest(flag, known).split('known:')[0] or 'see '}--help lists them all"
+            message = f"{flag}: no such flag; {nearest(flag, known).split('known:')[0]}--help lists them all"
         raise InputError(message)
 
 

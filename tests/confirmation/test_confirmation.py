@@ -376,6 +376,8 @@ class TestPlan:
             ("{} --seeds=1", "--seeds=1: must be at least 2"),
             ("{} --seeds=many", "--seeds=many: must be a whole number"),
             ("{} --seed=2", "--seed: no such flag; did you mean --seeds"),
+            ("{} --minutes=5", "--minutes: no such flag"),
+            ("{} --tolerance=0.01", "--tolerance: no such flag"),
             ("{} --attacks=autoatack", "--attacks=autoatack: no such attack; did you mean autoattack"),
             ("{} --eps=8", "--eps=8: must be in [0, 1]"),
             ("{} --num_images=0", "--num_images=0: must be at least 1"),
