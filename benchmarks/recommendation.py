@@ -33,7 +33,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,7 @@ class Draw:
     def own(self) -> Settings:
         return Settings(self.table.settings.places[self.settings], self.table.settings.islands[self.settings])
 
+    @cached_property
     def smooth_truth(self) -> tuple[np.ndarray, np.ndarray]:
         """The settings' objectives by the truth's runs: as a surrogate sees them, and their plain means."""
         values = self.table.values()[self.settings][:, self.truth]
@@ -541,7 +542,7 @@ class Search:
             self.told[index] = line
             return
         if rule.recommend == "oracle":
-            smooth, _ = self.drawn.smooth_truth()
+            smooth, _ = self.drawn.smooth_truth
             truth = dict(zip(self.drawn.settings, smooth, strict=True))
             chosen = max(ended, key=lambda one: truth[one])
             self.told[index] = line | {"setting": chosen, "told": truth[chosen]}
@@ -589,7 +590,7 @@ def repeat(seed: int, path: Path, space_name: str, names: list[str], workers: in
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = _table(path, space_name)
     drawn = Draw.of(table, seed)
-    smooth, plain = drawn.smooth_truth()
+    smooth, plain = drawn.smooth_truth
     inside = [i for i, one in enumerate(drawn.settings) if one]
     values = table.values()[drawn.settings][:, drawn.truth]
     error = float(np.sqrt(np.mean(values.var(axis=1, ddof=1)) / values.shape[1]))

@@ -17,10 +17,10 @@ from brainreg._utils.flags import Parser, given_values
 from brainreg.confirmation.plan import Extent, TestEvaluation, plan_confirmation
 from brainreg.confirmation.run import run_confirmation
 from brainreg.errors import InputError
-from brainreg.search.plan import NOT_OF_JOBS, SearchOptions
+from brainreg.search.plan import SEARCH_ONLY, SearchOptions
 
 # Flags of a search that mean nothing here.
-_OTHERS = (*NOT_OF_JOBS, "storage_path")
+_OTHERS = (*SEARCH_ONLY, "storage_path")
 
 
 def main(arguments: Sequence[str]) -> int:

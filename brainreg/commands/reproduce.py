@@ -17,7 +17,7 @@ from brainreg.data.sources import to_download
 from brainreg.errors import InputError
 from brainreg.reproduction.row import Reproduction, Row
 from brainreg.reproduction.table import markdown_table
-from brainreg.search.plan import NOT_OF_JOBS, SearchOptions
+from brainreg.search.plan import SEARCH_ONLY, SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.training.device import default_device
 
@@ -26,7 +26,7 @@ _NARROW = "narrow"
 
 
 # Flags of a search that mean nothing here, or that are the reproduction's own.
-_OTHERS = (*NOT_OF_JOBS, "address")
+_OTHERS = (*SEARCH_ONLY, "address")
 
 
 def _find_row(row: str, size: str | None) -> tuple[str, str]:

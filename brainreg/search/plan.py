@@ -41,7 +41,7 @@ _DATABASE = "study.db"
 
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
-NOT_OF_JOBS = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "tensorboard")
+SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "tensorboard")
 
 
 # Trials of a search that another limit ends, at most.

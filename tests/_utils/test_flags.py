@@ -54,7 +54,7 @@ def test_both_spellings_of_a_flag_of_its_own():
     ("line", "message"),
     [
         ("--reg_alhpa=1", "--reg_alhpa: no such flag; did you mean --reg_alpha"),
-        ("--zzzzzz", "--zzzzzz: no such flag; --help"),
+        ("--zzzzzz", "--zzzzzz: no such flag; --help lists them all"),
         ("--reg_alpha", "argument --reg_alpha/--reg-alpha: expected one argument"),
         ("--reg_alpha=x", "--reg_alpha=x: must be a number"),
         ("--reg_alpha=nan", "--reg_alpha=nan: must be a finite number"),
