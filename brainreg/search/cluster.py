@@ -245,7 +245,8 @@ def check_nodes(
 ) -> None:
     """Let every node of the cluster load the data, which must be the driver's, and read a file of the search's folder.
 
-    Data that a node lacks are sent to it, up to a size; this also fills the nodes' caches.
+    Data that a node lacks are sent to it, up to a size; this also fills the nodes' caches. A node that is lost
+    meanwhile gets no trials and is no problem.
 
     Args:
         settings: of a trial.
@@ -274,10 +275,17 @@ def check_nodes(
     problems = _on_each(nodes, _check_node, settings, data_dir, search.uri, seen, splits, data or {})
     for node, problem in zip(nodes, problems, strict=True):
         if isinstance(problem, ray.exceptions.RayError):
+            if not _lives(node):
+                continue
             last = str(problem).strip().splitlines()[-1]
             problem = f"cannot run trials ({last}); it needs the same Python packages"
         if problem:
             raise InputError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+
+
+def _lives(node: Mapping[str, Any]) -> bool:
+    """Whether a node that `ray.nodes` named is part of the cluster still."""
+    return any(one["NodeID"] == node["NodeID"] and one["Alive"] for one in ray.nodes())
 
 
 def _on_each(nodes: Sequence[Mapping[str, Any]], function: Callable[..., Any], *arguments: Any) -> list[Any]:

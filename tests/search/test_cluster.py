@@ -155,6 +155,19 @@ def test_a_node_that_lacks_the_data_or_the_folder_is_named(cluster, tmp_path):
         check_nodes(digits, "absent", seen, "seen", ("train", "test"), {"training": "1438x1x16x16-00000000"})
 
 
+def test_a_node_that_is_lost_meanwhile_is_left_out(cluster, tmp_path, monkeypatch):
+    cluster, _ = cluster
+    start_ray(cluster.address, "127.0.0.1")
+    seen = Storage(tmp_path)
+    seen.write("seen", "")
+    now = ray.nodes
+    lost = {**now()[0], "NodeID": "0" * 56}
+    before = iter([[*now(), lost]])  # what the first look saw
+    monkeypatch.setattr(ray, "nodes", lambda: next(before, None) or now())
+    check_nodes(Hyperparameters(task="digits"), "absent", seen, "seen")
+    assert next(before, None) is None
+
+
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10"])
 def test_data_that_a_node_lacks_are_sent(name, request, tmp_path):
     here = request.getfixturevalue("mnist_folder" if name == "MNIST" else "cifar_folder")
