@@ -9,7 +9,7 @@ from brainreg._utils.formats import SYMBOLS, format_setting
 from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.formats import ABSENT, format_interval, format_percent
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.spaces.names import EARLY_STOPPED, FOUND, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.statistics import (
     LEVEL,
     bootstrap_interval,
@@ -38,6 +38,7 @@ COMPARED_MEASURES = ("objective", "clean", "robust_weaker", "robust", "robust_st
 COMPARED = (
     (FOUND, UNREGULARIZED),
     (FOUND, EARLY_STOPPED),
+    (FOUND, LIKE_FOUND),
     (FOUND, PUBLISHED),
     (PUBLISHED, UNREGULARIZED),
 )

@@ -21,7 +21,7 @@ from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part
 from brainreg.errors import InputError, validated
 from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import Evaluation, plan_attacks
-from brainreg.hyperparameters import Hyperparameters
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.records.driver import DRIVER, driver_of
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials, settings_of
@@ -29,7 +29,7 @@ from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
 from brainreg.seeds import fresh_seeds
-from brainreg.spaces.names import EARLY_STOPPED, FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, least_seeds
@@ -96,7 +96,7 @@ class Job:
     """One setting with one seed.
 
     Attributes:
-        setting: found, published, unregularized or early_stopped.
+        setting: found, published, unregularized, early_stopped or unregularized_like_found.
         rank: of a found setting in the search, 1 for the best; 0 for the given ones.
         trial: of the search that had the setting; None where none did.
         settings: what is trained, with the fresh seed.
@@ -201,7 +201,7 @@ def plan_confirmation(
         raise InputError(f"EXPERIMENT={search}: no proposed trial has finished; let the search go on first")
     before = read_plan(search)
     asked = Extent(**{**(before["extent"] if before else {}), **extent})
-    controls = before.get("controls", _FIRST_CONTROLS) if before else space.given
+    controls = before.get("controls", _FIRST_CONTROLS) if before else space.controls
     least = least_seeds(sum({*pair} <= {FOUND, *controls} for pair in COMPARED))
     asked = asked.model_copy(update={"seeds": asked.seeds or least})
     notes = []
@@ -215,7 +215,7 @@ def plan_confirmation(
         told = f"{ended} trials" if of is None else f"{ended} of {of} trials"
         notes.append(f"the search is not done, {told} are: its best may change")
     if given := rank_trials(results).setting.iloc[0]:
-        notes.append(f"no proposed setting is expected to be better than the {given} one by the search")
+        notes.append(f"no proposed setting is expected to be better than the {shown_name(given)} one by the search")
     measured = _evaluation(space, evaluation, before, search)
     if before:
         now, order, chosen = order, before["order"], before["chosen"]
@@ -358,9 +358,10 @@ def _jobs(
 ) -> tuple[Job, ...]:
     by_number = results.set_index("trial", drop=False)
     settings = [(FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)]
-    for name in (name for name in space.given if name in controls):
+    for name in (name for name in space.controls if name in controls):
         numbers = results.trial[results.setting == name].tolist()
-        settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**space.setting(name))))
+        hyperparameters = _like_found(settings[0][3]) if name == LIKE_FOUND else space.setting(name)
+        settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**hyperparameters)))
     return tuple(
         Job(
             setting,
@@ -372,6 +373,11 @@ def _jobs(
         for seed in seeds
         for setting, rank, number, one in settings
     )
+
+
+def _like_found(found: Hyperparameters) -> dict[str, Any]:
+    """The hyperparameters of a setting without its regularizer."""
+    return {**found.model_dump(exclude={*REGULARIZER}), "reg_alpha": 0.0}
 
 
 def _check_data(

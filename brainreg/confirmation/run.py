@@ -230,8 +230,8 @@ def _outcome(done: ray.ObjectRef) -> dict[str, Any]:
         return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", "again": True}
 
 
-# The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, published,
-# unregularized or early_stopped. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a
+# The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, or
+# one of `Space.controls`. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a
 # row stands for that in summaries. `seeds`: how many are to be measured. `weight`: of the clean accuracy in the
 # objective. `outcomes`: which images are classified correctly (`brainreg.statistics.unpacked`), where it is compared.
 COLUMNS = (

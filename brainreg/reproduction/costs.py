@@ -60,7 +60,7 @@ class Measurement:
 
     def seeds_of(self, space: Space) -> tuple[int, int]:
         """Return the fewest and the most seeds of a row."""
-        least = least_seeds(sum({*pair} <= {FOUND, *space.given} for pair in COMPARED))
+        least = least_seeds(sum({*pair} <= {FOUND, *space.controls} for pair in COMPARED))
         return self.seeds or (least, least + 4)
 
 
@@ -260,7 +260,7 @@ def workload_within(
     Raises:
         InputError: not even the smallest fits.
     """
-    settings = 1 + len(space.given)
+    settings = 1 + len(space.controls)
     fewest, most = measurement.seeds_of(space)
     least = min(measurement.least_trials, space.budget.num_samples)
 

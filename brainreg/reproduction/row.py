@@ -208,7 +208,7 @@ class Row:
         at_a_time = slots if not gpus else max(1, int(1 / gpus))
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
         costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
-        asked, settings = Reproduction(**self.asked), 1 + len(self.space.given)
+        asked, settings = Reproduction(**self.asked), 1 + len(self.space.controls)
         if asked.trials:
             seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots)
             workload = Workload(asked.trials, asked.seeds, *seconds)
@@ -316,7 +316,7 @@ class Row:
         status = self._run("confirmation", command + self._machine_flags(), plan)
         if status == 1 and (self.search / CONFIRMATION).exists():
             seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
-            if len(seeds) == 1 + len(self.space.given) and seeds.min() >= _ENOUGH_SEEDS:
+            if len(seeds) == 1 + len(self.space.controls) and seeds.min() >= _ENOUGH_SEEDS:
                 _say("some trainings failed, as told above; what is measured is shown, and the notes say so")
                 return 0
         return status

@@ -31,7 +31,7 @@ from brainreg._utils.commands import python_name, tool_name
 from brainreg._utils.console import make_printer, sigterm_as_interrupt
 from brainreg._utils.flags import train_command
 from brainreg.errors import InputError
-from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.hyperparameters import Hyperparameters
 from brainreg.recommendation.settings import Advice
 from brainreg.records.driver import Driver, check_no_driver
 from brainreg.records.manifest import MANIFEST, read_manifest, trials_asked, write_manifest
@@ -399,11 +399,12 @@ def _conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interru
             "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
         )
         say(f"front of expected clean and robust accuracy: settings {members}{gained}")
-    if others := [name for name in plan.space.search if name not in REGULARIZER]:
+    if plan.space.others:
         shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
         say(
-            f"searched beside the regularizer: {', '.join(others)}; the given settings have other values, so a gain"
-            " over them is not the regularizer's alone. The unregularized network with the recommended values:"
+            f"searched beside the regularizer: {', '.join(plan.space.others)}; the given settings have other values, so"
+            " a gain over them is not the regularizer's alone. A confirmation has the unregularized network with the"
+            " recommended values as a control; to train one now:"
         )
         say(f"  {_command(shared, plan)}")
     first = finished.iloc[0].setting

@@ -8,9 +8,19 @@ PUBLISHED, UNREGULARIZED = "published", "unregularized"
 EARLY_STOPPED = "early_stopped"
 
 
+# A confirmation's control where a space searches more than the regularizer: the found setting without its regularizer.
+LIKE_FOUND = "unregularized_like_found"
+
+
+_SHOWN = {
+    EARLY_STOPPED: "unregularized, epoch by objective",
+    LIKE_FOUND: "unregularized, otherwise as found",
+}
+
+
 def shown_name(setting: str) -> str:
-    """Return what people read for the name of a given setting."""
-    return "unregularized, epoch by objective" if setting == EARLY_STOPPED else setting
+    """Return what people read for the name of a setting."""
+    return _SHOWN.get(setting, setting)
 
 
 # What `setting` is of a trial that Optuna proposed; the best of them is the one that a search found.

@@ -9,7 +9,7 @@ from brainreg.attacks import AutoAttack
 from brainreg.errors import checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
 from brainreg.spaces.distribution import Distribution
-from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED
+from brainreg.spaces.names import EARLY_STOPPED, LIKE_FOUND, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.published import published_setting
 
@@ -137,6 +137,16 @@ class Space(BaseModel):
         """The names of the settings that are run before Optuna proposes any, in order."""
         controls = (UNREGULARIZED, EARLY_STOPPED)
         return (PUBLISHED, *controls) if self.published is not None else controls
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The hyperparameters that are searched beside the regularizer's."""
+        return tuple(name for name in self.search if name not in REGULARIZER)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of the settings that a confirmation trains beside the found ones, in order."""
+        return (*self.given, LIKE_FOUND) if self.others else self.given
 
     def setting(self, name: str) -> dict[str, Any]:
         """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""

@@ -37,6 +37,7 @@ from brainreg.confirmation.run import COLUMNS, run_confirmation
 from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation.settings import attacked_images
+from brainreg.hyperparameters import REGULARIZER
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import load_results, rank_trials
@@ -360,6 +361,26 @@ class TestPlan:
         assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.025, 0.05, 0.075)
         assert plan.evaluation.attacks == ("noise", "fgsm", "pgd", "autoattack") and plan.evaluation.num_images == 1000
         assert not (search / FOLDER).exists() and not (search / CONFIRMATION).exists()
+
+    def test_a_searched_lr_is_shared_by_an_unregularized_control(self, searched, tmp_path):
+        """A gain over it is the regularizer's alone."""
+        search = copied(searched, tmp_path)
+        manifest = json.loads((search / "search.json").read_text())
+        manifest["space"]["search"]["lr"] = {"low": 0.01, "high": 0.2}
+        (search / "search.json").write_text(json.dumps(manifest))
+        for path in search.glob("trial_*/trial.json"):
+            trial = json.loads(path.read_text())
+            if not trial["setting"]:
+                trial["hyperparameters"]["lr"] = 0.05
+            path.write_text(json.dumps(trial))
+        plan = plan_confirmation(search, {"top": 2, "seeds": 2}, {}, {})
+        first = {job.setting: job.settings for job in plan.jobs[:5] if job.rank < 2}
+        assert [*first] == ["found", "unregularized", "early_stopped", "unregularized_like_found"]
+        control = first["unregularized_like_found"]
+        assert (control.lr, control.regularized) == (0.05, False) and first["unregularized"].lr == 0.1
+        others = {*REGULARIZER}
+        assert control.model_dump(exclude=others) == first["found"].model_dump(exclude=others)
+        assert plan_confirmation(search, {"top": 1}, {}, {}).extent.seeds == least_seeds(3)
 
     def test_the_same_images_are_attacked_for_all_settings_of_a_seed(self):
         _, labels = load_dataset("digits", "test")
