@@ -74,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
         if one in amounts and (other not in amounts or "budget" in amounts):
             also = f"--{other} is missing" if other not in amounts else f"--budget={amounts['budget']:g} is given, too"
             raise InputError(f"--{one}={amounts[one]}: {also}; give trials and seeds, or a budget")
+    if "images" in amounts and "trials" not in amounts:
+        raise InputError(f"--images={amounts['images']}: --trials and --seeds are missing; images go with them")
     row = Row(flags.row, size, load_space(space_name), space_name, options, given, amounts, asked.save_dir)
     if flags.dry_run:
         names = row.space.task, row.space.reg_data

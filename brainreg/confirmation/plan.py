@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 import brainreg.search.cluster
 from brainreg.analysis.comparison import COMPARED, STRENGTHS
 from brainreg.attacks import Attack, Context
+from brainreg.confirmation.pilot import Pilot
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
@@ -202,7 +203,8 @@ def plan_confirmation(
     before = read_plan(search)
     asked = Extent(**{**(before["extent"] if before else {}), **extent})
     controls = before.get("controls", _FIRST_CONTROLS) if before else space.controls
-    least = least_seeds(sum({*pair} <= {FOUND, *controls} for pair in COMPARED))
+    comparisons = sum({*pair} <= {FOUND, *controls} for pair in COMPARED)
+    least = least_seeds(comparisons)
     asked = asked.model_copy(update={"seeds": asked.seeds or least})
     notes = []
     if asked.seeds < least:
@@ -248,7 +250,9 @@ def plan_confirmation(
     jobs = _jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
-    attacks, data = _check_data(jobs, measured, merged.data_dir)
+    attacks, data, test_images = _check_data(jobs, measured, merged.data_dir)
+    if before is None and (pilot := Pilot.of_search(results)) is not None:
+        notes.append(pilot.describe(asked.seeds, min(measured.num_images or test_images, test_images), comparisons))
     for whose, then in (("this confirmation", before), ("the search", manifest)):
         check_same_data(data, (then or {}).get("data"), f"--data_dir={merged.data_dir}", whose)
     if before and not before.get("data"):
@@ -382,11 +386,11 @@ def _like_found(found: Hyperparameters) -> dict[str, Any]:
 
 def _check_data(
     jobs: Sequence[Job], evaluation: Evaluation, data_dir: str
-) -> tuple[dict[str, tuple[Attack, list[float]]], dict[str, str]]:
+) -> tuple[dict[str, tuple[Attack, list[float]]], dict[str, str], int]:
     """Load everything that jobs train on and are measured on; this fills the cache, too.
 
     Returns:
-        The attacks, and the fingerprints of the data.
+        The attacks, the fingerprints of the data, and the number of test images.
     """
     settings, found = jobs[0].settings, {}
     for job in jobs:
@@ -401,7 +405,7 @@ def _check_data(
         raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")
     context = Context(data.num_classes, surrogate=torch.nn.Identity())
     try:
-        return plan_attacks(evaluation, find_dataset(settings.task), images.shape[1:], context)[0], found
+        return plan_attacks(evaluation, find_dataset(settings.task), images.shape[1:], context)[0], found, len(images)
     except InputError as error:
         flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
         raise InputError(f"{flag}{error}") from error

@@ -60,8 +60,13 @@ class Measurement:
 
     def seeds_of(self, space: Space) -> tuple[int, int]:
         """Return the fewest and the most seeds of a row."""
-        least = least_seeds(sum({*pair} <= {FOUND, *space.controls} for pair in COMPARED))
+        least = least_seeds(comparisons_of(space))
         return self.seeds or (least, least + 4)
+
+
+def comparisons_of(space: Space) -> int:
+    """Return how many pairs of settings a confirmation compares."""
+    return sum({*pair} <= {FOUND, *space.controls} for pair in COMPARED)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ class Costs:
         objective: measuring it in the search.
         evaluation: measuring it on test images.
         choice: choosing the best epoch of one network by the objective.
+        image: of `evaluation`, what each attacked image takes; 0: unknown.
     """
 
     training: float
@@ -81,15 +87,17 @@ class Costs:
     objective: float
     evaluation: float
     choice: float = 0.0
+    image: float = 0.0
 
     def search(self, trials: int, slots: int) -> float:
         """Seconds of so many trials."""
         proxy = self.proxy if Strategy().scheduler_of(trials) == "asha" else 0
         return math.ceil(trials / slots) * (self.training + proxy + self.objective) + self.choice
 
-    def confirmation(self, settings: int, seeds: int, slots: int) -> float:
-        """Seconds of so many settings with so many seeds."""
-        return math.ceil(settings * seeds / slots) * (self.training + self.evaluation) + seeds / slots * self.choice
+    def confirmation(self, settings: int, seeds: int, slots: int, more_images: int = 0) -> float:
+        """Seconds of so many settings with so many seeds, and of attacking so many images more of each network."""
+        one = self.training + self.evaluation + more_images * self.image
+        return math.ceil(settings * seeds / slots) * one + seeds / slots * self.choice
 
 
 class _Enough(Exception):
@@ -137,16 +145,15 @@ def probe(
     objective, strengths = space.objective, len(measurement.strengths)
     square = AutoAttack(version="custom", attacks=("square",))
     attacked = objective.attack_image_num * robust_counts(objective.attack, 1, forward, gradient)
+    image = sum(robust_counts(attack, strengths, forward, gradient) for attack in (AutoAttack(), square))
     fewer_steps = objective.attack_image_num * robust_counts(PROXY, 1, forward, gradient)
     return Costs(
         training=steps * step + settings.epoch_num * validation,
         proxy=settings.epoch_num * objective.proxy_image_num * robust_counts(PROXY, 1, forward, gradient),
         objective=2 * validation + attacked,
         choice=settings.epoch_num * (fewer_steps + attacked),
-        evaluation=len(test) * forward
-        + noise
-        + measurement.num_images
-        * sum(robust_counts(attack, strengths, forward, gradient) for attack in (AutoAttack(), square)),
+        evaluation=len(test) * forward + noise + measurement.num_images * image,
+        image=image,
     )
 
 
@@ -283,3 +290,20 @@ def workload_within(
     while seeds < most and of(trials, seeds + 1).seconds <= seconds:  # what the search leaves
         seeds += 1
     return of(trials, seeds)
+
+
+def payable_designs(
+    costs: Costs, space: Space, measurement: Measurement, slots: int, seconds: float, test_images: int
+) -> list[tuple[int, int, float]]:
+    """Return the seeds, images and seconds of the confirmations that take no longer than so many seconds: no fewer
+    seeds than a test needs, and as many attacked images as is usual, or some doublings of that.
+    """
+    fewest, _ = measurement.seeds_of(space)
+    settings, designs = 1 + len(space.controls), []
+    for doublings in range(6):
+        images = min(measurement.num_images * 2**doublings, test_images)
+        for seeds in range(fewest, 3 * fewest + 1):
+            cost = costs.confirmation(settings, seeds, slots, images - measurement.num_images)
+            if cost <= seconds + 1e-6:
+                designs.append((seeds, images, cost))
+    return designs

@@ -22,6 +22,7 @@ from brainreg._utils.files import make_folder
 from brainreg._utils.formats import format_duration
 from brainreg._utils.package import NOTEBOOKS
 from brainreg.analysis.comparison import compare_settings, describe_differences
+from brainreg.confirmation.pilot import Pilot, best_design
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError
@@ -31,9 +32,18 @@ from brainreg.records.manifest import MANIFEST, read_manifest
 from brainreg.records.results import load_results
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FINISHED, UNFINISHED
-from brainreg.reproduction.costs import OVERHEAD, Measurement, Workload, load_probe, workload_within
+from brainreg.reproduction.costs import (
+    OVERHEAD,
+    Costs,
+    Measurement,
+    Workload,
+    comparisons_of,
+    load_probe,
+    payable_designs,
+    workload_within,
+)
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
-from brainreg.spaces.names import PROPOSED
+from brainreg.spaces.names import PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
@@ -89,6 +99,12 @@ class Reproduction(BaseModel):
         ge=_ENOUGH_SEEDS,
         description="of each confirmed setting, whatever they cost; with trials (absent: by budget)",
     )
+    images: int | None = Field(
+        None,
+        ge=2,
+        description="test images that are attacked, of each network; with trials and seeds (absent: as the search's"
+        " repeated runs tell, within the time)",
+    )
     id: str | None = Field(
         None,
         min_length=1,
@@ -112,7 +128,7 @@ class Row:
         row, size: which.
         space: what is searched, and `space_name`, as it is given to the search.
         options: of search and confirmation, and `given`, those of them that flags gave.
-        asked: those of `budget`, `trials`, `seeds`, `id` and `sampler_seed` that flags gave.
+        asked: those of `budget`, `trials`, `seeds`, `images`, `id` and `sampler_seed` that flags gave.
     """
 
     row: str
@@ -210,7 +226,8 @@ class Row:
         costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
         asked, settings = Reproduction(**self.asked), 1 + len(self.space.controls)
         if asked.trials:
-            seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots)
+            more = (asked.images or self.measurement.num_images) - self.measurement.num_images
+            seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots, more)
             workload = Workload(asked.trials, asked.seeds, *seconds)
         else:
             cards = max(1, round(slots * gpus))
@@ -234,6 +251,7 @@ class Row:
             "budget": asked.budget or max(60, math.ceil(workload.seconds / 60)),
             "id": self.id,
             "sampler_seed": asked.sampler_seed,
+            "images": asked.images,
             "workload": asdict(workload),
             "costs": asdict(costs),
             "at_a_time": slots,
@@ -266,7 +284,7 @@ class Row:
                 raise ValueError(f"{', '.join(sorted(missing))}: missing")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
-        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "id", "sampler_seed")}}
+        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "images", "id", "sampler_seed")}}
         for key, value in self.asked.items():
             if value != begun[key]:
                 raise InputError(
@@ -309,10 +327,11 @@ class Row:
 
     def _confirm(self, plan: dict[str, Any]) -> int:
         measurement, eps = self.measurement, self.space.objective.eps
+        seeds, images = self._design(plan)
         command = [sys.executable, "-m", "brainreg", "confirm", str(self.search), "--top=1"]
-        command += [f"--seeds={plan['workload']['seeds']}", f"--attacks={','.join(measurement.attacks)}"]
+        command += [f"--seeds={seeds}", f"--attacks={','.join(measurement.attacks)}"]
         command += [f"--eps={','.join(f'{eps * factor:.6g}' for factor in measurement.strengths)}"]
-        command += [f"--num_epsilons={measurement.num_epsilons}", f"--num_images={measurement.num_images}"]
+        command += [f"--num_epsilons={measurement.num_epsilons}", f"--num_images={images}"]
         status = self._run("confirmation", command + self._machine_flags(), plan)
         if status == 1 and (self.search / CONFIRMATION).exists():
             seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
@@ -320,6 +339,28 @@ class Row:
                 _say("some trainings failed, as told above; what is measured is shown, and the notes say so")
                 return 0
         return status
+
+    def _design(self, plan: dict[str, Any]) -> tuple[int, int]:
+        """Seeds and attacked images of the confirmation: those that were asked for, or what finds a difference most
+        probably within the planned time, as the search's repeated runs tell.
+        """
+        workload, measurement = Workload(**plan["workload"]), self.measurement
+        if "design" not in plan:
+            plan["design"] = [workload.seeds, plan.get("images") or measurement.num_images]
+            costs, pilot = Costs(**plan["costs"]), Pilot.of_search(load_results(self.search))
+            chosen = "trials" in self.asked or (self.search / CONFIRMATION).exists() or not costs.image
+            if not chosen and measurement.seeds is None and pilot is not None:
+                given = Hyperparameters(**self.space.setting(UNREGULARIZED))
+                test_images = len(load_test_images(given, self.options.data_dir).labels)
+                payable = payable_designs(
+                    costs, self.space, measurement, plan["at_a_time"], workload.confirmation, test_images
+                )
+                plan["design"] = list(best_design(pilot, payable, comparisons_of(self.space)))
+                seeds, images = plan["design"]
+                _say(f"as the search's repeated runs tell: {seeds} seeds, {images} attacked images of each network")
+            self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+        seeds, images = plan["design"]
+        return seeds, images
 
     def _machine_flags(self) -> list[str]:
         return [f"--{name}={value}" for name, value in self.given.items() if name != "storage_path"]
@@ -412,7 +453,9 @@ class Row:
         found = confirmation[confirmation["rank"] == 1]
         trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
         attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
-        flags = [f"--trials={len(results)}", f"--seeds={plan['workload']['seeds']}"]
+        seeds, images = self._design(plan)
+        flags = [f"--trials={len(results)}", f"--seeds={seeds}"]
+        flags += [f"--images={images}"] if images != self.measurement.num_images else []
         flags += [f"--{key}={shlex.quote(str(self.asked[key]))}" for key in ("sampler_seed", "id") if key in self.asked]
         return {
             "row": Path(self.row).stem,
@@ -424,7 +467,7 @@ class Row:
             "seed": manifest["seed"],
             "trials": len(results),
             "found_trial": int(found.trial.iloc[0]),
-            "planned_seeds": plan["workload"]["seeds"],
+            "planned_seeds": seeds,
             "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
             "versions": manifest["versions"],
             "data": plan.get("data", {}),

@@ -14,7 +14,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.searches import CONFIRMATION
 from brainreg.reproduction.row import RECORD
-from brainreg.spaces.names import EARLY_STOPPED, SETTINGS, UNREGULARIZED, shown_name
+from brainreg.spaces.names import FOUND, LIKE_FOUND, PUBLISHED, SETTINGS, shown_name
 from brainreg.spaces.published import row_name
 
 
@@ -40,7 +40,7 @@ def markdown_table(folder: str | Path) -> str:
     costs = []
     for record, confirmation in load_reproductions(folder):
         name, summary = f"{record['row']}, {record['size']}", confirmation_table(confirmation)
-        for setting in SETTINGS:
+        for setting in (LIKE_FOUND, *SETTINGS):
             for one in summary[summary.setting == setting].itertuples():
                 cells = [
                     name,
@@ -91,7 +91,7 @@ def _difference(row: Any) -> str:
 
 
 def _symbols(one: Any) -> str:
-    if one.setting in (UNREGULARIZED, EARLY_STOPPED):
+    if one.setting not in (PUBLISHED, FOUND):
         return ""
     whole = {name for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
     values = {name: getattr(one, name) for name in SYMBOLS if pd.notna(getattr(one, name))}

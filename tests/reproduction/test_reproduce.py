@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,11 +20,14 @@ from torch import nn
 from brainreg.analysis import comparison as analysis_comparison
 from brainreg.attacks import AutoAttack
 from brainreg.commands import reproduce as commands_reproduce
+from brainreg.confirmation.pilot import Pilot
 from brainreg.errors import InputError
 from brainreg.reproduction import costs as reproduction_costs
-from brainreg.reproduction.costs import Costs, Measurement, probe, robust_counts, workload_within
-from brainreg.reproduction.row import SIZES
+from brainreg.reproduction import row as reproduction_row
+from brainreg.reproduction.costs import Costs, Measurement, payable_designs, probe, robust_counts, workload_within
+from brainreg.reproduction.row import SIZES, Row
 from brainreg.reproduction.table import load_reproductions, markdown_table
+from brainreg.search.plan import SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.statistics import least_seeds
 
@@ -47,6 +51,7 @@ COSTS = Costs(training=30, proxy=5, objective=10, evaluation=60)
         ("digits_double --budget=0", "--budget=0: must be greater than 0"),
         ("digits_double --budget=soon", "--budget=soon: must be a number"),
         ("digits_double --trials=3", "--trials=3: --seeds is missing; give trials and seeds, or a budget"),
+        ("digits_double --images=9", "--images=9: --trials and --seeds are missing"),
         ("digits_double --seeds=1 --trials=3", "--seeds=1: must be at least 2"),
         (
             "digits_double --seeds=2 --trials=3 --budget=9",
@@ -116,6 +121,41 @@ def test_the_workload_fits_into_the_budget_and_uses_it():
     named = int(re.search(r"give --budget=(\d+)", str(refused.value))[1])
     assert workload_within(named, slow, DIGITS, SIZES["narrow"], slots).seconds <= 60 * named
     assert workload == workload_within(1e6, COSTS, DIGITS, SIZES["narrow"], slots)  # all that is asked for
+
+
+def test_designs_fit_into_the_confirmations_time():
+    costs, settings = dataclasses.replace(COSTS, image=2.0), 1 + len(DIGITS.controls)
+    few, _ = SIZES["narrow"].seeds_of(DIGITS)
+    seconds = costs.confirmation(settings, few + 3, slots=2)
+    designs = payable_designs(costs, DIGITS, SIZES["narrow"], 2, seconds, test_images=40)
+    assert {images for _, images, _ in designs} == {24, 40}  # there are no more
+    for seeds, images, cost in designs:
+        assert few <= seeds <= few + 3 and cost <= seconds
+        assert cost == costs.confirmation(settings, seeds, 2, images - 24)
+    assert costs.confirmation(settings, few, 2, 16) - costs.confirmation(settings, few, 2) == pytest.approx(
+        -(-settings * few // 2) * 32
+    )
+
+
+def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, monkeypatch):
+    """What they say decides on seeds and images, once; who names trials and seeds has them."""
+    monkeypatch.setattr(reproduction_row.Pilot, "of_search", lambda results: Pilot(9, 40, 0.0, 0.25))
+    costs = dataclasses.replace(COSTS, image=0.1)
+    workload = dataclasses.asdict(workload_within(60, costs, DIGITS, SIZES["narrow"], 2))
+
+    def row(**asked):
+        return Row("digits_double", "narrow", DIGITS, "digits_double", options, {}, asked, str(tmp_path))
+
+    options = SearchOptions(storage_path=str(tmp_path), data_dir=str(ROOT / "data"))
+    shutil.copytree(searched, row().search)
+    plan = {"workload": workload, "costs": dataclasses.asdict(costs), "at_a_time": 2}
+    seeds, images = row()._design(plan)
+    assert seeds >= least_seeds(2) and images > 24 and json.loads((tmp_path / row().plan_file).read_text()) == plan
+    assert costs.confirmation(1 + len(DIGITS.controls), seeds, 2, images - 24) <= workload["confirmation"]
+    monkeypatch.setattr(reproduction_row.Pilot, "of_search", lambda results: None)
+    assert row()._design(plan) == (seeds, images)
+    asked = {"workload": workload, "costs": dataclasses.asdict(costs), "at_a_time": 2, "images": 30}
+    assert row(trials=3, seeds=workload["seeds"], images=30)._design(asked) == (workload["seeds"], 30)
 
 
 def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
