@@ -1,4 +1,4 @@
-"""Attacks, noise and corruptions, by name: each a module behind the protocol of `base.Attack`.
+"""Attacks, noise and corruptions, by name: each a module, a subclass of `base.Attack`.
 
 Models take images in [0, 1], scale them themselves, and return logits.
 """

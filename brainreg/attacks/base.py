@@ -4,15 +4,16 @@ Models take images in [0, 1], scale them themselves, and return logits.
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import nn
 
-from brainreg.attacks.inputs import check_labels, checked_model
+from brainreg.attacks.inputs import as_images, as_labels, check_labels, checked_model
 from brainreg.errors import InputError
 
 Norm = Literal["Linf", "L2", "L1"]
@@ -53,8 +54,41 @@ class Outcome:
 SIGNS = ("", "zero gradient", "broken by Square alone", "broken below a strength that it withstood")
 
 
-class Attack(Protocol):
-    """An attack, noise, or corruption.
+@dataclass(frozen=True)
+class Target:
+    """What is attacked, checked and ready: a model in eval mode and its images.
+
+    Attributes:
+        model: returns float32 logits (n, classes).
+        images: (n, c, h, w) float32 in [0, 1].
+        labels: (n,) int64, each a class of the model.
+        logits: (n, classes), of the images.
+        seed: of every draw.
+        batch_size: images that go through the model together.
+        on_progress: called now and then.
+    """
+
+    model: nn.Module
+    images: torch.Tensor
+    labels: torch.Tensor
+    logits: torch.Tensor
+    seed: int
+    batch_size: int
+    on_progress: Progress
+
+    @property
+    def right(self) -> torch.Tensor:
+        """(n,) bool, which images the model classifies correctly before any attack."""
+        return predicted(self.logits) == self.labels
+
+    @property
+    def classes(self) -> int:
+        """Of the model."""
+        return self.logits.shape[1]
+
+
+class Attack(ABC):
+    """An attack, noise, or corruption: a subclass has the three attributes, and `_run`.
 
     Attributes:
         title: what a result of it is called; with its settings, so that none passes for another.
@@ -62,14 +96,22 @@ class Attack(Protocol):
         largest: the largest strength that has a meaning.
     """
 
+    norm: Norm | None
+
     @property
+    @abstractmethod
     def title(self) -> str: ...
 
     @property
-    def norm(self) -> Norm | None: ...
-
-    @property
+    @abstractmethod
     def largest(self) -> float: ...
+
+    @abstractmethod
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        """Attack a target at strengths that are checked; called within `prepared`."""
+
+    def _check_images(self, images: torch.Tensor, strengths: Sequence[float]) -> None:  # noqa: B027
+        """Raise InputError for images (n, c, h, w) or strengths that this attack, unlike others, cannot take."""
 
     def __call__(
         self,
@@ -101,7 +143,34 @@ class Attack(Protocol):
             InputError: what is no classifier, pixels outside [0, 1], labels that are no class or another number of
                 them, a strength that is negative or too large.
         """
-        ...
+        return self._attack(
+            self._run, model, images, labels, strengths, seed=seed, batch_size=batch_size, on_progress=on_progress
+        )
+
+    def _attack(
+        self,
+        run: Callable[[Target, Sequence[float]], Outcome],
+        model: nn.Module,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        strengths: Sequence[float],
+        *,
+        seed: int,
+        batch_size: int,
+        on_progress: Progress | None,
+    ) -> Outcome:
+        """Check and prepare everything, and run."""
+        images, labels = as_images(images), as_labels(labels, images)
+        check_strengths(strengths, self.largest)
+        self._check_images(images, strengths)
+        with prepared(model, images.device) as checked:
+            logits = logits_of(checked, images, batch_size)
+            check_labels(labels, logits.shape[1])
+            return run(Target(checked, images, labels, logits, seed, batch_size, on_progress or _ignore), strengths)
+
+
+def _ignore(known: int, total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 def check_strengths(strengths: Sequence[float], largest: float) -> None:
@@ -162,29 +231,20 @@ def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 
 
 def outcome_of_versions(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    strengths: Sequence[float],
-    versions: Callable[[float], torch.Tensor],
-    *,
-    batch_size: int,
-    on_progress: Progress | None = None,
+    target: Target, strengths: Sequence[float], versions: Callable[[float], torch.Tensor]
 ) -> Outcome:
     """Return the outcome of an attack that makes one version of every image for a strength, whatever the model says.
 
-    Call it within `prepared`. `versions(strength)` returns (n, c, h, w); at strength 0 it is not asked.
+    `versions(strength)` returns (n, c, h, w); at strength 0 it is not asked.
     """
-    clean = logits_of(model, images, batch_size)
-    check_labels(labels, clean.shape[1])
+    images, labels = target.images, target.labels
     correct = []
-    examples, example_strength = images.clone(), torch.where(predicted(clean) == labels, torch.inf, 0.0)
+    examples, example_strength = images.clone(), torch.where(target.right, torch.inf, 0.0)
     for i, strength in enumerate(strengths):
         attacked = images if strength == 0 else versions(strength)
-        logits = clean if strength == 0 else logits_of(model, attacked, batch_size)
+        logits = target.logits if strength == 0 else logits_of(target.model, attacked, target.batch_size)
         correct.append(predicted(logits) == labels)
         first = ~correct[-1] & example_strength.isinf()
         examples[first], example_strength[first] = attacked[first], strength
-        if on_progress is not None:
-            on_progress(len(images) * (i + 1) // len(strengths), len(images))
+        target.on_progress(len(images) * (i + 1) // len(strengths), len(images))
     return Outcome(torch.stack(correct), examples, example_strength)

@@ -10,16 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from brainreg.attacks.base import (
-    Outcome,
-    Progress,
-    check_counts,
-    check_strengths,
-    logits_of,
-    predicted,
-    prepared,
-)
-from brainreg.attacks.inputs import as_images, as_labels, check_labels
+from brainreg.attacks.base import Attack, Outcome, Progress, Target, check_counts, logits_of, predicted, prepared
+from brainreg.attacks.inputs import as_images
 from brainreg.seeds import Stream, seeded_generator
 
 # Foolbox draws up to 1000 noise images to start from. Most images have one among the first few; the others, often
@@ -29,11 +21,11 @@ _BLENDS = 50  # steps of the line from an image to its noise, Foolbox's default 
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(Attack):
     """The boundary attack in L2, against the model's own prediction: from misclassified noise toward the image.
 
     An image that no noise helps to misclassify is not broken. All images are attacked at once, and each step draws
-    one direction for all, as Foolbox does.
+    one direction for all, as Foolbox does. Strengths are L2 distances in units of [0, 1] pixels.
 
     Attributes:
         steps: of the attack; what it finds with few is far from the nearest misclassified image.
@@ -55,34 +47,17 @@ class Boundary:
     def title(self) -> str:
         return f"Boundary L2 ({self.steps} steps{f', best of {self.repeats}' if self.repeats > 1 else ''})"
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        strengths: Sequence[float],
-        *,
-        seed: int = 0,
-        batch_size: int = 250,
-        on_progress: Progress | None = None,
-    ) -> Outcome:
-        """Attack a model; see `base.Attack`. Strengths are L2 distances in units of [0, 1] pixels."""
-        images, labels = as_images(images), as_labels(labels, images)
-        check_strengths(strengths, self.largest)
-        with prepared(model, images.device) as model:
-            logits = logits_of(model, images, batch_size)
-            check_labels(labels, logits.shape[1])
-            right = predicted(logits) == labels
-            examples, distance = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
-            attacked = right.nonzero().flatten()
-            for repeat in range(self.repeats):
-                found, found_distance = _nearest_found(
-                    model, images[attacked], labels[attacked], self.steps, seed, repeat, batch_size
-                )
-                nearer = found_distance < distance[attacked]
-                examples[attacked[nearer]], distance[attacked[nearer]] = found[nearer], found_distance[nearer]
-                if on_progress is not None:
-                    on_progress(len(images) * (repeat + 1) // self.repeats, len(images))
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        images, labels, right = target.images, target.labels, target.right
+        examples, distance = images.clone(), torch.full((len(images),), torch.inf, device=images.device)
+        attacked = right.nonzero().flatten()
+        for repeat in range(self.repeats):
+            found, found_distance = _nearest_found(
+                target.model, images[attacked], labels[attacked], self.steps, target.seed, repeat, target.batch_size
+            )
+            nearer = found_distance < distance[attacked]
+            examples[attacked[nearer]], distance[attacked[nearer]] = found[nearer], found_distance[nearer]
+            target.on_progress(len(images) * (repeat + 1) // self.repeats, len(images))
         limits = torch.tensor(strengths, device=images.device)[:, None]
         broken = distance.isfinite() & (distance <= limits) & (limits > 0)
         return Outcome(right & ~broken, examples, torch.where(right, distance, 0))

@@ -12,16 +12,9 @@ from types import ModuleType
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
-from brainreg.attacks.base import (
-    Outcome,
-    Progress,
-    check_strengths,
-    outcome_of_versions,
-    prepared,
-)
-from brainreg.attacks.inputs import as_images, as_labels
+from brainreg.attacks.base import Attack, Outcome, Target, outcome_of_versions
+from brainreg.attacks.inputs import as_images
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream
 
@@ -86,7 +79,7 @@ def corrupt(kind: str, images: torch.Tensor, severity: int, seed: int = 0) -> to
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(Attack):
     """Corruption of one kind. An attack that knows nothing of the model; see `base.Attack`.
 
     Strengths are severities, whole numbers from 0 (the clean images) to 5.
@@ -115,19 +108,7 @@ class Corruption:
     def title(self) -> str:
         return f"{self.kind} ({'generated' if self.published is None else self.source})"
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        strengths: Sequence[float],
-        *,
-        seed: int = 0,
-        batch_size: int = 250,
-        on_progress: Progress | None = None,
-    ) -> Outcome:
-        images, labels = as_images(images), as_labels(labels, images)
-        check_strengths(strengths, self.largest)
+    def _check_images(self, images: torch.Tensor, strengths: Sequence[float]) -> None:
         for strength in strengths:
             if strength != int(strength):
                 raise InputError(f"eps={strength:g}: a severity; must be a whole number from 0 to {SEVERITIES}")
@@ -138,15 +119,13 @@ class Corruption:
                 f"{self.title}: {tuple(self.published.shape)}; must be {(SEVERITIES, *images.shape)} for these images"
             )
 
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
         def versions(severity: float) -> torch.Tensor:
             if self.published is None:
-                return corrupt(self.kind, images, int(severity), seed)
-            return self.published[int(severity) - 1].to(images.device) / 255
+                return corrupt(self.kind, target.images, int(severity), target.seed)
+            return self.published[int(severity) - 1].to(target.images.device) / 255
 
-        with prepared(model, images.device) as model:
-            return outcome_of_versions(
-                model, images, labels, strengths, versions, batch_size=batch_size, on_progress=on_progress
-            )
+        return outcome_of_versions(target, strengths, versions)
 
 
 def load_published(

@@ -4,16 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from brainreg.attacks.base import (
-    Outcome,
-    Progress,
-    check_strengths,
-    outcome_of_versions,
-    prepared,
-)
-from brainreg.attacks.inputs import as_images, as_labels
+from brainreg.attacks.base import Attack, Outcome, Target, outcome_of_versions
+from brainreg.attacks.inputs import as_images
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream, seeded_generator
 
@@ -69,7 +62,7 @@ def add_noise(kind: str, images: torch.Tensor, eps: float, seed: int = 0) -> tor
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Attack):
     """Noise of one kind, a name in `NOISES`. An attack that knows nothing of the model; see `base.Attack`."""
 
     kind: str
@@ -81,21 +74,5 @@ class Noise:
     def title(self) -> str:
         return self.kind
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        strengths: Sequence[float],
-        *,
-        seed: int = 0,
-        batch_size: int = 250,
-        on_progress: Progress | None = None,
-    ) -> Outcome:
-        images, labels = as_images(images), as_labels(labels, images)
-        check_strengths(strengths, self.largest)
-        with prepared(model, images.device) as model:
-            return outcome_of_versions(
-                model, images, labels, strengths, lambda eps: add_noise(self.kind, images, eps, seed),
-                batch_size=batch_size, on_progress=on_progress,
-            )  # fmt: skip
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        return outcome_of_versions(target, strengths, lambda eps: add_noise(self.kind, target.images, eps, target.seed))

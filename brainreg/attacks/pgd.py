@@ -6,14 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from brainreg.attacks.base import Outcome, Progress, check_counts, check_strengths, logits_of, predicted, prepared
+from brainreg.attacks.base import Attack, Outcome, Target, check_counts, predicted
 from brainreg.attacks.gradient import input_gradient
-from brainreg.attacks.inputs import as_images, as_labels, check_labels
 from brainreg.seeds import Stream, seeded_generator
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient descent in Linf from one random start, in steps of 2.5 times the strength by their number.
 
     An image is broken as soon as the start or a step is misclassified, and stays so at larger strengths. The start
@@ -37,34 +36,18 @@ class PGD:
     def title(self) -> str:
         return f"PGD Linf ({self.steps} steps)"
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        strengths: Sequence[float],
-        *,
-        seed: int = 0,
-        batch_size: int = 250,
-        on_progress: Progress | None = None,
-    ) -> Outcome:
-        images, labels = as_images(images), as_labels(labels, images)
-        check_strengths(strengths, self.largest)
-        start = 2 * torch.rand(images.shape[1:], generator=seeded_generator(seed, Stream.PGD)).to(images.device) - 1
-        with prepared(model, images.device) as model:
-            logits = logits_of(model, images, batch_size)
-            check_labels(labels, logits.shape[1])
-            right = predicted(logits) == labels
-            examples, example_strength = images.clone(), torch.where(right, torch.inf, 0.0)
-            correct = []
-            for i, eps in enumerate(strengths):
-                if eps > 0:
-                    for batch in example_strength.isinf().nonzero().flatten().split(batch_size):
-                        found, broken = self._descend(model, images[batch], labels[batch], eps, start)
-                        examples[batch[broken]], example_strength[batch[broken]] = found[broken], eps
-                correct.append(example_strength.isinf())
-                if on_progress is not None:
-                    on_progress(len(images) * (i + 1) // len(strengths), len(images))
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        images, labels, device = target.images, target.labels, target.images.device
+        start = 2 * torch.rand(images.shape[1:], generator=seeded_generator(target.seed, Stream.PGD)).to(device) - 1
+        examples, example_strength = images.clone(), torch.where(target.right, torch.inf, 0.0)
+        correct = []
+        for i, eps in enumerate(strengths):
+            if eps > 0:
+                for batch in example_strength.isinf().nonzero().flatten().split(target.batch_size):
+                    found, broken = self._descend(target.model, images[batch], labels[batch], eps, start)
+                    examples[batch[broken]], example_strength[batch[broken]] = found[broken], eps
+            correct.append(example_strength.isinf())
+            target.on_progress(len(images) * (i + 1) // len(strengths), len(images))
         return Outcome(torch.stack(correct), examples, example_strength)
 
     def _descend(

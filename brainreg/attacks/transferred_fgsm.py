@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import nn
 
-from brainreg.attacks.base import Outcome, Progress
+from brainreg.attacks.base import Attack, Outcome, Target, prepared
 from brainreg.attacks.fgsm import one_step
 
 
 @dataclass(frozen=True)
-class TransferredFGSM:
+class TransferredFGSM(Attack):
     """FGSM with the gradient of a surrogate, which knows nothing of the model that is attacked; see `base.Attack`.
 
     The surrogate is in eval mode for the attack, and is left as it was found. As with `FGSM`, an image may be right
-    again at a larger strength.
+    again at a larger strength. Labels must be classes of the surrogate, too.
 
     Attributes:
         surrogate: another model of the same task, on the device of the images.
@@ -34,20 +33,6 @@ class TransferredFGSM:
     def title(self) -> str:
         return f"transferred FGSM (from {self.surrogate_name})"
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        strengths: Sequence[float],
-        *,
-        seed: int = 0,
-        batch_size: int = 250,
-        on_progress: Progress | None = None,
-    ) -> Outcome:
-        """Attack a model; see `base.Attack`.
-
-        Raises:
-            InputError: as every attack, and for labels that are no class of the surrogate.
-        """
-        return one_step(model, self.surrogate, "the surrogate", images, labels, strengths, batch_size, on_progress)
+    def _run(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        with prepared(self.surrogate, target.images.device) as surrogate:
+            return one_step(target, strengths, surrogate, "the surrogate")

@@ -1,7 +1,8 @@
 """AutoAttack (Croce and Hein, arXiv 2003.01690): its versions, and what each asks of data and model."""
 
 from collections.abc import Sequence
-from typing import Literal
+from functools import partial
+from typing import Literal, get_args
 
 import pyautoattack
 import torch
@@ -22,8 +23,7 @@ from brainreg.attacks.autoattack.stages import (
     start_noise,
     widest,
 )
-from brainreg.attacks.base import Norm, Outcome, Progress, check_strengths, logits_of, predicted, prepared
-from brainreg.attacks.inputs import as_images, as_labels, check_labels
+from brainreg.attacks.base import Attack, Norm, Outcome, Progress, Target, logits_of, predicted
 from brainreg.errors import InputError
 
 # The attacks on the difference-of-logits ratio, and the logits that it compares.
@@ -41,7 +41,7 @@ _VERSIONS: dict[str, tuple[AttackName, ...]] = {
 }
 
 
-class AutoAttack(BaseModel):
+class AutoAttack(BaseModel, Attack):
     """AutoAttack, as its authors package it, with one outcome an image and strength.
 
     The versions `standard`, `plus` and `rand` are the authors' own. A `custom` one names its attacks and
@@ -71,7 +71,7 @@ class AutoAttack(BaseModel):
     @model_validator(mode="after")
     def _custom_names_its_attacks(self) -> "AutoAttack":
         if self.version == "custom" and not self.attacks:
-            raise ValueError(f"attacks: missing; a custom version names them: {', '.join(AttackName.__args__)}")
+            raise ValueError(f"attacks: missing; a custom version names them: {', '.join(get_args(AttackName))}")
         for name in ("attacks", "n_iter", "n_restarts", "n_target_classes", "n_queries"):
             given = getattr(self, name)
             if self.version != "custom" and given != type(self).model_fields[name].default:
@@ -85,11 +85,12 @@ class AutoAttack(BaseModel):
             return f"AutoAttack {self.version} {self.norm}"
         if self.attacks == ("square",):
             return f"Square {self.norm} ({self.n_queries} queries)"
-        steps = [f"{self.n_iter} steps"] if {"apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t"} & {*self.attacks} else []
+        names = {*self._names}
+        steps = [f"{self.n_iter} steps"] if names - {"square"} else []
         steps += [f"{self.n_restarts} starts"] if self.n_restarts > 1 else []
-        steps += [f"{self.n_target_classes} targets"] if {"apgd-t", "fab-t"} & {*self.attacks} else []
-        steps += [f"{self.n_queries} queries"] if "square" in self.attacks else []
-        return f"AutoAttack custom {self.norm} ({', '.join(self.attacks)}; {', '.join(steps)})"
+        steps += [f"{self.n_target_classes} targets"] if {"apgd-t", "fab-t"} & names else []
+        steps += [f"{self.n_queries} queries"] if "square" in names else []
+        return f"AutoAttack custom {self.norm} ({', '.join(self._names)}; {', '.join(steps)})"
 
     @property
     def largest(self) -> float:
@@ -119,25 +120,23 @@ class AutoAttack(BaseModel):
             InputError: as every attack, for fewer than four classes, for which targeted DLR does not exist, and, in L2
                 and L1, for images of a size that Square cannot take.
         """
-        images, labels = as_images(images), as_labels(labels, images)
-        check_strengths(strengths, self.largest)
-        with prepared(model, images.device) as model:
-            logits = logits_of(model, images, batch_size)
-            classes = logits.shape[1]
-            check_labels(labels, classes)
-            right = predicted(logits) == labels
-            levels = [strength for strength in strengths if strength > 0]
-            if levels:
-                self.check_classes(classes)
-                self.check_shape(images.shape[1:])
-            if self.version in ("plus", "rand"):
-                return self._authors_loop(
-                    model, images, labels, right, strengths, classes, seed, batch_size, on_progress
-                )
-            search = Search(model, images, labels, right, self.norm, levels)
-            if levels:
-                search.run(self._stages(model, images.shape[1:], classes, seed), batch_size, on_progress, infer)
-            return search.outcome(strengths, self._names)
+        return self._attack(
+            partial(self._run, infer=infer), model, images, labels, strengths, seed=seed, batch_size=batch_size,
+            on_progress=on_progress,
+        )  # fmt: skip
+
+    def _run(self, target: Target, strengths: Sequence[float], infer: bool = True) -> Outcome:
+        levels, shape = [strength for strength in strengths if strength > 0], target.images.shape[1:]
+        if levels:
+            self.check_classes(target.classes)
+            self.check_shape(shape)
+        if self.version in ("plus", "rand"):
+            return self._authors_loop(target, strengths)
+        search = Search(target.model, target.images, target.labels, target.right, self.norm, levels)
+        if levels:
+            stages = self._stages(target.model, shape, target.classes, target.seed)
+            search.run(stages, target.batch_size, target.on_progress, infer)
+        return search.outcome(strengths, self._names)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise InputError if Square cannot take images of this shape (c, h, w).
@@ -211,8 +210,8 @@ class AutoAttack(BaseModel):
                     stages.append(Stage(place, name, apgd_stage(apgd, noise(), target)))
             elif name in ("fab", "fab-t"):
                 fab = FABAttack_PT(model, norm=self.norm, n_restarts=1, n_iter=self.n_iter, eps=1.0, seed=seed)
-                for target in fab_targets if name == "fab-t" else [None]:
-                    stages.append(Stage(place, name, fab_stage(fab, target), "once"))
+                own: list[int | None] = [*fab_targets] if name == "fab-t" else [None]
+                stages += [Stage(place, name, fab_stage(fab, one), "once") for one in own]
             else:
                 square = Square(
                     model, p_init=0.8, n_queries=self.n_queries, norm=self.norm, n_restarts=1, eps=1.0, seed=seed,
@@ -221,34 +220,23 @@ class AutoAttack(BaseModel):
                 stages.append(Stage(place, name, square_stage(square)))
         return stages
 
-    def _authors_loop(
-        self,
-        model: nn.Module,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        right: torch.Tensor,
-        strengths: Sequence[float],
-        classes: int,
-        seed: int,
-        batch_size: int,
-        on_progress: Progress | None,
-    ) -> Outcome:
-        examples, needed, correct = images.clone(), torch.where(right, torch.inf, 0.0), []
+    def _authors_loop(self, target: Target, strengths: Sequence[float]) -> Outcome:
+        model, images, labels, size = target.model, target.images, target.labels, target.batch_size
+        examples, needed, correct = images.clone(), torch.where(target.right, torch.inf, 0.0), []
         for i, eps in enumerate(strengths):
             left, eps = needed.isinf().nonzero().flatten(), min(eps, widest(images.shape[1:], self.norm))
             if eps > 0 and len(left):
                 adversary = pyautoattack.AutoAttack(
-                    model, norm=self.norm, eps=eps, version=self.version, seed=seed, device=images.device
+                    model, norm=self.norm, eps=eps, version=self.version, seed=target.seed, device=images.device
                 )
                 for targeted in (adversary.apgd_targeted, adversary.fab):
-                    targeted.n_target_classes = min(targeted.n_target_classes, classes - 1)
-                found, seen = adversary.run_standard_evaluation(images[left], labels[left], batch_size=batch_size)
-                nan = predicted(logits_of(model, found, batch_size)) < 0  # the authors take it for a class
+                    targeted.n_target_classes = min(targeted.n_target_classes, target.classes - 1)
+                found, seen = adversary.run_standard_evaluation(images[left], labels[left], batch_size=size)
+                nan = predicted(logits_of(model, found, size)) < 0  # the authors take it for a class
                 broken = nan | (seen != labels[left])
                 examples[left[broken]], needed[left[broken]] = found[broken], eps
             correct.append(needed.isinf())
-            if on_progress is not None:
-                on_progress(len(images) * (i + 1) // len(strengths), len(images))
+            target.on_progress(len(images) * (i + 1) // len(strengths), len(images))
         return Outcome(torch.stack(correct), examples, needed)
 
 

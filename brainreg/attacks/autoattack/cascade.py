@@ -46,7 +46,7 @@ class Search:
         self.masked = torch.zeros_like(labels)
 
     @torch.no_grad()  # the attacks switch gradients on where they need them
-    def run(self, stages: "list[Stage]", batch_size: int, on_progress: Progress | None, infer: bool) -> None:
+    def run(self, stages: "list[Stage]", batch_size: int, on_progress: Progress, infer: bool) -> None:
         everywhere, once, last = (
             [stage for stage in stages if stage.when == when] for when in ("everywhere", "once", "last")
         )
@@ -55,8 +55,7 @@ class Search:
         def tell() -> None:
             nonlocal known
             known = max(known, int(self._settled().sum()))  # an image that breaks at a smaller strength is open again
-            if on_progress is not None:
-                on_progress(known, len(self.labels))
+            on_progress(known, len(self.labels))
 
         def run_last(level: int, index: torch.Tensor) -> None:
             """Run what is left of the attacks at a level; an image that breaks below one it withstood is a sign."""
