@@ -58,7 +58,10 @@ def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> 
         InputError: what is wrong with it, in one line.
     """
     field = model.model_fields[name]
-    adapter = TypeAdapter(Annotated[field.annotation, field], config=ConfigDict(allow_inf_nan=False))
+    adapter: TypeAdapter[Any] = TypeAdapter(
+        Annotated[field.annotation, field],  # type: ignore[arg-type]  # a type that is known when it runs
+        config=ConfigDict(allow_inf_nan=False),
+    )
     try:
         return adapter.validate_python(value)
     except ValidationError as error:

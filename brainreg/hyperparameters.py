@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from brainreg._utils.paths import expand_home
 from brainreg.data.datasets import DATASETS, find_dataset
-from brainreg.method.pairs import RANGES, check_range
+from brainreg.method.pairs import RangeName, check_range
 from brainreg.models.build import check_architecture
 from brainreg.models.resnet import ARCHITECTURES
 
@@ -56,7 +56,7 @@ class Hyperparameters(BaseModel):
     reg_data: DatasetName | None = Field(
         None, description="data set of the regularization images; absent: the task's own"
     )
-    reg_range: Literal[*RANGES] = Field("all", description="which pairs of images are used, by their pixel similarity")
+    reg_range: RangeName = Field("all", description="which pairs of images are used, by their pixel similarity")
     reg_thresh: float = Field(0.6, ge=0, lt=1, description="Th, threshold on the pixel similarity")
     reg_thresh_2: float | None = Field(
         None, ge=0, lt=1, description="Th_2, lower threshold, below Th; for the range double only"

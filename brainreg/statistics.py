@@ -3,7 +3,7 @@
 import base64
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -249,7 +249,7 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def hypervolume(clean: Sequence[float], robust: Sequence[float], reference: tuple[float, float] = (0.0, 0.0)) -> float:
+def hypervolume(clean: Iterable[float], robust: Iterable[float], reference: tuple[float, float] = (0.0, 0.0)) -> float:
     """Return the area that a set of (clean, robust) accuracies dominates and that a reference alone does not.
 
     With the unregularized setting as the reference, it is what regularization adds. (The reference is no corner beyond
@@ -266,7 +266,7 @@ def hypervolume(clean: Sequence[float], robust: Sequence[float], reference: tupl
     return round(area - reference[0] * reference[1], 12)
 
 
-def front(clean: Sequence[float], robust: Sequence[float]) -> list[bool]:
+def front(clean: Iterable[float], robust: Iterable[float]) -> list[bool]:
     """Return which (clean, robust) accuracies no other one exceeds in one and equals or exceeds in the other."""
     points = list(zip(clean, robust, strict=True))
     return [

@@ -87,6 +87,7 @@ def test_a_wheel_searches_outside_of_the_checkout(tmp_path):
     where = [python, "-c", "import brainreg; print(brainreg.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).is_relative_to(site)
+    assert Path(found.strip()).with_name("py.typed").is_file()
     command = [tmp_path / "env/bin/brainreg", "tune", "--space=digits_double", "--num-samples=1", "--epoch_num=1"]
     command += ["--base_channels=2", "--attack_image_num=5", "--final_attack_seconds=0", "--name=one"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -63,7 +63,9 @@ class Parser(argparse.ArgumentParser):
             else:
                 own.add_argument(*spellings, help=_help(field, default), **options)
 
-    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> Any:
+    def parse_known_args(  # type: ignore[override]  # argparse's own is generic in the namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> Any:
         """Parse; a `~` at the start of a value is the home folder, in every flag: the shell leaves it after `=`."""
         flags, rest = super().parse_known_args(args, namespace)
         for name, value in vars(flags).items():

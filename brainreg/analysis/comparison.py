@@ -233,7 +233,7 @@ def format_confirmation(summary: pd.DataFrame) -> pd.DataFrame:
     for measure in COMPARED_MEASURES:
         if summary[measure].notna().any():
             column = measure.replace("robust", "eps")
-            own = summary[column].dropna().unique() if measure in STRENGTHS or measure == "robust" else ()
+            own = [*summary[column].dropna().unique()] if measure in STRENGTHS or measure == "robust" else []
             name = measure_name(measure, own[0] if len(own) == 1 else None)
             values = zip(*(summary[f"{measure}{end}"] for end in ("", "_low", "_high")), strict=True)
             seen[f"{name} (%), test"] = [

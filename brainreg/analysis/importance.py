@@ -108,7 +108,8 @@ def _shares(study: optuna.Study, evaluator: BaseImportanceEvaluator, parameters:
 
 def _shuffled(trials: Sequence[FrozenTrial], draws: np.random.Generator) -> optuna.Study:
     """A study of the same settings, with their objectives in a random order."""
-    study, values = optuna.create_study(direction="maximize"), draws.permutation([trial.value for trial in trials])
+    study = optuna.create_study(direction="maximize")
+    values = draws.permutation([trial.value or 0.0 for trial in trials])
     study.add_trials(
         [
             create_trial(value=float(value), params=trial.params, distributions=trial.distributions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -28,15 +29,18 @@ def _salt_pepper(shape: torch.Size, eps: float, generator: torch.Generator) -> t
     return (draw < eps / 2).float() - (draw > 1 - eps / 2).float()
 
 
+NoiseName = Literal["Gaussian", "Uniform", "SaltPepper"]
+
+
 # Independent for each pixel and channel: N(0, eps^2); U(-eps, eps); +1 or -1 with probability eps / 2 each.
-NOISES: dict[str, Callable[[torch.Size, float, torch.Generator], torch.Tensor]] = {
+NOISES: dict[NoiseName, Callable[[torch.Size, float, torch.Generator], torch.Tensor]] = {
     "Gaussian": _gaussian,
     "Uniform": _uniform,
     "SaltPepper": _salt_pepper,
 }
 
 
-def add_noise(kind: str, images: torch.Tensor, eps: float, seed: int = 0) -> torch.Tensor:
+def add_noise(kind: NoiseName, images: torch.Tensor, eps: float, seed: int = 0) -> torch.Tensor:
     """Return noisy images, each clipped to the range of its own clean pixels.
 
     Args:
@@ -65,7 +69,7 @@ def add_noise(kind: str, images: torch.Tensor, eps: float, seed: int = 0) -> tor
 class Noise(Attack):
     """Noise of one kind, a name in `NOISES`. An attack that knows nothing of the model; see `base.Attack`."""
 
-    kind: str
+    kind: NoiseName
 
     norm = None
     largest = 1.0

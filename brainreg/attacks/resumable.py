@@ -56,8 +56,8 @@ class Measured:
     predicted: torch.Tensor
     seconds: float
     stages: tuple[str, ...] = ()
-    inferred: torch.Tensor | None = None
-    masked: torch.Tensor | None = None
+    inferred: torch.Tensor = None  # type: ignore[assignment]  # until `__post_init__`
+    masked: torch.Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self):
         if self.inferred is None:
@@ -110,7 +110,8 @@ def attack_within(
         part = slice(start, start + size)
 
         def say(known: int, _: int) -> None:
-            on_progress(start + known, len(images))
+            if on_progress is not None:
+                on_progress(start + known, len(images))
 
         measured = _measure(
             attack, model, images[part], labels[part], strengths, seed, batch_size,
@@ -172,8 +173,13 @@ def _measure(
         seen = predicted(logits_of(checked, examples, batch_size)) if len(kept) else kept
     broken_by = torch.full(outcome.correct.shape, -1) if outcome.broken_by is None else outcome.broken_by
     tensors = (outcome.correct, strength, broken_by, kept, examples, seen)
-    signs = (None if tensor is None else tensor.cpu() for tensor in (outcome.inferred, outcome.masked))
-    return Measured(*(tensor.detach().cpu() for tensor in tensors), seconds, outcome.stages, *signs)
+    signs = {
+        name: tensor.cpu()
+        for name, tensor in (("inferred", outcome.inferred), ("masked", outcome.masked))
+        if tensor is not None
+    }
+    correct, strength, broken_by, kept, examples, seen = (tensor.detach().cpu() for tensor in tensors)
+    return Measured(correct, strength, broken_by, kept, examples, seen, seconds, outcome.stages, **signs)
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:
@@ -286,9 +292,9 @@ def _behaviour(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, to
                 weights = torch.randn(logits[-1].shape[1], generator=draws.manual_seed(0)).to(part.device)
                 (gradient,) = torch.autograd.grad((logits[-1] * weights).sum(), part)
             gradients.append(torch.stack([one.flatten(1).sum(dim=1) for one in (gradient**2, gradient * along)], dim=1))
-    gradients = torch.cat(gradients)
-    gradients[:, 0].sqrt_()
-    return torch.cat(logits).detach().cpu(), gradients.cpu()
+    both = torch.cat(gradients)
+    both[:, 0].sqrt_()
+    return torch.cat(logits).detach().cpu(), both.cpu()
 
 
 def _alike(one: Sequence[tuple[torch.Tensor, ...]], other: Sequence[tuple[torch.Tensor, ...]]) -> bool:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     # Everything that can be wrong with the data is found before anything is written.
     data = load_training_data(settings, flags.data_dir)
     test = load_test_images(settings, flags.data_dir)
-    test_images, test_labels = test.images, test.labels
+    test_images, test_labels = test.tensor, test.labels
     asked = {
         "hyperparameters": settings.model_dump(),
         "evaluation": evaluation.model_dump(mode="json"),

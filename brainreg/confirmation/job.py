@@ -122,7 +122,7 @@ def _run(
     found = {**training.fingerprints, part_name(TEST, job.settings.rgb): test.fingerprint}
     check_same_data(found, data, f"--data_dir={data_dir}", f"this confirmation, on {socket.gethostname()}")
     checkpoint = place.path / CHECKPOINT
-    choice = {}
+    choice: dict[str, Any] = {}
     if job.objective is not None:
         valid_images, valid_labels = to_float(training.valid_images.to(device)), training.valid_labels.to(device)
         before = resumable_checkpoint(checkpoint, notes.append)
@@ -139,7 +139,7 @@ def _run(
         on_damaged=notes.append,
     )
     robustness = evaluate_subject(
-        Subject(result.classifier, job.settings, test.images, test.labels, "test", job.settings.seed),
+        Subject(result.classifier, job.settings, test.tensor, test.labels, "test", job.settings.seed),
         evaluation,
         place.path,
         data_dir,

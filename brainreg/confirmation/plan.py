@@ -21,7 +21,7 @@ from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
 from brainreg.evaluation.robustness import TELLING
-from brainreg.evaluation.settings import Evaluation, plan_attacks
+from brainreg.evaluation.settings import Evaluation, NoiseStrengths, Strengths, plan_attacks
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.records.driver import DRIVER, driver_of
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
@@ -74,17 +74,17 @@ class TestEvaluation(Evaluation):
 
     __test__ = False  # pytest takes it for a test otherwise
 
-    eps: Evaluation.__annotations__["eps"] = Field(
+    eps: Strengths = Field(
         None,
         description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
         " (absent: half, once and one and a half times the search's)",
     )
-    noise_eps: Evaluation.__annotations__["noise_eps"] | None = Field(
+    noise_eps: NoiseStrengths | None = Field(  # type: ignore[assignment]  # absent is not none
         None,
         description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
         " search's)",
     )
-    attack_minutes: float | None = Field(
+    attack_minutes: float | None = Field(  # type: ignore[assignment]
         None,
         gt=0,
         description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
@@ -168,6 +168,11 @@ class Plan:
         return str(self.search).rsplit("/", 1)[-1]
 
     @property
+    def settings(self) -> int:
+        """How many are trained, each with every seed."""
+        return len(self.jobs) // len(self.manifest["seeds"])
+
+    @property
     def device(self) -> str:
         """What a job runs on."""
         return "cuda" if self.gpus_per_trial else "cpu"
@@ -205,9 +210,10 @@ def plan_confirmation(
     controls = before.get("controls", _FIRST_CONTROLS) if before else space.controls
     comparisons = sum({*pair} <= {FOUND, *controls} for pair in COMPARED)
     least = least_seeds(comparisons)
-    asked = asked.model_copy(update={"seeds": asked.seeds or least})
+    count = asked.seeds or least
+    asked = asked.model_copy(update={"seeds": count})
     notes = []
-    if asked.seeds < least:
+    if count < least:
         notes.append(
             f"--seeds={asked.seeds}: no difference can be larger than the noise unless differences between seeds are"
             f" assumed to be normal; that takes {least} seeds or more"
@@ -232,7 +238,7 @@ def plan_confirmation(
                     f"--{name}={value}: this confirmation has {before['extent'][name]}, and none is left out once its"
                     " numbers may be known"
                 )
-        if asked.seeds > before["first_seeds"]:
+        if count > before["first_seeds"]:
             notes.append(
                 f"it began with {before['first_seeds']} seeds: whoever adds seeds until a difference shows finds one by"
                 " chance"
@@ -246,13 +252,13 @@ def plan_confirmation(
             notes.append(f"it began with {name} {then}; this is {versions[name]}")
     seed = manifest["seed"]
     used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
-    seeds = fresh_seeds(search_id(manifest), asked.seeds, used, begun)
+    seeds = fresh_seeds(search_id(manifest), count, used, begun)
     jobs = _jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks, data, test_images = _check_data(jobs, measured, merged.data_dir)
     if before is None and (pilot := Pilot.of_search(results)) is not None:
-        notes.append(pilot.describe(asked.seeds, min(measured.num_images or test_images, test_images), comparisons))
+        notes.append(pilot.describe(count, min(measured.num_images or test_images, test_images), comparisons))
     for whose, then in (("this confirmation", before), ("the search", manifest)):
         check_same_data(data, (then or {}).get("data"), f"--data_dir={merged.data_dir}", whose)
     if before and not before.get("data"):
@@ -361,7 +367,9 @@ def _jobs(
     results: pd.DataFrame, space: Space, controls: Sequence[str], order: Sequence[int], seeds: Sequence[int]
 ) -> tuple[Job, ...]:
     by_number = results.set_index("trial", drop=False)
-    settings = [(FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)]
+    settings: list[tuple[str, int, int | None, Hyperparameters]] = [
+        (FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)
+    ]
     for name in (name for name in space.controls if name in controls):
         numbers = results.trial[results.setting == name].tolist()
         hyperparameters = _like_found(settings[0][3]) if name == LIKE_FOUND else space.setting(name)
@@ -392,14 +400,15 @@ def _check_data(
     Returns:
         The attacks, the fingerprints of the data, and the number of test images.
     """
-    settings, found = jobs[0].settings, {}
+    settings = jobs[0].settings
+    found: dict[str, str] = {}
     for job in jobs:
         if job.settings.seed == settings.seed:
             data = load_training_data(job.settings, data_dir, "cpu")
             found |= data.fingerprints
     test = load_test_images(settings, data_dir)
     found[part_name(TEST, settings.rgb)] = test.fingerprint
-    images = test.images
+    images = test.tensor
     if images.shape[1:] != data.valid_images.shape[1:]:
         size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))
         raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")

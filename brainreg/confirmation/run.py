@@ -89,7 +89,7 @@ class _Confirmation:
                 say_dashboard(start_ray(plan.options.address, plan.options.dashboard_host), self.say)
                 data_dir = str(Path(plan.options.data_dir).resolve())
                 if plan.options.address is not None:
-                    for job in plan.jobs[: len(plan.jobs) // plan.extent.seeds]:
+                    for job in plan.jobs[: plan.settings]:
                         data = plan.manifest["data"]
                         check_nodes(job.settings, data_dir, plan.search, MANIFEST, ("train", "test"), data)
                 watch_own_node(self._end_at_once)
@@ -107,7 +107,7 @@ class _Confirmation:
 
     def _begin(self) -> None:
         plan = self.plan
-        count = len(plan.jobs) // plan.extent.seeds
+        count = plan.settings
         self.say(
             f"confirming {plan.name}: {count} settings with {plan.extent.seeds} fresh seeds each, {len(plan.jobs)}"
             f" trainings, {len(self.results)} of them done before, {plan.slots} at a time, in {plan.folder}"

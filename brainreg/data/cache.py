@@ -18,9 +18,10 @@ def load_cached(path: Path, key: str, source: Source, mode: str, view: View | No
     if stored is not None:
         return stored
     images, labels = source.decode(mode, view)
-    content = {"key": key, "checksum": checksum(images, labels), "images": images, "labels": labels}
+    known = checksum(images, labels)
+    content = {"key": key, "checksum": known, "images": images, "labels": labels}
     written = write_cache(path, lambda file: torch.save(content, file))
-    return (written and _read_cache(path, key)) or ImageSet(images, labels, content["checksum"])
+    return (written and _read_cache(path, key)) or ImageSet(images, labels, known)
 
 
 def _read_cache(path: Path, key: str) -> ImageSet | None:

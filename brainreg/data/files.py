@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 from brainreg.data.images import first_line
 
@@ -33,8 +33,8 @@ _UMASK = os.umask(0o077)  # can only be read by setting it
 os.umask(_UMASK)
 
 
-def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> bool:
-    """Let `write` make a file as a whole; False where that is impossible, or nothing shall be written."""
+def write_cache(path: Path, write: Callable[[Any], object]) -> bool:
+    """Let `write` make an open file as a whole; False where that is impossible, or nothing shall be written."""
     if not keeps_files.get():
         return False
     try:

@@ -29,6 +29,12 @@ class ImageSet:
     checksum: int | None = None
 
     @property
+    def tensor(self) -> torch.Tensor:
+        """The images (n, c, h, w) uint8, of a set that is in memory."""
+        assert isinstance(self.images, torch.Tensor)
+        return self.images
+
+    @property
     def fingerprint(self) -> str:
         """A short text that differs between sets, from all bytes of the images and all labels; see
         `brainreg.fingerprints`."""
@@ -73,5 +79,5 @@ class ImageFiles:
 
 def _channels_first(pixels: np.ndarray) -> torch.Tensor:
     """Return decoded pixels, (h, w) or (h, w, c), as (c, h, w)."""
-    pixels = torch.from_numpy(pixels)
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+    image = torch.from_numpy(pixels)
+    return image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()

@@ -64,10 +64,12 @@ def list_images(folder: Path, classes: Sequence[str]) -> ImageList:
         InputError: a class without images, a link to a folder that counts already, something that is no file or
             cannot be read.
     """
-    samples, left_out = [], Counter()
+    samples: list[tuple[str, int]] = []
+    left_out: Counter[str] = Counter()
     met = {os.path.realpath(folder): os.fspath(folder)}
     for label, name in enumerate(classes):
-        before, others = len(samples), Counter()
+        before = len(samples)
+        others: Counter[str] = Counter()
         for below, files in sorted(_walk(os.path.join(folder, name), met)):
             for file in sorted(files):
                 ending = os.path.splitext(file)[1].lower()
@@ -137,10 +139,12 @@ def read_image(path: str, mode: str) -> Image.Image:
     Raises:
         InputError: it cannot be read, holds several images, or has pixels of no known range.
     """
-    with readable(path), Image.open(path) as image:
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO adds previews
-            raise InputError(f"{path}: holds {image.n_frames} images; a file must hold one")
-        kind = image.format
+    with readable(path), Image.open(path) as opened:
+        frames = getattr(opened, "n_frames", 1)
+        if opened.format != "MPO" and frames > 1:  # a camera's MPO adds previews
+            raise InputError(f"{path}: holds {frames} images; a file must hold one")
+        kind = opened.format
+        image: Image.Image = opened
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if _has_transparent_pixels(image):
@@ -153,9 +157,14 @@ def read_image(path: str, mode: str) -> Image.Image:
 
 def _has_transparent_pixels(image: Image.Image) -> bool:
     if "A" in image.getbands():
-        return image.getchannel("A").getextrema()[0] < 255
+        return _smallest(image.getchannel("A")) < 255
     coded = "transparency" in image.info and image.mode in ("1", "L", "P", "RGB")
-    return coded and image.convert("RGBA").getchannel("A").getextrema()[0] < 255
+    return coded and _smallest(image.convert("RGBA").getchannel("A")) < 255
+
+
+def _smallest(band: Image.Image) -> float:
+    """The smallest value of an image of one band."""
+    return np.asarray(band).min()
 
 
 @functools.cache

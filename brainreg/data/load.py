@@ -10,7 +10,7 @@ from brainreg.data.augmentation import image_view
 from brainreg.data.cache import load_cached
 from brainreg.data.datasets import DATASETS, find_dataset
 from brainreg.data.image_set import ImageFiles, ImageSet
-from brainreg.data.sources import TORCHVISION_FILES, Digits, find_source
+from brainreg.data.sources import TORCHVISION_FILES, Digits, ImageFolder, find_source
 from brainreg.data.types import Purpose, Split
 
 
@@ -45,7 +45,7 @@ def load_dataset(
         InputError: the data set is unknown, absent, unreadable, or gray while RGB is asked for.
     """
     loaded = load_images(name, split, data_dir, rgb, purpose)
-    return loaded.images, loaded.labels
+    return loaded.tensor, loaded.labels
 
 
 def load_images(
@@ -76,6 +76,7 @@ def load_training_images(name: str, data_dir: str | Path = "data", rgb: bool = F
         return load_images(name, "train", data_dir, rgb)
     data_dir = Path(expand_home(data_dir))
     source, mode = find_source(dataset, "train", data_dir, rgb)
+    assert isinstance(source, ImageFolder)  # what else there is has one size
     checksums = data_dir / "cache" / f"{_label(dataset.name)}-train-files.json"
     return ImageSet(ImageFiles(source, mode, checksums), source.labels)
 

@@ -148,7 +148,10 @@ class _CifarFiles:
         try:
             with tarfile.open(self.archive) as archive:
                 for name, _ in self.listed:
-                    yield self.archive, archive.extractfile(f"{self.kind.base_folder}/{name}").read()
+                    member = archive.extractfile(f"{self.kind.base_folder}/{name}")
+                    if member is None:
+                        raise self._incomplete(self.archive)
+                    yield self.archive, member.read()
         except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
             raise self._incomplete(self.archive) from error
 
@@ -257,6 +260,7 @@ class ImageFolder:
                     f" folder has {pixels.shape[2]}x{pixels.shape[1]}; all must have one size"
                 )
             pixels[i] = image
+        assert pixels is not None  # no class is without images
         if (brightest := pixels.max()) < _DARK:
             logger.warning(
                 "%s: the brightest pixel of all is %d of 255: masks, or 16-bit files of fewer bits?",
@@ -271,7 +275,12 @@ class ImageFolder:
 Source = Digits | _IdxFiles | _CifarFiles | ImageFolder
 
 
-TORCHVISION_FILES = {"MNIST": _IdxFiles, "FashionMNIST": _IdxFiles, "CIFAR10": _CifarFiles, "CIFAR100": _CifarFiles}
+TORCHVISION_FILES: dict[str, type[_IdxFiles] | type[_CifarFiles]] = {
+    "MNIST": _IdxFiles,
+    "FashionMNIST": _IdxFiles,
+    "CIFAR10": _CifarFiles,
+    "CIFAR100": _CifarFiles,
+}
 
 
 def find_source(dataset: Dataset, split: Split, data_dir: Path, rgb: bool) -> tuple[Source, str]:
@@ -344,7 +353,7 @@ def _fingerprint(paths: Sequence[str | Path], root: str | None = None) -> str:
     """Names below `root` (or below their own folders), sizes and times of the files: whether to decode them again."""
     digest, path = hashlib.sha256(b"2"), ""  # which changes when what is decoded does
     try:
-        for path in map(os.fspath, paths):  # texts, since a data set may have a million files
+        for path in (os.fspath(one) for one in paths):  # texts, since a data set may have a million files
             status = os.stat(path)
             name = os.path.basename(path) if root is None else path[len(root) :]
             digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))

@@ -1,7 +1,7 @@
 """Types that modules of data sets share."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -15,4 +15,5 @@ Purpose = Literal["task", "regularization"]
 View = Callable[[Image.Image], Image.Image]
 
 
-Augmentation = Callable[[torch.Tensor | Sequence[torch.Tensor], torch.Generator], torch.Tensor]
+# Of images (n, c, h, w), or of those that stay in files, a list of (c, h, w).
+Augmentation = Callable[[Any, torch.Generator], torch.Tensor]

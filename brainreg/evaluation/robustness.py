@@ -100,6 +100,10 @@ class Robustness:
     outcomes: tuple[str, ...] = ()
 
 
+def _of_batches(attacked: Callable[..., Measured], size: int) -> Measured:
+    return attacked(batch_size=size)
+
+
 def evaluate(
     classifier: nn.Module,
     images: torch.Tensor,
@@ -167,10 +171,10 @@ def evaluate(
             seconds=60 * settings.attack_minutes / (1 + _BOUNDARY_REPEATS * (name == "boundary")),
             seed=seed,
             parts=parts,
-            on_progress=lambda known, total, title=attack.title + limited: say(title, known, total),
+            on_progress=partial(say, attack.title + limited),
         )
         measured = as_large_as_fits(
-            lambda size, attacked=attacked: attacked(batch_size=size),
+            partial(_of_batches, attacked),
             settings.attack_batch_size or (250 if images.is_cuda else 25),
         )
         outcomes[name] = (attack.title, strengths, measured)

@@ -29,6 +29,16 @@ def _in_order(eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return None if eps is None else tuple(sorted(set(eps)))
 
 
+Strengths = Annotated[
+    tuple[Annotated[float, Field(ge=0)], ...] | None, BeforeValidator(_split), AfterValidator(_in_order)
+]
+
+
+NoiseStrengths = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split), AfterValidator(_in_order)
+]
+
+
 class Evaluation(BaseModel):
     """How the robustness of a trained network is measured."""
 
@@ -41,17 +51,15 @@ class Evaluation(BaseModel):
         " boundary, autoattack, autoattack-l2, autoattack-l1, square, each corruption; or noise, published,"
         " corruptions, all",
     )
-    eps: Annotated[
-        tuple[Annotated[float, Field(ge=0)], ...] | None, BeforeValidator(_split), AfterValidator(_in_order)
-    ] = Field(
+    eps: Strengths = Field(
         None,
         description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
         " (absent: the task's own for each norm)",
     )
     num_epsilons: int = Field(10, ge=2, description="strengths of each curve of noise, transferred FGSM, boundary")
-    noise_eps: Annotated[
-        tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split), AfterValidator(_in_order)
-    ] = Field((), description="strengths of noise that are measured beside those of its curves, separated by commas")
+    noise_eps: NoiseStrengths = Field(
+        (), description="strengths of noise that are measured beside those of its curves, separated by commas"
+    )
     num_images: int = Field(1000, ge=1, description="images that are attacked or corrupted, at most; noise: all")
     attack_minutes: float = Field(10, gt=0, description="time limit of each attack; four images are measured at least")
     attack_batch_size: int | None = Field(

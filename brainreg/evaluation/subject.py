@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,7 +66,7 @@ def load_split(
     """
     if split == "test":
         test = load_test_images(settings, data_dir)
-        return test.images, test.labels
+        return test.tensor, test.labels
     data = load_training_data(settings.model_copy(update={"reg_alpha": None}), data_dir)
     check_same_data(data.fingerprints, trained_on, f"--data_dir={data_dir}", "this network")
     return data.valid_images, data.valid_labels
@@ -83,7 +84,7 @@ class Subject:
         seed: of the evaluation's draws.
     """
 
-    classifier: nn.Module
+    classifier: nn.Sequential
     settings: Hyperparameters
     images: torch.Tensor
     labels: torch.Tensor
@@ -134,7 +135,7 @@ def evaluate_subject(
     settings, task = subject.settings, find_dataset(subject.settings.task)
     images = to_float(subject.images).to(device)
     names = attack_names(evaluation.attacks) if evaluation.attack else ()
-    options = {}
+    options: dict[str, Any] = {}
     if surrogate is not None and "transfer-fgsm" in names:
         name = f"{Path(surrogate).parent.name}/{Path(surrogate).name}"
         options |= {"surrogate": _load_surrogate(subject, surrogate).to(device), "surrogate_name": name}
@@ -285,6 +286,7 @@ class _Progress:
                 self._bar.close()
             self._title, self._began, self._before = title, time.monotonic(), known
             self._bar = tqdm(total=total, desc=title, unit="image", leave=False, disable=not sys.stderr.isatty())
+        assert self._bar is not None
         self._bar.total = total
         self._bar.update(known - self._bar.n)
         if self._bar.disable and time.monotonic() - self._said > _LOG_SECONDS:

@@ -4,6 +4,7 @@ Source: arXiv 2410.03952, section 3.2.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,15 @@ from brainreg.method.similarity import BLOCK, image_directions
 
 # Similarities that one pass over all pairs holds at a time: 1,024 x 4,096 float32 values are 16 MB.
 TILE = (1024, 4096)
+
+
+RangeName = Literal["all", "high", "low", "positive", "negative", "high_positive", "double"]
+
+
+def _given(reg_thresh_2: float | None) -> float:
+    """Th_2 where a range needs it; `check_range` refuses a range without."""
+    assert reg_thresh_2 is not None
+    return reg_thresh_2
 
 
 # What each range selects, by similarity S and the thresholds Th and Th_2. All inequalities are strict.
@@ -23,7 +33,7 @@ RANGES: dict[str, Callable[[torch.Tensor, float, float | None], torch.Tensor]] =
     "positive": lambda s, th, th_2: (s > th) | (s.abs() < th),
     "negative": lambda s, th, th_2: (s < -th) | (s.abs() < th),
     "high_positive": lambda s, th, th_2: s > th,
-    "double": lambda s, th, th_2: (s.abs() > th) | (s.abs() < th_2),
+    "double": lambda s, th, th_2: (s.abs() > th) | (s.abs() < _given(th_2)),
 }
 
 

@@ -27,6 +27,9 @@ _LISTABLE = 2**26
 _CANDIDATES = 4096
 
 
+_Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, columns, similarities or targets
+
+
 class PairSampler:
     """An endless iterator of batches of pairs, drawn uniformly from those that a range of similarities selects.
 
@@ -77,6 +80,7 @@ class PairSampler:
         self.batch_size = batch_size
         self.total = len(images) * (len(images) - 1) // 2
         self._directions = image_directions(images.to(device or images.device))
+        self._list: _Pairs | None = None
         self._listed = self.total <= _FEW
         if not self._listed:
             probed = self._draw_selected(seeded_generator(seed, Stream.PAIRS_PROBE))
@@ -90,6 +94,8 @@ class PairSampler:
             self._check_enough(len(images))
             del self._directions
         self._seed = seed
+        self._block: _Pairs | None = None
+        self._position = 0
         self.restart()
 
     def __str__(self) -> str:
@@ -99,14 +105,14 @@ class PairSampler:
     @cached_property
     def count(self) -> int:
         """How many pairs the range selects, exactly; where they are not listed, this takes a pass over all pairs."""
-        if self._listed:
+        if self._list is not None:
             return len(self._list[0])
         return pair_count(self._directions, self.reg_range, self.reg_thresh, self.reg_thresh_2)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[_Pairs]:
         return self
 
-    def __next__(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def __next__(self) -> _Pairs:
         if self._block is None or self._position + self.batch_size > len(self._block[0]):
             self._start, self._block, self._position = self._generator.get_state(), self._draw_block(), 0
         batch = slice(self._position, self._position + self.batch_size)
@@ -136,13 +142,14 @@ class PairSampler:
         if state["position"]:
             self._block, self._position = self._draw_block(), state["position"]
 
-    def _draw_block(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _draw_block(self) -> _Pairs:
         """Draw rows, columns and similarities of some pairs, at least a batch: all of one generator state's draws."""
-        if not self._listed:
+        if self._list is None:
             parts = [self._draw_selected(self._generator)]
             while sum(len(part[0]) for part in parts) < self.batch_size:
                 parts.append(self._draw_selected(self._generator))
-            return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+            rows, columns, similarities = (torch.cat(part) for part in zip(*parts, strict=True))
+            return rows, columns, similarities
         if self.count <= _FEW:
             order = torch.randperm(self.count, generator=self._generator)
         else:
@@ -150,7 +157,7 @@ class PairSampler:
         rows, columns, similarities = (part[order.to(part.device)] for part in self._list)
         return rows.long(), columns.long(), similarities
 
-    def _draw_selected(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _draw_selected(self, generator: torch.Generator) -> _Pairs:
         """Draw `_CANDIDATES` of all pairs, and return rows, columns and similarities of those that are selected."""
         images = torch.randint(len(self._directions), (2, _CANDIDATES), generator=generator)
         images = images.to(self._directions.device)
@@ -159,7 +166,7 @@ class PairSampler:
         selected = RANGES[self.reg_range](similarities, self.reg_thresh, self.reg_thresh_2) & (rows < columns)
         return rows[selected], columns[selected], similarities[selected]
 
-    def _list_selected(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    def _list_selected(self) -> _Pairs | None:
         """List all selected pairs: int32 rows and columns, float32 similarities; None if memory should not hold them.
 
         They are written into memory that is taken at once: many small pieces between the large tiles would leave
@@ -178,7 +185,8 @@ class PairSampler:
             for part, values in zip(listed, (rows + row, columns + column, tile[selected]), strict=True):
                 part[found] = values
             count = found.stop
-        return tuple(part[:count].to(self._directions.device) for part in listed)
+        rows, columns, similarities = (part[:count].to(self._directions.device) for part in listed)
+        return rows, columns, similarities
 
     def _check_enough(self, images: int) -> None:
         if self.count >= self.batch_size:

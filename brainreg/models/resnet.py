@@ -1,7 +1,9 @@
 """ResNets for small images, as the paper trains them."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,14 +119,15 @@ class ResNet(SimilarityNetwork):
         Its logits are those of this network up to rounding, at two thirds of the cost of an attack's step.
         """
         network = copy.deepcopy(self).eval()
-        fold = torch.nn.utils.fusion.fuse_conv_bn_eval
-        network.stem = nn.Sequential(fold(network.stem[0], network.stem[1]), network.stem[2])
-        for block in (block for section in network.sections for block in section):
+        fold: Callable[[Any, Any], nn.Module] = torch.nn.utils.fusion.fuse_conv_bn_eval
+        convolution, norm, activation = network.stem
+        network.stem = nn.Sequential(fold(convolution, norm), activation)
+        for block in (block for section in network.sections for block in section.children()):
             for name, module in [*block.named_children()]:
                 if name.startswith("conv"):
-                    norm = name.replace("conv", "norm")
-                    setattr(block, name, fold(module, getattr(block, norm)))
-                    setattr(block, norm, nn.Identity())
+                    norm_name = name.replace("conv", "norm")
+                    setattr(block, name, fold(module, getattr(block, norm_name)))
+                    setattr(block, norm_name, nn.Identity())
             if isinstance(block.shortcut, nn.Sequential):
                 block.shortcut = fold(*block.shortcut)
         return network

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -30,7 +31,7 @@ class TimmNetwork(SimilarityNetwork):
 
         check_timm_name(name)
         super().__init__()
-        self.backbone = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
+        self.backbone: Any = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
         stages = getattr(self.backbone, "feature_info", None)
         modules = dict(self.backbone.named_modules())
         stages = [stage for stage in stages or () if stage["module"] and stage["module"] in modules]

@@ -78,7 +78,7 @@ class Places:
         one, whole = self._distributions[name], self._whole[name]
         if one.choices is not None:
             return one.choices[min(int(part * len(one.choices)), len(one.choices) - 1)]
-        low, high = float(one.low), float(one.high)
+        low, high = one.ends
         step = one.step or (1.0 if whole and not one.log else None)
         if one.log:
             value = math.exp(math.log(low) + part * (math.log(high) - math.log(low)))
@@ -92,7 +92,7 @@ class Places:
 
 
 def _part(one: Distribution, value: float) -> float:
-    low, high, value = float(one.low), float(one.high), float(value)
+    (low, high), value = one.ends, float(value)
     if one.log:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return (value - low) / (high - low)

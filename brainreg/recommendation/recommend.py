@@ -46,7 +46,8 @@ class Recommendation:
     def gain(self, one: int, other: int) -> tuple[float, float, float]:
         """Return the expected difference of two settings, and the ends of its 95% interval."""
         difference = self.draws[:, one] - self.draws[:, other]
-        return (float(difference.mean()), *map(float, np.percentile(difference, (2.5, 97.5))))
+        low, high = np.percentile(difference, (2.5, 97.5))
+        return float(difference.mean()), float(low), float(high)
 
 
 def fit_guarded(settings: Settings, runs: SettingRuns, groups: np.ndarray) -> tuple[Surrogate, Settings]:

@@ -87,7 +87,7 @@ def plot(
     rows = list(dict.fromkeys(mark.y for mark in marks if isinstance(mark.y, str)))
     placed = [mark for mark in marks if not isinstance(mark.y, str)]
     across = [mark.x for mark in marks] + [point[0] for _, points in lines for point in points]
-    up = [mark.y for mark in placed] + [point[1] for _, points in lines for point in points]
+    up = [float(mark.y) for mark in placed] + [point[1] for _, points in lines for point in points]
     foot = _HEIGHT - _BOTTOM
     bottom = foot - _ROW * len(rows)
     horizontal, vertical = _Scale(x, across, _LEFT, _WIDTH - _RIGHT), _Scale(y, up, bottom, _TOP)

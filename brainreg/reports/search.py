@@ -303,7 +303,7 @@ class _Report:
         except FormatError:
             return ""
         advice = None if space is None else search_advice(self.trials[self.trials.search == name], space)
-        if advice is None or advice.settings.empty:
+        if space is None or advice is None or advice.settings.empty:
             return ""
         of = f" of {name}" if self.several else ""
         noise = "" if pd.isna(advice.noise) else f" (one run: standard deviation {100 * advice.noise:.1f} points)"
@@ -427,7 +427,9 @@ class _Report:
             foot: whether trials without `y` stand at the foot, a row for each state.
             colors: of trials, by their place; where it is given, what has none is not finished.
         """
-        marks, above, numbers = [], [], {name: i for i, name in enumerate(self.folders)}
+        marks: list[Mark] = []
+        above: list[Mark] = []
+        numbers = {name: i for i, name in enumerate(self.folders)}
         columns = zip(
             self.trials.index, self._keys, self.trials[x], self.trials[y], self.trials.state, self.trials.setting,
             self.trials.search, strict=True,

@@ -159,7 +159,7 @@ def probe(
 
 def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameters, TrainingData]:
     """A setting with the most pairs a step that the space can propose, and its data."""
-    problem = None
+    problem = InputError("search: no setting can be trained")
     for setting in space.corners():
         settings = Hyperparameters(**setting)
         try:

@@ -225,7 +225,7 @@ class Row:
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
         costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
         asked, settings = Reproduction(**self.asked), 1 + len(self.space.controls)
-        if asked.trials:
+        if asked.trials is not None and asked.seeds is not None:
             more = (asked.images or self.measurement.num_images) - self.measurement.num_images
             seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots, more)
             workload = Workload(asked.trials, asked.seeds, *seconds)
@@ -448,7 +448,7 @@ class Row:
         _say("\n".join(describe_differences(compare_settings(confirmation.assign(search=self.name)))))
 
     def _record(
-        self, plan: Mapping[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
+        self, plan: dict[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
     ) -> dict[str, Any]:
         found = confirmation[confirmation["rank"] == 1]
         trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()

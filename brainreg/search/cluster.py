@@ -69,12 +69,13 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "ignore_reinit_error": True}
     if address is None:
         if ray.is_initialized():
-            return ray.init(**quiet).dashboard_url
+            return ray.init(**quiet).dashboard_url or ""
         quiet["_temp_dir"] = _temporary_folder()
         _check_token()
         try:
             # "local" starts one even where another cluster runs on this machine.
-            return ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet).dashboard_url
+            started = ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet)
+            return started.dashboard_url or ""
         except Exception as error:  # Ray's own errors, of many kinds
             reason = " ".join(str(error).split()) or type(error).__name__
             raise InputError(
@@ -85,7 +86,7 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         quiet["runtime_env"] = {"py_modules": [str(_PACKAGE)]}
     try:
         _knock(address)
-        return call_with_timeout(PATIENCE, lambda: ray.init(address=address, **quiet)).dashboard_url
+        return call_with_timeout(PATIENCE, lambda: ray.init(address=address, **quiet)).dashboard_url or ""
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError, and so is a TimeoutError
         reason = str(error).strip().splitlines()[0]
         if isinstance(error, TimeoutError):
@@ -264,7 +265,7 @@ def check_nodes(
     parts = [(name, split) for name, split in wanted if name in DATASETS]
     answers = _on_each(nodes, _missing, parts, data_dir)
     packed = {
-        part: ray.put(pack(*part, data_dir))
+        part: ray.put(pack(part[0], part[1], data_dir))
         for part in {part for answer in answers if isinstance(answer, list) for part in answer}
         if 0 < sum(path.stat().st_size for path in split_files(part[0], data_dir, part[1])) <= _MOST_SENT
     }

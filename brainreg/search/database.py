@@ -43,7 +43,7 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         shown = parsed.difference_update_query(["password"]).render_as_string(hide_password=True)
         raise InputError(f"--study={shown}: a password stands before the host, USER:PASSWORD@HOST")
     if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
-        parsed = parsed.set(database=expand_home(parsed.database))
+        parsed = parsed.set(database=expand_home(parsed.database or ""))
         url = parsed.render_as_string(hide_password=False)
     options: dict[str, Any] = {} if durable else {"pool_events": [(_do_not_wait, "connect")]}
     options["connect_args"] = {"timeout": _LOCKED}
@@ -89,7 +89,7 @@ def set_aside_if_damaged(url: str) -> str | None:
     Raises:
         StorageError: it cannot be renamed.
     """
-    path = Path(sqlalchemy.make_url(url).database)
+    path = Path(sqlalchemy.make_url(url).database or "")
     if not path.exists():
         return None
     try:

@@ -397,19 +397,21 @@ def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
 
     A dry run does not make the file of a SQLite database.
     """
-    new = file_to_make(plan.options.study) if dry_run else None
+    url = plan.options.study
+    assert url is not None
+    new = file_to_make(url) if dry_run else None
     if new is not None:
         if not os.access(new.parent, os.W_OK | os.X_OK):
-            raise InputError(f"--study={plan.options.study}: {new.parent} is no folder that can be written to")
+            raise InputError(f"--study={url}: {new.parent} is no folder that can be written to")
         return
-    storage = open_database(plan.options.study)
-    shown = sqlalchemy.make_url(plan.options.study).render_as_string(hide_password=True)
+    storage = open_database(url)
+    shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
     try:
         names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
     if plan.name in names and not plan.resumed:
-        raise taken(plan.options.study, plan.name)
+        raise taken(url, plan.name)
 
 
 def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict[str, str]]:
@@ -434,7 +436,7 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict
             "budget": budget.model_copy(update={"final_attack": final}),
         }
     )
-    problem = None
+    problem = InputError("search: no setting can be trained")
     for setting in space.corners():
         try:
             found |= load_training_data(Hyperparameters(**setting), data_dir, "cpu").fingerprints

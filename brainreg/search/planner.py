@@ -176,6 +176,7 @@ class RunPlanner:
 
     @property
     def _seed(self) -> int:
+        assert self._strategy.sampler_seed is not None  # a planned search has one
         return self._strategy.sampler_seed
 
     def _candidates(
@@ -196,7 +197,7 @@ class RunPlanner:
                 middle = [center.get(name, 0.5) for name in names]
                 near = generator.normal(middle, _NEAR, (_NEAR_CANDIDATES, len(names)))
                 parts.append(np.abs(1 - np.abs(1 - near)).clip(0, 1 - 1e-9))  # what lies outside is mirrored
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for row in np.concatenate(parts):
             params = self._params(row)
             key = self._key(params)

@@ -163,7 +163,7 @@ class SearchProgress:
         """
         trials = self.trials.values()
         done = [trial for trial in trials if trial.seconds is not None]
-        numbers = {
+        numbers: dict[str, float] = {
             "trials_done": len(done),
             "trials_stopped": sum(trial.state == STOPPED for trial in done),
             "trials_failed": sum(trial.state.startswith(FAILED) for trial in done),

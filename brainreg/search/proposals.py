@@ -104,7 +104,7 @@ class _Drawn(_AnyParameter):
 
     def draw(self, name: str, distribution: BaseDistribution) -> Any:
         if distribution.single():
-            return _values(distribution)[0]
+            return next(iter(_values(distribution) or ()))
         if name in self._relative:
             value = self._relative[name]
             if distribution._contains(distribution.to_internal_repr(value)):
@@ -137,11 +137,11 @@ class NewSettings(BaseSampler):
         return proposal.distributions
 
     def _propose(self, study: optuna.Study, trial: FrozenTrial) -> _AnyParameter:
-        proposal = None
         for proposal in self._proposals(study, trial):
+            last = proposal
             if setting_key(self._space(proposal)) not in self._known:
-                return proposal
-        return proposal
+                break
+        return last
 
     def _proposals(self, study: optuna.Study, trial: FrozenTrial) -> Iterator[_AnyParameter]:
         shared = self._sampler.infer_relative_search_space(study, trial)
@@ -181,6 +181,7 @@ def _distributions(space: Space) -> Iterator[tuple[str, BaseDistribution]]:
             if isinstance(distribution, CategoricalDistribution):
                 # The range double asks for one parameter more than others.
                 return "double" if "double" in distribution.choices else distribution.choices[0]
+            assert isinstance(distribution, IntDistribution | FloatDistribution)
             return distribution.low
 
     asked = Asked()
@@ -194,6 +195,7 @@ def _values(distribution: BaseDistribution) -> Sequence[Any] | None:
         return distribution.choices
     if isinstance(distribution, IntDistribution):
         return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, FloatDistribution)
     if distribution.single():
         return [distribution.low]
     if distribution.step is None:

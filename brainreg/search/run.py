@@ -289,7 +289,7 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
         scheduler = AshaScheduler(_most_epochs(plan.space), plan.records)
     rays = plan.folder.child(_RAYS_FOLDER)
     trainable = partial(run_trial, job=job)
-    trainable.__name__ = run_trial.__name__  # which the dashboard shows
+    trainable.__name__ = run_trial.__name__  # type: ignore[attr-defined]  # which the dashboard shows
     return tune.Tuner(
         tune.with_resources(trainable, {"cpu": options.cpus_per_trial, "gpu": plan.gpus_per_trial}),
         tune_config=tune.TuneConfig(
@@ -445,6 +445,6 @@ def _save_best(plan: SearchPlan, best: pd.Series, advice: Advice) -> None:
         raise StorageError(f"{plan.folder.path(f'{trial_name(best.trial)}/{CHECKPOINT}')}: is gone")
     plan.folder.write(f"{BEST}/{CHECKPOINT}", content)
     plan.folder.write(f"{BEST}/command.txt", _train_command(best, plan) + "\n")
-    content = recommendation(advice, plan.space)
-    if content is not None:
-        plan.folder.write(f"{BEST}/recommendation.json", json.dumps(content, indent=2) + "\n")
+    numbers = recommendation(advice, plan.space)
+    if numbers is not None:
+        plan.folder.write(f"{BEST}/recommendation.json", json.dumps(numbers, indent=2) + "\n")

@@ -30,7 +30,7 @@ def make_sampler(name: str, seed: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "tpe":
-            sampler = optuna.samplers.TPESampler(
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(
                 n_startup_trials=_RANDOM_TRIALS,
                 multivariate=True,  # alpha and Th act together
                 group=True,  # Th_2 exists in the range double only

@@ -93,7 +93,7 @@ class AshaScheduler(RecoveringScheduler):
             return True
         others = list(reached.values())
         reached[number] = self._best[number][-1]
-        return not others or reached[number] >= np.quantile(others, 1 - self._kept)
+        return not others or bool(reached[number] >= np.quantile(others, 1 - self._kept))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         number = trial.config["number"]

@@ -54,7 +54,9 @@ class StudySearch(Searcher):
         self._again = deque(study.begun())
         self._running: dict[str, tuple[optuna.Trial, TrialRecord]] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(  # type: ignore[override]  # Ray takes Searcher.FINISHED, a text, too
+        self, trial_id: str
+    ) -> dict[str, Any] | str | None:
         """Return the next run, with the number of its trial, and how it ended before, if it did; or that none is."""
         if self.broken:
             return None

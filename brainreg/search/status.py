@@ -68,7 +68,7 @@ def show_status(search: Storage, console: Console) -> None:
         say(f"trial {row.trial} failed: {row.error}")
     space = read_space(manifest)
     advice = None if space is None else search_advice(results, space)
-    if advice is not None and len(advice.settings):
+    if space is not None and advice is not None and len(advice.settings):
         say("settings:" if done else "settings so far:")
         console.print(settings_table(advice, space.search, rows=_SHOWN))
         for line in advice_lines(advice, space):

@@ -47,7 +47,7 @@ def _kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _not_taken(url: str | None, name: str) -> Iterator[None]:
+def _not_taken(url: str, name: str) -> Iterator[None]:
     """Name a study that is there already."""
     try:
         yield
@@ -97,7 +97,8 @@ class SearchStudy:
         self.goals = GOALS[strategy.objective]
         self._attributes = [name for name in _ATTRIBUTES if name not in self.goals]
         storage = None if url is None else open_database(url, durable=not own)
-        with _kept(), _not_taken(url, name):
+        shown = "" if url is None else url
+        with _kept(), _not_taken(shown, name):
             self.study = optuna.create_study(
                 storage=storage,
                 study_name=name,
@@ -105,14 +106,14 @@ class SearchStudy:
                 load_if_exists=own or not new,
             )
             known = self.study.get_trials(deepcopy=False)
-            if own and _lacks_parameters(known, records):  # a power cut took a part of it
+            if storage is not None and own and _lacks_parameters(known, records):  # a power cut took a part of it
                 optuna.delete_study(study_name=name, storage=storage)
                 self.study = optuna.create_study(
                     storage=storage, study_name=name, directions=["maximize"] * len(self.goals)
                 )
                 known = []
             if len(self.study.directions) != len(self.goals) or not _are_of(known, records, lost):
-                shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+                shown = sqlalchemy.make_url(shown).render_as_string(hide_password=True)
                 raise InputError(f"--study={shown}: its study {name} is that of another search; give another --study")
             if not known:
                 self.study.set_metric_names(list(self.goals))
@@ -138,7 +139,9 @@ class SearchStudy:
         attributes |= {"setting_number": record.setting_number} if record.is_repeat else {}
         attributes |= {"setting": record.setting} if record.setting else {}
         attributes |= {"error": record.error} if record.error else {}
-        proxies = {one["epoch"]: one["proxy_objective"] for one in record.epochs if "proxy_objective" in one}
+        proxies: dict[int, float] = {
+            int(one["epoch"]): one["proxy_objective"] for one in record.epochs if "proxy_objective" in one
+        }
         values = None
         if len(self.goals) > 1:
             proxies = {}  # Optuna has no place for them
@@ -206,6 +209,7 @@ class SearchStudy:
 
     def _sampler(self, number: int) -> NewSettings:
         """What proposes a trial's setting: of one number it draws the same, whether the search was resumed or not."""
+        assert self.strategy.sampler_seed is not None  # since it began
         draws = np.random.SeedSequence([self.strategy.sampler_seed, number]).generate_state(2)
         name = "random" if self.strategy.sampler == SURROGATE else self.strategy.sampler
         return NewSettings(make_sampler(name, int(draws[0])), self.space, self._known, int(draws[1]))

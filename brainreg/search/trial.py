@@ -109,6 +109,7 @@ def is_retryable(error: Exception) -> bool:
 
 def _end_again(files: TrialFiles) -> None:
     record = files.read()
+    assert record is not None
     if record.ended == FAILED:
         raise EndedTrial(record.error)
     tune.report({REPLAYED: True, "epoch": record.epochs[-1]["epoch"] if record.epochs else 0})
@@ -144,7 +145,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
             keep({})
             tune.report(metrics)
 
-        def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
+        def proxy(classifier: torch.nn.Sequential, metrics: dict[str, float]) -> dict[str, float]:
             return job.objective.proxy(
                 fold_batchnorm(classifier), images, labels, settings.seed, metrics["valid_accuracy"]
             )

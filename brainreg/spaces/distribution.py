@@ -1,11 +1,24 @@
 """What a hyperparameter is drawn from."""
 
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-if TYPE_CHECKING:
-    import optuna
+
+class Suggests(Protocol):
+    """What draws values: an Optuna trial, or what stands in for one."""
+
+    @property
+    def user_attrs(self) -> dict[str, Any]: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
 
 
 class Distribution(BaseModel):
@@ -43,18 +56,25 @@ class Distribution(BaseModel):
         scale = " (log)" if self.log else f" in steps of {self.step:g}" if self.step else ""
         return f"{self.low:g} to {self.high:g}{scale}" + (f", times {self.times}" if self.times else "")
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the largest number, where it is one of numbers."""
+        assert self.low is not None and self.high is not None
+        return self.low, self.high
+
     def extremes(self) -> tuple[Any, ...]:
         """The values that a bound can be checked by: all choices, or both ends."""
         return self.choices if self.choices is not None else (self.low, self.high)
 
     def contains(self, value: Any) -> bool:
         """Whether `value` can be drawn (a step aside)."""
-        return value in self.choices if self.choices is not None else self.low <= value <= self.high
+        return value in self.choices if self.choices is not None else self.ends[0] <= value <= self.ends[1]
 
-    def suggest(self, trial: "optuna.Trial", name: str, kind: type) -> Any:
+    def suggest(self, trial: Suggests, name: str, kind: type) -> Any:
         """Draw a value in an Optuna trial, whole where the hyperparameter is."""
         if self.choices is not None:
             return trial.suggest_categorical(name, self.choices)
+        low, high = self.ends
         if kind is int:
-            return trial.suggest_int(name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
-        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+            return trial.suggest_int(name, int(low), int(high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(name, low, high, step=self.step, log=self.log)

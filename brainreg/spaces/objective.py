@@ -4,13 +4,14 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from brainreg.attacks import NOISES, AutoAttack, add_noise
+from brainreg.attacks import AutoAttack, add_noise
+from brainreg.attacks.noise import NoiseName
 from brainreg.errors import InputError
 from brainreg.evaluation.accuracy import as_large_as_fits, correct
 from brainreg.evaluation.proxy import proxy_accuracy
@@ -40,7 +41,7 @@ class Objective(BaseModel):
     attack_image_num: int = Field(200, ge=1, description="validation images that are attacked")
     attack_batch_size: int = Field(250, ge=1, description="images attacked together")
     proxy_image_num: int = Field(100, ge=1, description="of those, images of the proxy after each epoch, at most")
-    noise: Literal[*NOISES] = Field("Gaussian", description="noise of the accuracy that is not optimized")
+    noise: NoiseName = Field("Gaussian", description="noise of the accuracy that is not optimized")
     noise_eps: float = Field(gt=0, le=1, description="its strength, a fraction of the pixel range")
 
     def measure(self, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, Any]:
@@ -118,7 +119,7 @@ class Objective(BaseModel):
         labels: torch.Tensor,
         seed: int,
         history: Sequence[Mapping[str, float]] = (),
-    ) -> Callable[[nn.Module, Mapping[str, float]], dict[str, float]]:
+    ) -> Callable[[nn.Sequential, Mapping[str, float]], dict[str, float]]:
         """Return what measures the objective after each epoch, so that the best epoch can be chosen by it.
 
         It attacks in full only where that can find a new best: where few steps of the attack leave no more than the
@@ -134,7 +135,7 @@ class Objective(BaseModel):
         best = max((epoch.get(EPOCH_OBJECTIVE, -math.inf) for epoch in history), default=-math.inf)
         fewer_steps = self.model_copy(update={"proxy_image_num": self.attack_image_num})
 
-        def measure(classifier: nn.Module, metrics: Mapping[str, float]) -> dict[str, float]:
+        def measure(classifier: nn.Sequential, metrics: Mapping[str, float]) -> dict[str, float]:
             nonlocal best
             network, clean = fold_batchnorm(classifier), metrics["valid_accuracy"]
             bound = fewer_steps.proxy(network, images, labels, seed, clean)["proxy_objective"]

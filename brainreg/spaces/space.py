@@ -1,20 +1,17 @@
 """A search space: what is searched, what is fixed, what is maximized, at which cost."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from brainreg.attacks import AutoAttack
 from brainreg.errors import checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
-from brainreg.spaces.distribution import Distribution
+from brainreg.spaces.distribution import Distribution, Suggests
 from brainreg.spaces.names import EARLY_STOPPED, LIKE_FOUND, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.published import published_setting
-
-if TYPE_CHECKING:
-    import optuna
 
 
 class Budget(BaseModel):
@@ -87,9 +84,9 @@ class Space(BaseModel):
                 raise ValueError(f"search.{key}: {key} is not a number; give choices")
             if distribution.times is not None and (key, distribution.times) != ("reg_thresh_2", "reg_thresh"):
                 raise ValueError(f"search.{key}.times={distribution.times}: only reg_thresh_2 can be times reg_thresh")
-            values = tuple(_checked(f"search.{key}", key, value) for value in distribution.extremes())
+            checked = tuple(_checked(f"search.{key}", key, value) for value in distribution.extremes())
             if distribution.choices is not None:
-                self.search[key] = distribution.model_copy(update={"choices": values})
+                self.search[key] = distribution.model_copy(update={"choices": checked})
             elif kind is int and distribution.step is not None and not distribution.step.is_integer():
                 raise ValueError(f"search.{key}.step={distribution.step:g}: {key} is a whole number")
         self._check_second_threshold()
@@ -115,7 +112,7 @@ class Space(BaseModel):
         distribution = self.search.get("reg_thresh_2")
         lowest = min(self._values("reg_thresh") or (Hyperparameters.model_fields["reg_thresh"].default,))
         if distribution is not None and distribution.times is not None:
-            if distribution.high >= 1:
+            if distribution.high is not None and distribution.high >= 1:
                 raise ValueError(f"search.reg_thresh_2.high={distribution.high:g}: must be below 1 times reg_thresh")
         elif max(seconds) >= lowest:
             raise ValueError(
@@ -152,7 +149,7 @@ class Space(BaseModel):
         """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""
         data = {"task": self.task, "reg_data": self.reg_data}
         if name == PUBLISHED:
-            setting = {**data, **self.fixed, **self.published}
+            setting = {**data, **self.fixed, **(self.published or {})}
             if setting.get("reg_range") != "double":
                 setting.pop("reg_thresh_2", None)
             return setting
@@ -218,7 +215,7 @@ class Space(BaseModel):
         times = self.search[key].times
         return key if times is None else f"{key}/{times}"
 
-    def __call__(self, trial: "optuna.Trial") -> dict[str, Any]:
+    def __call__(self, trial: Suggests) -> dict[str, Any]:
         """Return the hyperparameters of an Optuna trial: a given setting, or drawn ones."""
         name = trial.user_attrs.get("setting")
         if name is not None and not self.parameters(name):
@@ -249,7 +246,8 @@ class Space(BaseModel):
         settings = []
         for reg_range in self._values("reg_range") or (Hyperparameters.model_fields["reg_range"].default,):
             for thresh in self._values("reg_thresh") or (Hyperparameters.model_fields["reg_thresh"].default,):
-                setting = {"task": self.task, "reg_data": self.reg_data, **self.fixed, **others, **largest}
+                setting: dict[str, Any] = {"task": self.task, "reg_data": self.reg_data}
+                setting |= self.fixed | others | largest
                 setting |= {"reg_range": reg_range, "reg_thresh": thresh}
                 if reg_range != "double":
                     setting.pop("reg_thresh_2", None)

@@ -121,4 +121,5 @@ def as_classifier(network: SimilarityNetwork, task: Dataset) -> nn.Sequential:
 def fold_batchnorm(classifier: nn.Sequential) -> nn.Sequential:
     """Return a classifier for measurements: the same logits up to rounding, without BatchNorm's cost."""
     scaling, network = classifier
+    assert isinstance(network, SimilarityNetwork)
     return nn.Sequential(scaling, network.folded()).eval()

@@ -196,14 +196,14 @@ def _regularization_pairs(
     `whole` is the task's training split. What the images were chosen from is returned, too.
     """
     task = find_dataset(settings.task)
-    own = settings.reg_data in (None, settings.task)
-    dataset = task if own else find_dataset(settings.reg_data)
+    own = settings.reg_data is None or settings.reg_data == settings.task
+    dataset = task if settings.reg_data is None else find_dataset(settings.reg_data)
     chosen_from = whole
     if not own or isinstance(whole.images, ImageFiles):
         with errors_name("reg_data", dataset.name):
             chosen_from = load_images(dataset.name, "train", data_dir, settings.rgb, "regularization")
         # The task's own images may come by another name, a path; its validation images must not regularize then either.
-        own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.images, whole.images))
+        own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.tensor, whole.images))
     images, labels = chosen_from.images, chosen_from.labels
     pool = train if own else torch.arange(len(labels))
     count = settings.reg_image_num

@@ -64,7 +64,7 @@ def train(
     checkpoint: str | Path | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_step: Callable[[int, int], None] | None = None,
-    measure: Callable[[nn.Module, dict[str, float]], dict[str, float]] | None = None,
+    measure: Callable[[nn.Sequential, dict[str, float]], dict[str, float]] | None = None,
     choose_by: str | None = None,
     on_damaged: Callable[[str], None] | None = None,
 ) -> TrainingResult:
@@ -119,7 +119,7 @@ def train(
     steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
 
     state = None if checkpoint is None else resumable_checkpoint(checkpoint, on_damaged)
-    if state is not None:
+    if state is not None and checkpoint is not None:
         _check_same_run(settings, data, state, checkpoint)
         _check_same_choice(choose_by, state, checkpoint)
         network.load_state_dict(state["model"])
@@ -131,7 +131,7 @@ def train(
     else:
         loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
         history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
-        if choose_by is not None:
+        if choose_by is not None and measure is not None:
             history[0] |= measure(as_classifier(network, data.task).eval(), history[0])
         best_epoch, best_model, seconds = 0, _copy_state(network), 0.0
         if on_epoch is not None:
@@ -157,7 +157,7 @@ def train(
                 logits = network(inputs)
             cross_entropy = F.cross_entropy(logits.float(), shuffled_labels[step])
             if pairs is None:
-                loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
+                step_loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
             else:
                 rows, columns, targets = (part.to(device) for part in next(pairs.sampler))
                 with half:
@@ -165,9 +165,9 @@ def train(
                         pair_scaling(to_float(pair_images[rows])), pair_scaling(to_float(pair_images[columns]))
                     )
                 similarity = similarity_loss(scores, targets, settings.arctanh)
-                loss = cross_entropy + settings.reg_alpha * similarity
+                step_loss = cross_entropy + (settings.reg_alpha or 0.0) * similarity
             optimizer.zero_grad()
-            loss.backward()
+            step_loss.backward()
             optimizer.step()
             sums += torch.stack([cross_entropy.detach(), similarity.detach()])
             if step % 100 == 99 or step == steps - 1:  # each check waits for the device

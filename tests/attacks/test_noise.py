@@ -1,8 +1,11 @@
+from typing import get_args
+
 import networks
 import pytest
 import torch
 
 from brainreg.attacks import NOISES, Noise, add_noise
+from brainreg.attacks.noise import NoiseName
 from brainreg.errors import InputError
 
 IMAGES = 0.2 + 0.6 * torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -13,6 +16,10 @@ def wide(kind: str, eps: float) -> torch.Tensor:
     images = torch.full((600, 1, 10, 10), 0.5)
     images[:, :, 0, 0], images[:, :, 0, 1] = 0, 1
     return (add_noise(kind, images, eps) - images)[:, :, 1:]
+
+
+def test_the_type_of_a_noise_names_all_noises():
+    assert get_args(NoiseName) == tuple(NOISES)
 
 
 def test_gaussian():

@@ -1,4 +1,5 @@
 from itertools import islice
+from typing import get_args
 
 import pytest
 import torch
@@ -7,12 +8,16 @@ from conftest import Golden
 from brainreg.errors import InputError
 from brainreg.method import pairs as method_pairs
 from brainreg.method import sampler as method_sampler
-from brainreg.method.pairs import RANGES, count_pairs, select_pairs
+from brainreg.method.pairs import RANGES, RangeName, count_pairs, select_pairs
 from brainreg.method.sampler import PairSampler
 from brainreg.method.similarity import boosted_targets, pixel_similarity
 
 CASES = Golden().cases
 LISTED, DRAWN = "listed", "drawn"
+
+
+def test_the_type_of_a_range_names_all_ranges():
+    assert get_args(RangeName) == tuple(RANGES)
 
 
 def smooth_images(count: int, seed: int = 0) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -61,7 +62,7 @@ def importance(importances: pd.DataFrame) -> Figure:
         said = f"{title}{int(one.trials.iloc[0])} trials, cross-validated R\u00b2 {one.r2.iloc[0]:.2f}"
         axes.set_title(said, fontsize=7, pad=3, loc="left")
     grid[-1, 0].set_xlabel("share of the importance (%)")
-    handles = [
+    handles: list[Artist] = [
         Patch(facecolor=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=name)
         for name, (color, hatch) in looks.items()
     ]

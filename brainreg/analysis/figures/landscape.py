@@ -64,7 +64,7 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     shown = regularized[regularized.state.isin([FINISHED, STOPPED])]
     panels = _parts(shown, by) if by else {"": shown}
     if not panels:
-        return text_figure(f"{SYMBOLS.get(by, by)} of the trials is not known")
+        return text_figure(f"{SYMBOLS.get(by or '', by or '')} of the trials is not known")
     count = min(2, len(panels))
     rows = math.ceil(len(panels) / count)
     height = 2.7 if len(panels) == 1 else 0.55 + 1.3 * rows
@@ -94,14 +94,15 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
             at = setting["reg_alpha"], setting["reg_thresh"]
             axes.plot(*at, linestyle="none", zorder=4, **SETTING_MARKERS[PUBLISHED], **EDGE)
         if best is not None and best.name in panel.index:
-            at = float(best.reg_alpha), float(best.reg_thresh)
-            axes.plot(*at, linestyle="none", zorder=5, **SETTING_MARKERS[FOUND], **{**EDGE, "markeredgecolor": BLACK})
+            star = float(best.reg_alpha), float(best.reg_thresh)
+            axes.plot(*star, linestyle="none", zorder=5, **SETTING_MARKERS[FOUND], **{**EDGE, "markeredgecolor": BLACK})
         axes.set(xscale="log", xlim=(10**low, 10**high), ylim=(bottom, top))
         axes.set_title(f"{title} (n = {len(done)})" if title else "", fontsize=7, pad=3)
         axes.xaxis.set_major_locator(LogLocator(subs=_subdivisions(high - low, count)))
         axes.xaxis.set_major_formatter(PLAIN)
         axes.xaxis.set_minor_formatter(NullFormatter())
     _label_outer(grid, len(panels), "weight α (log scale)" if len(panels) == 1 else "weight α", "threshold Th")
+    assert image is not None  # there is a panel
     bar = figure.colorbar(image, ax=[*grid.flat][: len(panels)], location="bottom", aspect=40, pad=0.02, shrink=0.9)
     bar.set_label("objective, validation (%)")
     bar.outline.set_linewidth(0.5)
@@ -147,8 +148,14 @@ def _published_in(panel: pd.DataFrame, published: Mapping[str, Any], by: str | N
         if name in published:
             value = published[name].get(by) if by in published[name] else _default(by)
             column = panel[by] if by else None
-            if value is None or (
-                column.min() <= value <= column.max() if pd.api.types.is_numeric_dtype(column) else value in {*column}
+            if (
+                value is None
+                or column is None
+                or (
+                    column.min() <= value <= column.max()
+                    if pd.api.types.is_numeric_dtype(column)
+                    else value in {*column}
+                )
             ):
                 inside.append(published[name])
     return inside

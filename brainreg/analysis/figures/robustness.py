@@ -5,6 +5,7 @@ import textwrap
 from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -82,7 +83,7 @@ def robustness_curves(curves: pd.DataFrame, images: str = "") -> Figure:
             axes.remove()
         elif i % count == 0:
             axes.set_ylabel(said)
-    handles = [Line2D([], [], markersize=3, label=name, **look) for name, look in looks.items()]
+    handles: list[Artist] = [Line2D([], [], markersize=3, label=name, **look) for name, look in looks.items()]
     handles.append(Patch(color=GRAY, alpha=0.3, linewidth=0, label="95% interval"))
     legend_above(figure, handles)
     return figure

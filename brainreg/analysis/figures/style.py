@@ -49,7 +49,7 @@ PLAIN = "{x:g}"  # how numbers on an axis are written
 
 
 # How the settings that others are compared with are marked in every figure.
-SETTING_MARKERS = {
+SETTING_MARKERS: dict[str, dict[str, Any]] = {
     UNREGULARIZED: {"marker": "s", "color": BLACK, "markersize": 4.5},
     EARLY_STOPPED: {"marker": "<", "color": "#606060", "markersize": 5},
     PUBLISHED: {"marker": "D", "color": _RED, "markersize": 5},
@@ -60,13 +60,19 @@ SETTING_MARKERS = {
 GIVEN = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED)
 
 
-STOPPED_STYLE = {"linestyle": "none", "marker": "x", "color": "#505050", "markersize": 3, "markeredgewidth": 0.7}
+STOPPED_STYLE: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "x",
+    "color": "#505050",
+    "markersize": 3,
+    "markeredgewidth": 0.7,
+}
 
 
-EDGE = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": "#404040",
     "axes.grid": False,
