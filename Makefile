@@ -18,16 +18,17 @@ NUMERICAL := $(addprefix tests/,attacks evaluation method models training comman
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help venv tune reproduce test test-all test-wheel test-processors docs lint clean
+.PHONY: help venv tune reproduce test test-all test-wheel test-processors docs lint constraints clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 # pip installs into the environment from outside: some systems ship Python without ensurepip.
-$(INSTALLED): pyproject.toml
+# The versions are those of constraints.txt, with which everything was tested.
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); ok or sys.exit("error: PYTHON=$(PYTHON): is Python %d.%d; must be 3.11, 3.12 or 3.13" % sys.version_info[:2])'
 	$(PYTHON) -m venv --without-pip .venv
 	$(PYTHON) -m pip --python $(BIN)/python install --quiet pip
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 # make venv   the virtual environment alone
@@ -44,7 +45,7 @@ test: $(INSTALLED)
 	$(PYTEST) -m 'not slow'
 
 $(SERVICES): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --editable '.[test,services]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,services]'
 	@touch $@
 
 # make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
@@ -71,6 +72,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# make constraints   newest versions into constraints.txt, for every system and Python; then the tests
+constraints: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --quiet --output-file constraints.txt
 
 # make clean   remove the virtual environment, and nothing else
 clean:

@@ -7,6 +7,7 @@ from importlib.metadata import requires
 import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -34,6 +35,19 @@ def test_conda_gives_the_same_set():
     python = conda.pop("python")
     assert python == described([f"python{PROJECT['requires-python']}"])["python"]
     assert conda == described(with_extras([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]))
+
+
+def test_constraints_pin_a_declared_version_of_every_direct_requirement():
+    pins: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        name, version = re.match(r"([\w.-]+)==([^\s;]+)", line).groups()
+        pins.setdefault(canonicalize_name(name), []).append(version)
+    extras = PROJECT["optional-dependencies"].values()
+    for requirement in map(
+        Requirement, with_extras([*PROJECT["dependencies"], *(line for one in extras for line in one)])
+    ):
+        versions = pins[canonicalize_name(requirement.name)]
+        assert all(version in requirement.specifier for version in versions), (requirement, versions)
 
 
 def test_the_makefile_checks_the_same_python_versions():
