@@ -37,7 +37,8 @@ class ImageSet:
     @property
     def fingerprint(self) -> str:
         """A short text that differs between sets, from all bytes of the images and all labels; see
-        `brainreg.fingerprints`."""
+        `brainreg.fingerprints`.
+        """
         if isinstance(self.images, ImageFiles):
             return self.images.fingerprint()
         return fingerprint(self.images, self.labels, self.checksum)
@@ -45,7 +46,8 @@ class ImageSet:
 
 class ImageFiles:
     """Images of many sizes that stay in their files. `files[index]` decodes those of an index (k,): a list of
-    uint8 tensors (c, h, w)."""
+    uint8 tensors (c, h, w).
+    """
 
     def __init__(self, source: "ImageFolder", mode: str, checksums: Path):
         """`checksums`: file that keeps the fingerprint, so that all bytes are read but once."""

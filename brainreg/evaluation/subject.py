@@ -213,6 +213,11 @@ def show(robustness: Robustness, folder: Path) -> None:
 
 
 def load_subject(flag: str, path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
+    """Return the classifier and the settings of a checkpoint that a flag names.
+
+    Raises:
+        InputError: with the flag, what is wrong with the file.
+    """
     try:
         return load_classifier(path)
     except InputError as error:

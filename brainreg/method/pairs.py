@@ -100,6 +100,7 @@ def count_pairs(images: torch.Tensor, reg_range: str, reg_thresh: float, reg_thr
 
 
 def pair_count(directions: torch.Tensor, reg_range: str, reg_thresh: float, reg_thresh_2: float | None) -> int:
+    """Return how many pairs of unit vectors (N, d), the directions of images, a range selects."""
     selects = RANGES[reg_range]
     counts = [selects(tile, reg_thresh, reg_thresh_2).sum() for _, _, tile in tiles(directions)]
     return int(torch.stack(counts).sum())

@@ -122,6 +122,6 @@ def _record(trial: Trial) -> TrialRecord:
 
 
 def _reason(trial: Trial) -> str:
-    """The last error of a trial, in one line. (Ray Tune's `get_error` looks for it where it is copied to later.)"""
+    """The last error of a trial, in one line: Ray Tune's `get_error` looks for it where it is copied to later."""
     path = Path(trial.error_file) if trial.error_file else None
     return last_error(path.read_text(encoding="utf-8") if path is not None and path.is_file() else "")

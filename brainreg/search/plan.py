@@ -289,6 +289,7 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
 
 
 def format_value(value: Any) -> str:
+    """Return a value of a flag as it is typed."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

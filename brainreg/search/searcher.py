@@ -97,7 +97,7 @@ class StudySearch(Searcher):
         )
 
     def report(self, trial_id: str, epoch: int, proxy_objective: float) -> None:
-        """Tell Optuna the proxy of an epoch. (Ray Tune does not call `on_trial_result` for the last one.)"""
+        """Tell Optuna the proxy of an epoch: Ray Tune does not call `on_trial_result` for the last one."""
         if self.broken:
             return  # each try of a storage that does not answer may take a minute
         with self._breaking():

@@ -157,9 +157,10 @@ class Space(BaseModel):
         return {"task": self.task, **others, "reg_alpha": 0.0}
 
     def departures(self) -> dict[str, Any]:
-        """Return the hyperparameters in which the published trial departs from what was published, with their values:
-        a validation split large enough to attack; an override, say of the epochs, leaves it little else than alpha, the
-        thresholds and the range. (The seed is none: what was published is not of one seed.)
+        """Return the hyperparameters in which the published trial departs from what was published, with their values.
+
+        These are a validation split large enough to attack; an override, say of the epochs, leaves it little else than
+        alpha, the thresholds and the range. The seed is none: what was published is not of one seed.
         """
         if self.published is None:
             return {}

@@ -150,6 +150,8 @@ def save(figure: Figure, folder: str | Path, name: str) -> None:
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the style of all figures, whatever the user's is."""
+
     @functools.wraps(draw)
     def styled(*arguments: Any, **options: Any) -> Figure:
         with _style():
@@ -186,6 +188,7 @@ def series_styles(names: Sequence[Any], lines: bool = False) -> Iterator[tuple[A
 
 
 def iterate_searches(trials: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield what each search is called in a figure, and its trials."""
     for name in trials.search.unique():
         one = trials[trials.search == name]
         yield f"{name} (running)" if one.running.any() else name, one
@@ -211,10 +214,12 @@ def legend_above(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def step_line(look: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the look of a front's steps: the color of its points."""
     return {"color": look["color"]}
 
 
 def mark_given(axes: Axes, finished: pd.DataFrame, x: str, y: str, scales: tuple[float, float]) -> None:
+    """Mark the finished trials of given settings, each with its own sign; `scales` multiply columns `x` and `y`."""
     for setting in GIVEN:
         given = finished[finished.setting == setting]
         at = scales[0] * as_floats(given[x]), scales[1] * as_floats(given[y])
@@ -222,4 +227,5 @@ def mark_given(axes: Axes, finished: pd.DataFrame, x: str, y: str, scales: tuple
 
 
 def as_floats(values: pd.Series) -> np.ndarray:
+    """Return a column as float64, NaN where a value is missing."""
     return values.to_numpy(dtype=float, na_value=np.nan)

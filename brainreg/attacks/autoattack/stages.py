@@ -133,6 +133,8 @@ class Square(SquareAttack):
 
 
 def square_stage(square: Square) -> Callable[..., torch.Tensor]:
+    """Return Square at the strength that it is asked for."""
+
     def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
         square.device, square.eps = images.device, eps
         return square.perturb(images, labels)
