@@ -62,7 +62,7 @@ class TestCommands:
         for words in commands(page):
             name = [word for word in words if not word.startswith("-")][:1]
             with pytest.raises(SystemExit) as ended:
-                main([*name, "--help"])
+                main([*name, "--help-all" if name else "--help"])
             assert ended.value.code in (0, None), words
             known = capsys.readouterr().out
             for flag in (word.split("=")[0] for word in words if word.startswith("--")):

@@ -55,6 +55,21 @@ class TestCommand:
         ended = subprocess.run([sys.executable, "-m", "brainreg", *line], cwd=ROOT, capture_output=True, text=True)
         assert ended.returncode == 2 and ended.stderr.count("\n") == 1 and said in ended.stderr
 
+    def test_a_shell_completes_commands_and_flags(self, tmp_path):
+        line = [sys.executable, "-m", "brainreg", "completion"]
+        written = subprocess.run([*line, "bash"], cwd=ROOT, capture_output=True, text=True, check=True)
+        (tmp_path / "brainreg").write_text(written.stdout)
+        ask = (
+            'source {0}; COMP_WORDS=({1}); COMP_CWORD={2}; COMP_LINE="{1}"; COMP_POINT=${{#COMP_LINE}};'
+            " $(complete -p brainreg | sed 's/.*-F \\([^ ]*\\).*/\\1/') brainreg; echo ${{COMPREPLY[@]}}"
+        )
+        for typed, place, completed in (("brainreg con", 1, "confirm"), ("brainreg tune --reg_al", 2, "--reg_alpha")):
+            script = ask.format(tmp_path / "brainreg", typed, place)
+            ended = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+            assert ended.stdout.split() == [completed], ended
+        refused = subprocess.run([*line, "fish"], cwd=ROOT, capture_output=True, text=True)
+        assert refused.returncode == 2 and refused.stderr.startswith("error: SHELL=fish: no such shell; known: bash")
+
     @pytest.mark.parametrize("name", ["confirm", "evaluate", "report", "reproduce"])
     def test_the_former_spelling_still_works(self, name):
         ended = subprocess.run(

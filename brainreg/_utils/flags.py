@@ -7,7 +7,9 @@ import logging
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import torch
@@ -26,18 +28,92 @@ DATA_DIR = "data"
 _MOST_THREADS = 1024
 
 
+class _ShortHelp(argparse.Action):
+    """Shows the help that fits a screen."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *rest: Any) -> NoReturn:
+        assert isinstance(parser, Parser)
+        parser._print_message(parser.short_help(), sys.stdout)
+        parser.exit()
+
+
+class _Described(Exception):
+    """A command has said what its flags are."""
+
+
+_described: ContextVar["list[Parser] | None"] = ContextVar("_described", default=None)
+
+
+def described(main: Callable[[Sequence[str]], int]) -> "Parser":
+    """Return the parser of a command, which is not run further than that."""
+    parsers: list[Parser] = []
+    token = _described.set(parsers)
+    try:
+        main(["NAME"])
+    except _Described:
+        return parsers[0]
+    finally:
+        _described.reset(token)
+    raise TypeError(f"{main}: has no parser")
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose every flag is written with underscores or dashes, and whose errors are one line."""
+    """An argument parser whose every flag is written with underscores or dashes, and whose errors are one line.
+
+    `--help` fits a screen: it says what the command's own flags mean, and names those of each group. `--help-all` says
+    what all of them mean.
+    """
 
     def __init__(self, description: str):
         super().__init__(
-            description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+            description=description,
+            usage="%(prog)s [FLAGS]",
+            allow_abbrev=False,
+            add_help=False,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=28, width=100),
         )
+        self._of_models: list[argparse._ArgumentGroup] = []
+        self.add_argument("-h", "--help", action=_ShortHelp, nargs=0, help="show this and exit")
+        self.add_argument("--help-all", action="help", help="show what every flag means, and exit")
 
     def add_flag(self, name: str, **options: Any) -> None:
-        """Add `--name`, also spelled with the other separator; a name with none has one spelling."""
-        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}", f"--{name.replace('-', '_')}"])
-        self.add_argument(*spellings, dest=name.replace("-", "_"), **options)
+        """Add `--name`, also spelled with the other separator."""
+        self._add(self, [f"--{name}"], dest=name.replace("-", "_"), **options)
+
+    def _add(self, own: argparse._ActionsContainer, spellings: Sequence[str], **options: Any) -> None:
+        """Add a flag; what its spellings are with the other separator is understood, and not shown."""
+        action = own.add_argument(*spellings, **options)
+        for spelling in spellings:
+            rest = spelling.removeprefix("--")
+            for other in (f"--{rest.replace('_', '-')}", f"--{rest.replace('-', '_')}"):
+                self._option_string_actions.setdefault(other, action)
+
+    def short_help(self) -> str:
+        """Return what `--help` shows."""
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, [])
+        formatter.add_text(self.description)
+        for group in self._action_groups:
+            if group not in self._of_models:
+                formatter.start_section(group.title)
+                formatter.add_arguments(group._group_actions)
+                formatter.end_section()
+        lines = [formatter.format_help().rstrip(), ""]
+        if self._of_models:
+            lines.append("more flags, which --help-all explains:")
+        for group in self._of_models:
+            shown = [one for one in group._group_actions if one.help != argparse.SUPPRESS]
+            names = " ".join(one.option_strings[0] for one in shown)
+            lines += textwrap.wrap(f"{group.title}: {names}", 98, initial_indent="  ", subsequent_indent="    ",
+                                   break_on_hyphens=False)  # fmt: skip
+        return "\n".join(lines).rstrip() + "\n"
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; see `described`."""
+        if (parsers := _described.get()) is not None:
+            parsers.append(self)
+            raise _Described
+        return super().parse_args(args, namespace)
 
     def add_flags(
         self, model: type[BaseModel], title: str, skip: Sequence[str] = (), default: str | None = None
@@ -50,18 +126,18 @@ class Parser(argparse.ArgumentParser):
             default: what the help calls the default of all of them, where it is not the field's own.
         """
         own = self.add_argument_group(title)
+        self._of_models.append(own)
         for name, field in model.model_fields.items():
             if name in skip:
                 continue
-            spellings = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
             options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "metavar": _metavar(field)}
             if field.annotation is bool:
-                negations = [spelling.replace("--", "--no-", 1) for spelling in spellings]
-                own.add_argument(*spellings, nargs="?", const="True", help=_help(field, default), **options)
+                self._add(own, [f"--{name}"], nargs="?", const="True", help=_help(field, default), **options)
                 options.pop("metavar")
-                own.add_argument(*negations, action="store_const", const="False", help=argparse.SUPPRESS, **options)
+                negated = {"action": "store_const", "const": "False", "help": argparse.SUPPRESS}
+                self._add(own, [f"--no-{name}"], **negated, **options)
             else:
-                own.add_argument(*spellings, help=_help(field, default), **options)
+                self._add(own, [f"--{name}"], help=_help(field, default), **options)
 
     def parse_known_args(  # type: ignore[override]  # argparse's own is generic in the namespace
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -84,6 +160,9 @@ class Parser(argparse.ArgumentParser):
             flag = unknown.split()[0].split("=")[0]
             known = [name for name in self._option_string_actions if name.startswith("--")]
             message = f"{flag}: no such flag; {nearest(flag, known).split('known:')[0]}--help lists them all"
+        if message.endswith(": expected one argument"):
+            flag = message.removeprefix("argument ").removesuffix(": expected one argument")
+            message = f"{flag}: its value is missing; give {flag}=VALUE"
         raise InputError(message)
 
 
@@ -241,4 +320,5 @@ def _metavar(field: FieldInfo) -> str:
 def _help(field: FieldInfo, default: str | None) -> str:
     choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
     own = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    return f"{field.description}{choices} (default: {default or own})".replace("%", "%%")
+    told = "" if "(absent:" in (field.description or "") and own is None else f" (default: {default or own})"
+    return f"{field.description}{choices}{told}".replace("%", "%%")

@@ -20,6 +20,7 @@ COMMANDS = {
     "confirm": "train what a search found again, with new seeds, and measure it on test images",
     "report": "write a search as one HTML page",
     "reproduce": "find a row of the published table again",
+    "completion": "print what lets a shell complete commands and flags",
 }
 
 

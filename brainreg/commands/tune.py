@@ -85,9 +85,9 @@ def with_name(arguments: Sequence[str], flag: str, description: str) -> list[str
     Raises:
         InputError: there is no name.
     """
-    if {"-h", "--help"} & {*arguments}:
+    if asked := {"-h", "--help", "--help-all"} & {*arguments}:
         print(f"{description.strip()}\n\nThe flags are those of a search:\n")
-        return ["--help"]
+        return [*asked]
     if not arguments or arguments[0].startswith("-"):
         raise InputError(f"NAME: missing; name a search, or its folder: brainreg {flag} NAME")
     return [f"--{flag}={arguments[0]}", *arguments[1:]]

@@ -1,4 +1,5 @@
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from conftest import ROOT
 from brainreg._utils.flags import Parser, from_flags, given_values, run_command, to_flags, train_command
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.search.plan import SearchOptions
 from brainreg.spaces.files import load_space
 from brainreg.storage import Storage
 
@@ -55,7 +57,7 @@ def test_both_spellings_of_a_flag_of_its_own():
     [
         ("--reg_alhpa=1", "--reg_alhpa: no such flag; did you mean --reg_alpha"),
         ("--zzzzzz", "--zzzzzz: no such flag; --help lists them all"),
-        ("--reg_alpha", "argument --reg_alpha/--reg-alpha: expected one argument"),
+        ("--reg_alpha", "--reg_alpha: its value is missing; give --reg_alpha=VALUE"),
         ("--reg_alpha=x", "--reg_alpha=x: must be a number"),
         ("--reg_alpha=nan", "--reg_alpha=nan: must be a finite number"),
     ],
@@ -101,11 +103,28 @@ def test_exit_status(raised, status, text, capsys):
 
 def test_help_shows_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse("--help")
+        parse("--help-all")
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"--{name}" in shown for name in Hyperparameters.model_fields)
     assert "alpha, weight of the similarity loss; absent or 0: no regularization (default: None)" in shown
+
+
+def test_the_short_help_fits_a_screen_and_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    words = {word for line in lines for word in line.split()}
+    assert all(f"--{name}" in words for name in Hyperparameters.model_fields)
+
+
+def test_a_default_that_the_description_tells_is_not_told_again():
+    parser = Parser("")
+    parser.add_flags(SearchOptions, "the search")
+    shown = " ".join(parser.format_help().split())
+    assert "(absent:" in shown and not re.search(r"\(absent:[^)]*\) \(default: None\)", shown)
 
 
 def test_train_command_says_what_is_not_the_default(tmp_path, monkeypatch):
