@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.records.trial import TrialRecord
+from brainreg.search._compat import contains, has_fixed_params
 from brainreg.spaces.space import Space
 
 # A space of more settings than this is not listed: no search uses it up.
@@ -107,7 +108,7 @@ class _Drawn(_AnyParameter):
             return next(iter(_values(distribution) or ()))
         if name in self._relative:
             value = self._relative[name]
-            if distribution._contains(distribution.to_internal_repr(value)):
+            if contains(distribution, value):
                 return value
         return self._sampler.sample_independent(self._study, self._trial, name, distribution)
 
@@ -130,7 +131,7 @@ class NewSettings(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Draw the whole setting, and return what it consists of."""
-        if trial.system_attrs.get("fixed_params") or "setting" in trial.user_attrs:
+        if has_fixed_params(trial) or "setting" in trial.user_attrs:
             return {}  # nothing is to be proposed
         proposal = self._propose(study, trial)
         self._proposal = proposal.params

@@ -9,6 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from brainreg.records.trial import UNFINISHED, TrialRecord
+from brainreg.search._compat import requeue
 
 # ASHA stops a trial that is not among the best third of those that came as far, after two fifths and three quarters of
 # the epochs and before the full attack. Rungs after a quarter and a half stop more of the good settings with a high
@@ -38,7 +39,7 @@ class RecoveringScheduler(FIFOScheduler):
         """Put a trial that Ray Tune has given up back into its queue, if it was never begun; return whether it was."""
         controller = self._lost.pop(trial.trial_id, None)
         if controller is not None:
-            controller._requeue_trial(trial)  # what Ray Tune does with trials that run
+            requeue(controller, trial)
         return controller is not None
 
 

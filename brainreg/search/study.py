@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from brainreg.errors import InputError
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
+from brainreg.search._compat import change_waiting, open_trial, stored_trial, system_attributes
 from brainreg.search.database import open_database
 from brainreg.search.planner import NextRun, RunPlanner
 from brainreg.search.proposals import NewSettings, setting_key
@@ -167,7 +168,7 @@ class SearchStudy:
 
     def _resumed(self, trial: FrozenTrial) -> Trial:
         self.study.sampler = self._sampler(trial.number)
-        return Trial(self.study, trial._trial_id)
+        return open_trial(self.study, trial)
 
     @property
     def begun_count(self) -> int:
@@ -201,11 +202,7 @@ class SearchStudy:
 
     def _give(self, waiting: FrozenTrial, run: NextRun) -> None:
         """Let a trial that waits be a certain run."""
-        storage = self.study._storage
-        for name, value in run.attributes.items():
-            storage.set_trial_user_attr(waiting._trial_id, name, value)
-        if run.params:
-            storage.set_trial_system_attr(waiting._trial_id, "fixed_params", dict(run.params))
+        change_waiting(self.study, waiting, dict(run.attributes), dict(run.params))
 
     def _sampler(self, number: int) -> NewSettings:
         """What proposes a trial's setting: of one number it draws the same, whether the search was resumed or not."""
@@ -233,8 +230,8 @@ class SearchStudy:
                 hyperparameters=hyperparameters,
                 params=trial.params,
                 distributions={name: distribution_to_json(one) for name, one in trial.distributions.items()},
-                noted=self.study._storage.get_trial_system_attrs(trial._trial_id),
-                ended=_ENDED.get(self.study._storage.get_trial(trial._trial_id).state, ""),  # where its record was lost
+                noted=system_attributes(self.study, trial),
+                ended=_ENDED.get(stored_trial(self.study, trial).state, ""),  # where its record was lost
                 error=trial.user_attrs.get("error", ""),
                 setting_number=trial.user_attrs.get("setting_number", trial.number),
             )
@@ -243,7 +240,7 @@ class SearchStudy:
         """Tell Optuna the proxy of a trial's objective; it has a place for that where there is one goal."""
         with _kept():
             # A trial that goes on reports its last epoch again.
-            stored = self.study._storage.get_trial(trial._trial_id)
+            stored = stored_trial(self.study, trial)
             if len(self.goals) == 1 and not stored.state.is_finished() and epoch not in stored.intermediate_values:
                 trial.report(value, epoch)
 
@@ -269,7 +266,7 @@ class SearchStudy:
                 self.study.tell(trial, state=TrialState.FAIL)
 
     def _is_over(self, trial: Trial) -> bool:
-        return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+        return stored_trial(self.study, trial).state.is_finished()
 
 
 def _lacks_parameters(known: Sequence[FrozenTrial], records: Sequence[TrialRecord]) -> bool:
