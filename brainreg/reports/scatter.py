@@ -1,9 +1,8 @@
-"""Plots of the page, as SVG: points with a title each, axes, legends."""
+"""Plots of the page: where marks, lines and ticks lie. `plot.html.jinja` draws them, as SVG."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 from matplotlib.ticker import MaxNLocator
 
@@ -61,69 +60,92 @@ class Axis:
     whole: bool = False  # only whole numbers are labelled
 
 
-def definitions() -> str:
-    """Return what a page with plots holds once: the shapes."""
-    paths = "".join(f'<path id="m-{name}" d="{path}"/>' for name, path in SHAPES.items())
-    return f'<svg class="shapes" width="0" height="0" aria-hidden="true"><defs>{paths}</defs></svg>'
+@dataclass(frozen=True)
+class ColorBar:
+    """The colors of marks, from the lowest to the highest value: `stops` are places from 0 to 1 and colors."""
+
+    low: str
+    high: str
+    text: str
+    stops: list[tuple[float, str]]
 
 
-def key(shape: str, classes: str, text: str) -> str:
-    """Return an entry of a legend."""
-    mark = f'<use href="#m-{shape}" x="10" y="7" class="{classes}"/>'
-    return f'<span class="key"><svg viewBox="0 0 20 14" aria-hidden="true">{mark}</svg>{escape(text)}</span>'
+@dataclass(frozen=True)
+class Plot:
+    """A scatter plot, laid out: what the macro `scatter` of `plot.html.jinja` draws, in units of its view box.
+
+    Attributes:
+        caption: what it shows.
+        label: that, and the axes, for who cannot see it.
+        x_label, y_label: of the axes.
+        across_ticks, up_ticks, rows: where a tick, or a row at the foot, lies, and what it is called.
+        foot, middle: of the vertical axis, its lower end, and the middle of the part with numbers.
+        lines: classes of CSS and points.
+        marks: each with its place; the later ones lie above the earlier ones.
+        bar: of the marks' colors.
+    """
+
+    caption: str
+    label: str
+    x_label: str
+    y_label: str
+    across_ticks: list[tuple[float, str]]
+    up_ticks: list[tuple[float, str]]
+    rows: list[tuple[float, str]]
+    foot: float
+    middle: float
+    lines: list[tuple[str, str]]
+    marks: list[tuple[Mark, float, float]]
+    bar: ColorBar | None = None
+
+    width, height, left, right, top = _WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _TOP
 
 
 def plot(
-    caption: str, marks: Sequence[Mark], x: Axis, y: Axis, lines: Sequence[tuple[str, Sequence[tuple[float, float]]]]
-) -> str:
-    """Return a scatter plot as an HTML figure.
+    caption: str,
+    marks: Sequence[Mark],
+    x: Axis,
+    y: Axis,
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    bar: ColorBar | None = None,
+) -> Plot:
+    """Lay out a scatter plot.
 
     Args:
         caption: what it shows.
         marks: the later ones lie above the earlier ones.
         x, y: the axes.
         lines: beside the marks; each has classes of CSS and points.
+        bar: of the marks' colors.
     """
     rows = list(dict.fromkeys(mark.y for mark in marks if isinstance(mark.y, str)))
-    placed = [mark for mark in marks if not isinstance(mark.y, str)]
     across = [mark.x for mark in marks] + [point[0] for _, points in lines for point in points]
-    up = [float(mark.y) for mark in placed] + [point[1] for _, points in lines for point in points]
+    up = [mark.y for mark in marks if not isinstance(mark.y, str)]
+    up += [point[1] for _, points in lines for point in points]
     foot = _HEIGHT - _BOTTOM
     bottom = foot - _ROW * len(rows)
     horizontal, vertical = _Scale(x, across, _LEFT, _WIDTH - _RIGHT), _Scale(y, up, bottom, _TOP)
-    parts = []
-    for place, text in vertical.ticks():
-        parts.append(f'<path class="grid" d="M{_LEFT} {place}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{round(place + 4, 1)}" text-anchor="end">{text}</text>')
-    for place, text in horizontal.ticks():
-        parts.append(f'<path class="axis" d="M{place} {foot}v4"/>')
-        parts.append(f'<text x="{place}" y="{foot + 16}" text-anchor="middle">{text}</text>')
-    for i, name in enumerate(rows):
-        height = bottom + _ROW * (i + 0.5)
-        parts.append(f'<path class="grid" d="M{_LEFT} {height}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{height + 4}" text-anchor="end">{escape(name)}</text>')
-    parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{foot}H{_WIDTH - _RIGHT}"/>')
-    middle = (_TOP + bottom) / 2
-    parts.append(f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 6}" text-anchor="middle">{x.label}</text>')
-    parts.append(
-        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y.label)}</text>'
+    places = {name: bottom + _ROW * (i + 0.5) for i, name in enumerate(rows)}
+    return Plot(
+        caption=caption,
+        label=f"{caption}, {len(marks)} trials; across {x.label}, in height {y.label}",
+        x_label=x.label,
+        y_label=y.label,
+        across_ticks=horizontal.ticks(),
+        up_ticks=vertical.ticks(),
+        rows=[(place, name) for name, place in places.items()],
+        foot=foot,
+        middle=(_TOP + bottom) / 2,
+        lines=[
+            (classes, " ".join(f"{horizontal(point[0])},{vertical(point[1])}" for point in points))
+            for classes, points in lines
+        ],
+        marks=[
+            (mark, horizontal(mark.x), places[mark.y] if isinstance(mark.y, str) else vertical(mark.y))
+            for mark in marks
+        ],
+        bar=bar,
     )
-    for classes, points in lines:
-        joined = " ".join(f"{horizontal(point[0])},{vertical(point[1])}" for point in points)
-        parts.append(f'<polyline class="{classes}" points="{joined}"/>')
-    for mark in marks:
-        height = bottom + _ROW * (rows.index(mark.y) + 0.5) if isinstance(mark.y, str) else vertical(mark.y)
-        fill = f' style="fill:{mark.fill}"' if mark.fill else ""
-        parts.append(
-            f'<use href="#m-{mark.shape}" x="{horizontal(mark.x)}" y="{height}" class="{mark.classes}"'
-            f' data-t="{mark.key}"{fill}/>'
-        )
-    label = f"{caption}, {len(marks)} trials; across {x.label}, in height {y.label}"
-    svg = (
-        f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="group" aria-label="{escape(label)}">'
-        f"{''.join(parts)}</svg>"
-    )
-    return f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
 
 
 class _Scale:

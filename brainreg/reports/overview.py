@@ -1,0 +1,155 @@
+"""The first section: what each search found, how sure that is, and what it cost."""
+
+import pandas as pd
+
+from brainreg._utils.formats import format_duration
+from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
+from brainreg.analysis.trials import best_settings, same_in_all
+from brainreg.analysis.trials import costs as cost_table
+from brainreg.records.manifest import FormatError, read_manifest
+from brainreg.records.results import (
+    expected_value,
+    first_of_settings,
+    rank_trials,
+    read_space,
+    recommended_trial,
+    search_advice,
+)
+from brainreg.records.trial import FINISHED
+from brainreg.reports.parts import Facts, Heading, Lead, Note, Part, Table, cell
+from brainreg.reports.subject import Subject
+from brainreg.spaces.names import FOUND, SETTINGS, shown_name
+
+
+def overview(subject: Subject) -> list[Part]:
+    """Return the section."""
+    parts: list[Part] = []
+    for name in subject.folders:
+        parts += [*_lead(subject, name), *_settings(subject, name)]
+    seen = subject.searches.overview
+    facts = seen.drop(columns=["published", "notes"]).set_index("search").astype(object)
+    facts["hours"] = [format_duration(3600 * hours) for hours in facts.hours]
+    facts = facts.rename(columns={"of": "of (trials asked for)", "hours": "time that workers spent"})
+    groups = {name: subject.trials[subject.trials.search == name] for name in facts.index}
+    facts["objective"] = [_measured(one) for one in groups.values()]
+    facts["same in all its trials"] = [
+        ", ".join(f"{key} {value}" for key, value in same_in_all(one).items()) for one in groups.values()
+    ]
+    if subject.several:
+        parts.append(Table.of("Overview", facts.T.reset_index(names=""), texts=[*facts.index]))
+    else:
+        parts.append(Facts({name: cell(value) for name, value in facts.iloc[0].items()}))
+    costs = cost_table(subject.trials)
+    if not costs.empty:
+        parts += [Heading("States and cost"), Note("Times are those that workers spent, added up.")]
+        parts.append(Table.of("States and cost", subject.without_search(costs)))
+    return parts
+
+
+def _lead(subject: Subject, name: str) -> list[Part]:
+    """What a search found, in a few sentences: what was confirmed of it, or that nothing was."""
+    state = subject.searches.overview.set_index("search").state[name]
+    said = f"{name} is {state}. " if subject.several else ""
+    confirmed = _confirmed_lead(subject, name)
+    one = subject.trials[(subject.trials.search == name) & (subject.trials.state == FINISHED)].dropna(
+        subset=["objective"]
+    )
+    if one.empty:
+        return [Lead(said + (confirmed or "No trial has finished yet."))]
+    ranked = rank_trials(one)
+    best = recommended_trial(ranked)
+    objective, clean, robust = (
+        expected_value(best, name) for name in ("objective", "clean_accuracy", "robust_accuracy")
+    )
+    of = f" ({shown_name(best.setting)})" if best.setting else ""
+    runs = int((one.setting_number == best.setting_number).sum())
+    found = (
+        f"of {one.setting_number.nunique()} settings with {len(one)} finished trials, setting"
+        f" {best.setting_number}{of} is recommended, after {runs} of them: expected objective {objective:.1%},"
+        f" clean {clean:.1%}, robust {robust:.1%}"
+    )
+    for other in first_of_settings(ranked).itertuples():
+        if other.setting and other.setting_number != best.setting_number:
+            found += f"; {shown_name(other.setting)}: {expected_value(other, 'objective'):.1%}"
+    if confirmed:
+        return [Lead(said + confirmed), Note(f"In the search, on validation images, {found}.")]
+    told = f"{said}Not confirmed: on validation images, {found}."
+    largest = f"The largest objective of a single trial, {one.objective.max():.1%}, is too good by some luck."
+    return [Lead(f"{told} {largest}")]
+
+
+def _settings(subject: Subject, name: str) -> list[Part]:
+    """What is expected of the best settings of a search; nothing where its space is another version's."""
+    try:
+        space = read_space(read_manifest(subject.folders[name]))
+    except FormatError:
+        return []
+    advice = None if space is None else search_advice(subject.trials[subject.trials.search == name], space)
+    if space is None or advice is None or advice.settings.empty:
+        return []
+    noise = "" if pd.isna(advice.noise) else f" (one run: standard deviation {100 * advice.noise:.1f} points)"
+    note = Note(
+        "What a further run of each setting is expected to give on validation images, by all runs of the search"
+        f"{noise}. P(best): the probability that no other of its settings is better by more than half a point;"
+        " P(better): that it is better than the unregularized one."
+    )
+    return [note, Table.of(f"Settings{subject.of(name)}", best_settings(advice, space))]
+
+
+def _confirmed_lead(subject: Subject, name: str) -> str:
+    """What a confirmation measured on test images, where there is one."""
+    confirmation = subject.searches.confirmation
+    confirmation = confirmation[confirmation.search == name]
+    summary = confirmation_table(confirmation)
+    summary = summary[summary["rank"] < 2]
+    if not (summary.setting == FOUND).any():
+        return ""
+    parts = []
+    for setting in reversed(SETTINGS):
+        for row in summary[summary.setting == setting].itertuples():
+            trial = f" (trial {row.trial})" if setting == FOUND else ""
+            accuracies = [
+                f"{measure} {getattr(row, measure):.1%}{_ends(row, measure)}"
+                for measure in ("objective", "clean", "robust")
+                if pd.notna(getattr(row, measure))
+            ]
+            parts.append(f"{shown_name(setting)}{trial}: {', '.join(accuracies)}")
+    first = summary[summary.setting == FOUND].iloc[0]
+    seeds = f"{first.seeds}" + (f" of {first.planned}" if first.seeds < first.planned else "")
+    attack = f"; robust: {first.attack}, eps {first.eps:g}" if pd.notna(first.eps) else ""
+    differences = compare_settings(confirmation)
+    told = [
+        f" {shown_name(row.better)} against {shown_name(row.than)}, {row.measure} {row.difference:+.1%}:"
+        f" {verdict_of(row)}."
+        for row in differences[differences.measure == "objective"].itertuples()
+        if row.better == FOUND
+    ]
+    return (
+        f"Confirmed on test images with {seeds} fresh seeds{attack}; means with 95% intervals over seeds."
+        f" {'; '.join(parts)}.{''.join(told)}"
+    )
+
+
+def _measured(trials: pd.DataFrame) -> str:
+    """What the objective of a search is, in words."""
+    known = trials[trials.weight.notna() & trials.eps.notna()]
+    if known.empty:
+        return ""
+    first = known.iloc[0]
+    counts = [
+        f"{int(trials[name].max())} {said}"
+        for name, said in (("clean_n", "clean"), ("robust_n", "attacked"))
+        if trials[name].notna().any()
+    ]
+    said = f" ({', '.join(counts)})" if counts else ""
+    return (
+        f"{first.weight:g} clean + {1 - first.weight:g} robust accuracy, on validation images"
+        f"{said}; robust: {first.attack}, eps {first.eps:g}; not optimized:"
+        f" {first.noise} noise, eps {first.noise_eps:g}"
+    )
+
+
+def _ends(row: object, measure: str) -> str:
+    """The interval of an accuracy, where it is known."""
+    low, high = getattr(row, f"{measure}_low"), getattr(row, f"{measure}_high")
+    return "" if pd.isna(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"

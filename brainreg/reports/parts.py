@@ -1,0 +1,141 @@
+"""What the sections of a page are made of: `search.html.jinja` shows each kind."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from brainreg._utils.html import ABSENT
+from brainreg.analysis.figures.style import png
+
+# Dots an inch of a figure, and how wide it is shown, in CSS pixels an inch.
+_DPI, _SHOWN_DPI = 220, 128
+
+
+@dataclass(frozen=True)
+class Note:
+    """A small paragraph."""
+
+    text: str
+    kind: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A paragraph that answers first."""
+
+    text: str
+    kind: ClassVar[str] = "lead"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """A small list; nothing where it is empty."""
+
+    texts: Sequence[str]
+    kind: ClassVar[str] = "notes"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The title of a part of a section."""
+
+    text: str
+    kind: ClassVar[str] = "heading"
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Lines that are shown as they are."""
+
+    text: str
+    kind: ClassVar[str] = "preformatted"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A name and a text a row."""
+
+    facts: dict[str, str]
+    kind: ClassVar[str] = "facts"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts; `left` says of each column whether it holds texts, and not numbers."""
+
+    label: str
+    head: list[str]
+    rows: list[list[str]]
+    left: list[bool]
+    kind: ClassVar[str] = "table"
+
+    @classmethod
+    def of(cls, label: str, frame: pd.DataFrame, texts: Sequence[str] = ()) -> "Table":
+        """Return a frame as a table; its first column, and columns of texts, stand at the left."""
+        texts = [*texts, "search", "setting", "state", "range"]
+        rows = [[*map(cell, row)] for row in frame.itertuples(index=False)]
+        left = [place == 0 or name in texts for place, name in enumerate(frame.columns)]
+        return cls(label, [str(name) for name in frame.columns], rows, left)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of matplotlib.
+
+    Attributes:
+        caption: above it.
+        text: what it shows, for who cannot see it.
+        data: its PNG file, base64.
+        size: width and height in CSS pixels.
+    """
+
+    caption: str
+    text: str
+    data: str
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, figure: Figure, caption: str, text: str) -> "Picture":
+        """Draw a figure."""
+        width, height = (round(_SHOWN_DPI * inches) for inches in figure.get_size_inches())
+        return cls(caption, text, base64.b64encode(png(figure, _DPI)).decode("ascii"), (width, height))
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Pictures side by side, as far as there is room."""
+
+    drawn: Sequence[Picture]
+    kind: ClassVar[str] = "figures"
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What opens on demand."""
+
+    summary: str
+    part: "Part"
+    kind: ClassVar[str] = "folded"
+
+
+Part = Note | Lead | Notes | Heading | Preformatted | Facts | Table | Figures | Folded
+
+
+def cell(value: object) -> str:
+    """Return a value as a table shows it."""
+    if isinstance(value, float) and not pd.isna(value):
+        return f"{value:.6g}"
+    return ABSENT if value is None or value is pd.NA or value != value else str(value)
+
+
+def intervals(frame: pd.DataFrame) -> list[str]:
+    """Return accuracies in percent, with their intervals, where they are known."""
+    rows = zip(frame.accuracy, frame.low, frame.high, strict=True)
+    return [
+        ABSENT if pd.isna(middle) else f"{100 * middle:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        for middle, low, high in rows
+    ]
