@@ -11,9 +11,10 @@ import pandas as pd
 import brainreg
 from brainreg._utils.paths import split_paths
 from brainreg.errors import InputError, nearest
+from brainreg.recommendation.settings import Advice
 from brainreg.records.driver import driver_of
 from brainreg.records.manifest import MANIFEST, FormatError, read_manifest, trials_asked
-from brainreg.records.results import COLUMNS, TABLE, load_trials, read_table, typed
+from brainreg.records.results import COLUMNS, TABLE, load_trials, read_space, read_table, search_advice, typed
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.spaces.published import row_name
 from brainreg.spaces.space import Space
@@ -112,6 +113,29 @@ def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]
         overview=pd.DataFrame(overviews).drop(columns="running"),
         confirmation=_joined(confirmations) if confirmations else pd.DataFrame(columns=["search"]),
     )
+
+
+def load_advices(
+    folders: str | Path | Storage | Sequence[str | Path | Storage], trials: pd.DataFrame
+) -> dict[str, tuple[Advice, Space]]:
+    """Return what the runs of searches say of their settings, and what was searched, by the searches' names.
+
+    Searches without a finished run are left out, and those whose space is another version's.
+
+    Args:
+        folders: as `load_searches` takes them.
+        trials: of `load_searches`.
+    """
+    found = {}
+    for name, folder in split_folders(folders).items():
+        try:
+            space = read_space(read_manifest(folder))
+        except FormatError:
+            continue
+        advice = None if space is None else search_advice(trials[trials.search == name], space)
+        if space is not None and advice is not None and len(advice.settings):
+            found[name] = advice, space
+    return found
 
 
 def split_folders(folders: str | Path | Storage | Sequence[str | Path | Storage]) -> dict[str, Storage]:

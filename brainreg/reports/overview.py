@@ -4,19 +4,17 @@ import pandas as pd
 
 from brainreg._utils.formats import format_duration
 from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
+from brainreg.analysis.figures.settings import expectations
 from brainreg.analysis.trials import best_settings, same_in_all
 from brainreg.analysis.trials import costs as cost_table
-from brainreg.records.manifest import FormatError, read_manifest
 from brainreg.records.results import (
     expected_value,
     first_of_settings,
     rank_trials,
-    read_space,
     recommended_trial,
-    search_advice,
 )
 from brainreg.records.trial import FINISHED
-from brainreg.reports.parts import Facts, Heading, Lead, Note, Part, Table, cell
+from brainreg.reports.parts import Facts, Figures, Folded, Heading, Lead, Note, Part, Picture, Table, cell
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import FOUND, SETTINGS, shown_name
 
@@ -38,7 +36,8 @@ def overview(subject: Subject) -> list[Part]:
     if subject.several:
         parts.append(Table.of("Overview", facts.T.reset_index(names=""), texts=[*facts.index]))
     else:
-        parts.append(Facts({name: cell(value) for name, value in facts.iloc[0].items()}))
+        told = Facts({name: cell(value) for name, value in facts.iloc[0].items()})
+        parts.append(Folded("About this search", told))
     costs = cost_table(subject.trials)
     if not costs.empty:
         parts += [Heading("States and cost"), Note("Times are those that workers spent, added up.")]
@@ -80,20 +79,21 @@ def _lead(subject: Subject, name: str) -> list[Part]:
 
 def _settings(subject: Subject, name: str) -> list[Part]:
     """What is expected of the best settings of a search; nothing where its space is another version's."""
-    try:
-        space = read_space(read_manifest(subject.folders[name]))
-    except FormatError:
+    if name not in subject.advices:
         return []
-    advice = None if space is None else search_advice(subject.trials[subject.trials.search == name], space)
-    if space is None or advice is None or advice.settings.empty:
-        return []
+    advice, space = subject.advices[name]
+    text = "The expected objective of each setting with its 95% interval; the table below has the numbers"
     noise = "" if pd.isna(advice.noise) else f" (one run: standard deviation {100 * advice.noise:.1f} points)"
     note = Note(
         "What a further run of each setting is expected to give on validation images, by all runs of the search"
         f"{noise}. P(best): the probability that no other of its settings is better by more than half a point;"
         " P(better): that it is better than the unregularized one."
     )
-    return [note, Table.of(f"Settings{subject.of(name)}", best_settings(advice, space))]
+    return [
+        Figures([Picture.of(expectations(advice), f"Expected objective{subject.of(name)}", text)]),
+        note,
+        Table.of(f"Settings{subject.of(name)}", best_settings(advice, space)),
+    ]
 
 
 def _confirmed_lead(subject: Subject, name: str) -> str:

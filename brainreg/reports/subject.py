@@ -7,10 +7,12 @@ from functools import cached_property
 import pandas as pd
 
 from brainreg._utils.flags import DATA_DIR, train_command
+from brainreg.recommendation.settings import Advice
 from brainreg.records.manifest import FormatError, read_manifest
 from brainreg.records.results import settings_of
-from brainreg.records.searches import Searches, load_searches
+from brainreg.records.searches import Searches, load_advices, load_searches
 from brainreg.spaces.names import EARLY_STOPPED
+from brainreg.spaces.space import Space
 from brainreg.storage import Storage
 
 
@@ -24,6 +26,11 @@ class Subject:
     def searches(self) -> Searches:
         """Their trials, overview, confirmations and notes."""
         return load_searches([*self.folders.values()])
+
+    @cached_property
+    def advices(self) -> dict[str, tuple[Advice, Space]]:
+        """What their runs say of settings, and what was searched: see `load_advices`."""
+        return load_advices([*self.folders.values()], self.trials)
 
     @property
     def trials(self) -> pd.DataFrame:

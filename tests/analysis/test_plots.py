@@ -27,7 +27,8 @@ from brainreg.analysis.figures import landscape as analysis_figures_landscape
 from brainreg.analysis.figures import progress as analysis_figures_progress
 from brainreg.analysis.figures import robustness as analysis_figures_robustness
 from brainreg.analysis.figures import style as analysis_figures_style
-from brainreg.records.searches import load_searches
+from brainreg.analysis.figures.settings import expectations
+from brainreg.records.searches import load_advices, load_searches
 from brainreg.records.trial import FINISHED, UNFINISHED
 
 IMAGES, SEARCHES = ROOT / "tests" / "images", ROOT / "tests" / "searches"
@@ -262,6 +263,29 @@ def test_importance_has_a_floor_and_is_not_drawn_where_nothing_is_predicted(impo
     assert len(some.axes) == len(figure.axes) - 1
     none = analysis_figures_importance.importance(importances.assign(r2=-0.1))
     assert len(none.axes) == 0 and "do not predict" in " ".join(text.get_text() for text in none.findobj(Text))
+
+
+def test_the_expectations_of_settings_are_drawn_with_their_intervals(searched):
+    ((advice, _),) = load_advices(searched, load_searches(searched).trials).values()
+    shown = advice.settings[
+        (advice.settings["rank"] <= 3) | (advice.settings.setting != "") | advice.settings.recommended
+    ]
+    figure = expectations(advice, rows=3)
+    (axes,) = figure.axes
+    names = [label.get_text().split(":")[0] for label in axes.get_yticklabels()]
+    assert names == [str(number) for number in shown.setting_number]
+    places = {
+        round(float(line.get_ydata()[0])): float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() != "o"
+    }
+    stars = [line for line in axes.lines if line.get_marker() == "*"]
+    assert len(stars) == 1 and stars[0].get_xdata()[0] == pytest.approx(100 * advice.recommended.objective)
+    assert len(places) == len(shown[(shown.setting != "") | shown.recommended])
+    (segments,) = {len(one.get_segments()) for one in axes.collections if isinstance(one, LineCollection)}
+    assert segments == 1
+    ends = [one.get_segments()[0][:, 0] for one in axes.collections if isinstance(one, LineCollection)]
+    assert np.allclose(ends, 100 * shown[["objective_low", "objective_high"]].to_numpy())
+    texts = [text.get_text() for text in axes.texts]
+    assert sum("run" in text and "%" in text for text in texts) == len(shown)
 
 
 def test_each_seed_of_a_curve_is_a_point():
