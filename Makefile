@@ -18,7 +18,7 @@ NUMERICAL := $(addprefix tests/,attacks evaluation method models training comman
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help venv tune reproduce test test-all test-wheel test-processors docs lint constraints clean
+.PHONY: help venv tune reproduce test test-all test-wheel test-processors coverage docs lint constraints clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -51,6 +51,10 @@ $(SERVICES): $(INSTALLED)
 # make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
 test-all: $(SERVICES)
 	$(PYTEST)
+
+# make coverage   what the tests run of the code, line by line, into htmlcov/
+coverage: $(INSTALLED)
+	$(PYTEST) -m 'not slow' --cov=brainreg --cov-report=html --cov-report=term:skip-covered
 
 # make test-wheel   a wheel, installed outside of the checkout, searches
 test-wheel: $(INSTALLED)

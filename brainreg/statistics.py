@@ -7,8 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
-from scipy.stats import nct, permutation_test
+from scipy.special import stdtrit
+from scipy.stats import binomtest, nct, permutation_test, ttest_1samp
+
+# Errors of the first kind, for all comparisons of a measure together; of an interval alone.
+LEVEL = 0.05
 
 
 def wilson_interval(successes: int, n: int) -> tuple[float, float]:
@@ -18,16 +21,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     """
     if n == 0:
         return 0.0, 1.0
-    z = 1.959964
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    spread = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # Rounding must not leave the fraction outside its own interval where that ends at 0 or 1.
-    return min((centre - spread) / (1 + z * z / n), p), max((centre + spread) / (1 + z * z / n), p)
-
-
-# Errors of the first kind, for all comparisons of a measure together.
-LEVEL = 0.05
+    interval = binomtest(successes, n).proportion_ci(1 - LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 # Sign flips are all tried for so many seeds; of more, so many are drawn.
@@ -44,7 +39,7 @@ def t_test(differences: Sequence[float]) -> float:
         return math.nan
     if error < 1e-12:  # rounding
         return 1.0 if abs(mean) < 1e-12 else math.nan
-    return float(2 * stdtr(count - 1, -abs(mean / error)))
+    return float(ttest_1samp(differences, 0).pvalue)
 
 
 def sign_flip_test(differences: Sequence[float]) -> float:

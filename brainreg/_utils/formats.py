@@ -41,7 +41,7 @@ def format_probability(value: float) -> str:
 def format_duration(seconds: float) -> str:
     """Return a time as minutes and seconds, or hours and minutes.
 
-    >>> duration(75), duration(8000)
+    >>> format_duration(75), format_duration(8000)
     ('1m15s', '2h13m')
     """
     whole = round(seconds)

@@ -110,8 +110,9 @@ def _merge(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in own.items():
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict) and not _is_distribution(value):
-            merged[key] = _merge(merged[key], value)
+        elif isinstance(value, dict) and not _is_distribution(value):
+            before = merged.get(key)
+            merged[key] = _merge(before if isinstance(before, dict) else {}, value)
         else:
             merged[key] = value
     return merged

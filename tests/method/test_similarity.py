@@ -4,6 +4,8 @@ from typing import get_args
 import pytest
 import torch
 from conftest import Golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from brainreg.errors import InputError
 from brainreg.method import pairs as method_pairs
@@ -274,3 +276,24 @@ class TestPairSampler:
     def test_bad_input(self, options, message):
         with pytest.raises(InputError, match=message):
             self.sampler(**options)
+
+
+@given(
+    st.integers(3, 30), st.sampled_from(sorted(RANGES)), st.floats(0.05, 0.9), st.integers(0, 1000), st.integers(1, 6)
+)
+@settings(deadline=None, max_examples=60)
+def test_whatever_is_sampled_is_selected_and_a_round_holds_every_pair_once(count, reg_range, thresh, seed, size):
+    images = smooth_images(count, seed)
+    thresholds = (thresh, thresh / 2 if reg_range == "double" else None)
+    listed = {tuple(pair) for pair in select_pairs(pixel_similarity(images), reg_range, *thresholds).tolist()}
+    options = {"reg_range": reg_range, "reg_thresh": thresholds[0], "reg_thresh_2": thresholds[1]}
+    if len(listed) < size:
+        with pytest.raises(InputError):
+            PairSampler(images, batch_size=size, seed=seed, **options)
+        return
+    sampler = PairSampler(images, batch_size=size, seed=seed, **options)
+    assert sampler.count == len(listed)
+    drawn: list[tuple[int, int]] = []
+    for rows, columns, _ in islice(sampler, len(listed) // size):
+        drawn += zip(rows.tolist(), columns.tolist(), strict=True)
+    assert len({*drawn}) == len(drawn) == len(listed) // size * size and {*drawn} <= listed

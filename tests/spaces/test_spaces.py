@@ -3,11 +3,13 @@ import pickle
 import optuna
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.pairs import RANGES
-from brainreg.spaces.files import load_space, space_names, variant_names
+from brainreg.spaces.files import _merge, load_space, space_names, variant_names
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.published import PUBLISHED_SETTINGS
 from brainreg.spaces.space import Space
@@ -384,3 +386,29 @@ def test_corners_ask_for_the_most_images_and_pairs(space):
         settings = Hyperparameters(**corner)
         assert settings.reg_image_num == 1000 and settings.reg_batch_size == 8
         assert settings.reg_thresh_2 == pytest.approx(0.9 * settings.reg_thresh)
+
+
+contents = st.recursive(
+    st.one_of(st.integers(), st.text(max_size=2), st.none()),
+    lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+).filter(lambda value: isinstance(value, dict))
+
+
+def without_nulls(content):
+    return {
+        key: without_nulls(one) if isinstance(one, dict) else one for key, one in content.items() if one is not None
+    }
+
+
+@given(contents, contents)
+def test_a_space_that_extends_another_replaces_it_key_by_key(base, own):
+    base = without_nulls(base)
+    merged = _merge(base, own)
+    assert _merge(base, {}) == base and _merge(merged, own) == merged
+    for key, value in own.items():
+        if value is None:
+            assert key not in merged
+        elif not (isinstance(value, dict) and isinstance(base.get(key), dict)):
+            assert merged[key] == value
+    assert all(merged[key] == value for key, value in base.items() if key not in own)
