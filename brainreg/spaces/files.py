@@ -52,7 +52,7 @@ def load_space(name: str | Path) -> Space:
     content = _read(source, ()) if isinstance(source, Path) else _variant(str(name), *source)
     own = source.stem if isinstance(source, Path) else name
     where = source if isinstance(source, Path) else f"space={name}"
-    return validated(Space, {"name": own, **content}, spell=lambda key: f"{where}: {key}")
+    return validated(Space, {"name": own, **_without_nulls(content)}, spell=lambda key: f"{where}: {key}")
 
 
 def _find(name: str | Path) -> Path | tuple[str, str]:
@@ -106,16 +106,20 @@ def _read(path: Path, extended: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """One content over another; what is null stays so, since a part of a space may be merged into another one."""
     merged = dict(base)
     for key, value in own.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and not _is_distribution(value):
-            before = merged.get(key)
-            merged[key] = _merge(before if isinstance(before, dict) else {}, value)
+        if isinstance(value, dict) and isinstance(merged.get(key), dict) and not _is_distribution(value):
+            merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value
     return merged
+
+
+def _without_nulls(content: dict[str, Any]) -> dict[str, Any]:
+    """A content without the keys that are null."""
+    known = {key: value for key, value in content.items() if value is not None}
+    return {key: _without_nulls(value) if isinstance(value, dict) else value for key, value in known.items()}
 
 
 def _is_distribution(value: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.pairs import RANGES
-from brainreg.spaces.files import _merge, load_space, space_names, variant_names
+from brainreg.spaces.files import _merge, _without_nulls, load_space, space_names, variant_names
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.published import PUBLISHED_SETTINGS
 from brainreg.spaces.space import Space
@@ -395,20 +395,23 @@ contents = st.recursive(
 ).filter(lambda value: isinstance(value, dict))
 
 
-def without_nulls(content):
-    return {
-        key: without_nulls(one) if isinstance(one, dict) else one for key, one in content.items() if one is not None
-    }
-
-
 @given(contents, contents)
 def test_a_space_that_extends_another_replaces_it_key_by_key(base, own):
-    base = without_nulls(base)
     merged = _merge(base, own)
     assert _merge(base, {}) == base and _merge(merged, own) == merged
+    known = _without_nulls(merged)
     for key, value in own.items():
         if value is None:
-            assert key not in merged
-        elif not (isinstance(value, dict) and isinstance(base.get(key), dict)):
-            assert merged[key] == value
+            assert key not in known
+        elif not isinstance(value, dict):
+            assert known[key] == value
     assert all(merged[key] == value for key, value in base.items() if key not in own)
+
+
+def test_a_null_removes_a_key_that_an_extended_space_has_on_every_level(tmp_path):
+    (tmp_path / "part.yaml").write_text("reg_data: null\nfixed: {lr: null}\n")
+    extended = "task: digits\nreg_data: MNIST\nfixed: {lr: 0.05, momentum: 0.5}\n"
+    (tmp_path / "whole.yaml").write_text(f"extends: [digits_double, {tmp_path}/other.yaml, {tmp_path}/part.yaml]\n")
+    (tmp_path / "other.yaml").write_text(extended)
+    space = load_space(tmp_path / "whole.yaml")
+    assert space.reg_data is None and "lr" not in space.fixed and space.fixed["momentum"] == 0.5
