@@ -4,7 +4,7 @@ python docs/pictures/draw.py                 # writes docs/pictures/*.svg
 python docs/pictures/draw.py --folder=PATH
 
 The images are the handwritten digits that ship with scikit-learn; the numbers of `found` are those of
-`analysis/results/`. Nothing is downloaded and no network is trained.
+`analysis/results/`, those of `told` of `benchmarks/results/recommendation_search.csv`. Nothing is downloaded and no network is trained.
 """
 
 import argparse
@@ -266,7 +266,32 @@ def found() -> Figure:
     return figure
 
 
-PICTURES: tuple[Callable[[], Figure], ...] = (similarity, ranges, network, strengths, search, layers, found)
+def told() -> Figure:
+    """Draw what a search tells of its best setting, and what is true of it, by its length: the former and this rule."""
+    runs = pd.read_csv(ROOT / "benchmarks/results/recommendation_search.csv")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.1), sharey=True, layout="constrained")
+    panels = (
+        ("today", "before: one seed a setting, the largest objective"),
+        ("search", "now: the largest expected objective"),
+    )
+    for ax, (rule, title) in zip(axes, panels, strict=True):
+        by_length = runs[runs.rule == rule].groupby("trainings")
+        for column, color, marker, text in (("told", RED, "o", "told"), ("plain", BLUE, "s", "true")):
+            mean, error = by_length[column].mean(), by_length[column].sem()
+            ax.plot(mean.index, mean, color=color, marker=marker, label=text)
+            ax.fill_between(mean.index, mean - 2 * error, mean + 2 * error, color=color, alpha=0.2, linewidth=0)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("length of the search, in trainings")
+        ax.set_xscale("log", base=2)
+        ax.set_xticks([10, 20, 40, 80], ["10", "20", "40", "80"])
+        ax.grid(axis="y", alpha=0.3)
+    axes[0].set_ylabel("objective of the recommended setting")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+PICTURES: tuple[Callable[[], Figure], ...] = (similarity, ranges, network, strengths, search, layers, found, told)
 
 
 def main() -> None:
