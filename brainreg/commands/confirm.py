@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from brainreg._utils.console import make_printer
 from brainreg._utils.flags import Parser, given_values
+from brainreg.confirmation.job import read_result
 from brainreg.confirmation.plan import Extent, TestEvaluation, plan_confirmation
-from brainreg.confirmation.run import run_confirmation
+from brainreg.confirmation.run import run_confirmation, show_plan
 from brainreg.errors import InputError
 from brainreg.search.plan import SEARCH_ONLY, SearchOptions
 
@@ -27,6 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     parser = Parser(__doc__)
     parser.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="folder of a search, or s3://BUCKET/PATH")
+    parser.add_flag("dry-run", action="store_true", help="check everything, say what would be trained, and exit")
     parser.add_flags(Extent, "how much is trained; what was begun goes on as it began")
     parser.add_flags(TestEvaluation, "what is measured on the test images", skip=("attack",))
     parser.add_flags(SearchOptions, "the machine", skip=_OTHERS, default="the search's")
@@ -38,5 +41,10 @@ def main(arguments: Sequence[str]) -> int:
     if not console.is_terminal:
         console = Console(width=120)
     plan = plan_confirmation(flags.experiment, *given)
+    if flags.dry_run:
+        done = sum(read_result(plan.folder, job) is not None for job in plan.jobs)
+        show_plan(plan, done, make_printer(console))
+        print("nothing was started (--dry-run)")
+        return 0
     table = run_confirmation(plan, console)
     return 0 if table.groupby(["setting", "rank", "seed"]).ngroups == len(plan.jobs) else 1

@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,28 @@ def run_confirmation(plan: Plan, console: Console) -> pd.DataFrame:
     return _Confirmation(plan, console).run()
 
 
+def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
+    """Say what a confirmation trains, how that was chosen, and what to know beforehand.
+
+    Args:
+        plan: of the confirmation.
+        done: how many of its trainings were done before.
+        say: takes a line.
+    """
+    say(
+        f"confirming {plan.name}: {plan.settings} settings with {plan.extent.seeds} fresh seeds each, {len(plan.jobs)}"
+        f" trainings, {done} of them done before, {plan.slots} at a time, in {plan.folder}"
+    )
+    for job in plan.jobs[: plan.settings]:
+        settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
+        given = shown_name(job.setting) if not job.rank else f"rank {job.rank}, trial {job.trial}"
+        say(f"  {given} ({', '.join(settings)})")
+    say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")
+    say(f"seeds, drawn from the search's id (search.json): {', '.join(map(str, plan.manifest['seeds']))}")
+    for note in plan.notes:
+        say(f"note: {note}")
+
+
 class _Confirmation:
     """A confirmation while it runs: what is done, what failed, and what is shown of it."""
 
@@ -82,7 +104,7 @@ class _Confirmation:
             for job in plan.jobs:
                 if (result := read_result(folder, job)) is not None:
                     self.results[job] = result
-            self._begin()
+            show_plan(plan, len(self.results), self.say)
             todo = deque(job for job in plan.jobs if job not in self.results)
             folder.write(f"{FOLDER}.json", json.dumps(plan.manifest, indent=2) + "\n")
             if todo:
@@ -104,22 +126,6 @@ class _Confirmation:
             table = self._write()
         self._conclude()
         return table
-
-    def _begin(self) -> None:
-        plan = self.plan
-        count = plan.settings
-        self.say(
-            f"confirming {plan.name}: {count} settings with {plan.extent.seeds} fresh seeds each, {len(plan.jobs)}"
-            f" trainings, {len(self.results)} of them done before, {plan.slots} at a time, in {plan.folder}"
-        )
-        for job in plan.jobs[:count]:
-            settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
-            given = shown_name(job.setting) if not job.rank else f"rank {job.rank}, trial {job.trial}"
-            self.say(f"  {given} ({', '.join(settings)})")
-        self.say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")
-        self.say(f"seeds, drawn from the search's id (search.json): {', '.join(map(str, plan.manifest['seeds']))}")
-        for note in plan.notes:
-            self.say(f"note: {note}")
 
     def _work(self, todo: deque[Job], data_dir: str) -> None:
         plan = self.plan

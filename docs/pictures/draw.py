@@ -4,7 +4,8 @@ python docs/pictures/draw.py                 # writes docs/pictures/*.svg
 python docs/pictures/draw.py --folder=PATH
 
 The images are the handwritten digits that ship with scikit-learn; the numbers of `found` are those of
-`analysis/results/`, those of `told` of `benchmarks/results/recommendation_search.csv`. Nothing is downloaded and no network is trained.
+`analysis/results/`, those of `told` of `benchmarks/results/recommendation_search.csv`. Nothing is downloaded and no
+network is trained.
 """
 
 import argparse

@@ -382,6 +382,14 @@ class TestPlan:
         assert control.model_dump(exclude=others) == first["found"].model_dump(exclude=others)
         assert plan_confirmation(search, {"top": 1}, {}, {}).extent.seeds == least_seeds(3)
 
+    def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(self, searched, tmp_path, capsys):
+        search = copied(searched, tmp_path)
+        before = sorted(search.rglob("*"))
+        assert commands_confirm.main([str(search), "--top=1", "--seeds=2", "--dry-run"]) == 0
+        printed = capsys.readouterr().out
+        assert "3 settings with 2 fresh seeds each, 6 trainings" in printed and "nothing was started" in printed
+        assert sorted(search.rglob("*")) == before
+
     def test_the_same_images_are_attacked_for_all_settings_of_a_seed(self):
         _, labels = load_dataset("digits", "test")
         assert attacked_images(len(labels), 30, 5).tolist() == attacked_images(len(labels), 30, 5).tolist()
