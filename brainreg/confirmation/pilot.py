@@ -68,8 +68,12 @@ class Pilot:
         enough = (seeds for seeds in range(fewest, _MOST_SEEDS + 1) if self.power(seeds, images, comparisons) >= POWER)
         return next(enough, None)
 
-    def describe(self, seeds: int, images: int, comparisons: int) -> str:
-        """Return what so many seeds and images will find, and what would find enough, in a sentence."""
+    def describe(self, seeds: int, images: int, comparisons: int, test_images: int) -> str:
+        """Return what so many seeds and images will find, and what would find enough, in a sentence.
+
+        Args:
+            test_images: as many as there are.
+        """
         found = self.power(seeds, images, comparisons)
         text = (
             f"pilot: {self.repeats} repeated runs of the search differ in robust accuracy by a standard deviation of"
@@ -81,7 +85,7 @@ class Pilot:
             return text
         ways = [
             f"{needed} seeds of {count} images"
-            for count in (images, 4 * images)
+            for count in dict.fromkeys((images, min(4 * images, test_images)))
             if (needed := self.seeds_needed(count, comparisons, seeds)) is not None
         ]
         return f"{text}; with {POWER:.0%} by {' or '.join(ways) or f'more than {_MOST_SEEDS} seeds'}"

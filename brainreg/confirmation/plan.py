@@ -258,7 +258,8 @@ def plan_confirmation(
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks, data, test_images = _check_data(jobs, measured, merged.data_dir)
     if before is None and (pilot := Pilot.of_search(results)) is not None:
-        notes.append(pilot.describe(count, min(measured.num_images or test_images, test_images), comparisons))
+        attacked = min(measured.num_images, test_images)
+        notes.append(pilot.describe(count, attacked, comparisons, test_images))
     for whose, then in (("this confirmation", before), ("the search", manifest)):
         check_same_data(data, (then or {}).get("data"), f"--data_dir={merged.data_dir}", whose)
     if before and not before.get("data"):

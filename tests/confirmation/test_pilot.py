@@ -64,10 +64,11 @@ def test_more_seeds_where_the_noise_is_theirs_and_more_images_where_it_is_theirs
 
 def test_what_it_says():
     pilot = Pilot(9, 100, 0.05**2, 0.2)
-    told = pilot.describe(8, 24, 3)
+    told = pilot.describe(8, 24, 3, 1000)
     assert told.startswith("pilot: 9 repeated runs of the search") and f"a difference of {WORTH_FINDING:g}" in told
     needed = pilot.seeds_needed(24, 3, 8)
     assert f"with 80% by {needed} seeds of 24 images or " in told
     assert pilot.power(needed, 24, 3) >= POWER > pilot.power(needed - 1, 24, 3)
-    assert "more than 60 seeds" in Pilot(9, 100, 1.0, 0.2).describe(8, 24, 3)
-    assert "; with 80%" not in Pilot(9, 100, 0.0, 0.01).describe(8, 100, 3)
+    assert "more than 60 seeds" in Pilot(9, 100, 1.0, 0.2).describe(8, 24, 3, 1000)
+    assert "; with 80%" not in Pilot(9, 100, 0.0, 0.01).describe(8, 100, 3, 1000)
+    assert " or " not in pilot.describe(8, 24, 3, 24)  # there are no more
