@@ -15,9 +15,10 @@ from rich.console import Console
 
 from brainreg._utils.console import make_printer
 from brainreg._utils.flags import Parser, given_values
-from brainreg.confirmation.job import read_result
-from brainreg.confirmation.plan import Extent, TestEvaluation, plan_confirmation
+from brainreg.confirmation.jobs import Extent, TestEvaluation
+from brainreg.confirmation.plan import plan_confirmation
 from brainreg.confirmation.run import run_confirmation, show_plan
+from brainreg.confirmation.worker import read_result
 from brainreg.errors import InputError
 from brainreg.search.plan import SEARCH_ONLY, SearchOptions
 

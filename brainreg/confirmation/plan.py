@@ -11,26 +11,25 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 
 import brainreg.search.cluster
 from brainreg.analysis.comparison import COMPARED, STRENGTHS
 from brainreg.attacks import Attack, Context
+from brainreg.confirmation.jobs import Extent, Job, make_jobs
 from brainreg.confirmation.pilot import Pilot
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
 from brainreg.evaluation.robustness import TELLING
-from brainreg.evaluation.settings import Evaluation, NoiseStrengths, Strengths, plan_attacks
-from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.evaluation.settings import Evaluation, plan_attacks
 from brainreg.records.driver import DRIVER, driver_of
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
-from brainreg.records.results import first_of_settings, load_results, rank_trials, settings_of
+from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
 from brainreg.seeds import fresh_seeds
-from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, least_seeds
@@ -53,72 +52,6 @@ _FIRST_CONTROLS = (PUBLISHED, UNREGULARIZED)
 
 # A limit that no attack reaches, in minutes.
 _NO_LIMIT = 1e6
-
-
-class Extent(BaseModel):
-    """How much is trained; both may grow when a confirmation goes on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    top: int = Field(3, ge=1, description="how many of the search's best proposed settings are trained anew")
-    seeds: int | None = Field(
-        None,
-        ge=2,
-        description="fresh seeds of each setting (absent: the fewest with which a test that does not assume normal"
-        " differences can find one, 7 or 8)",
-    )
-
-
-class TestEvaluation(Evaluation):
-    """How a confirmation measures: as an evaluation does, around the search's eps and without a time limit."""
-
-    __test__ = False  # pytest takes it for a test otherwise
-
-    eps: Strengths = Field(
-        None,
-        description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
-        " (absent: half, once and one and a half times the search's)",
-    )
-    noise_eps: NoiseStrengths | None = Field(  # type: ignore[assignment]  # absent is not none
-        None,
-        description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
-        " search's)",
-    )
-    attack_minutes: float | None = Field(  # type: ignore[assignment]
-        None,
-        gt=0,
-        description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
-        " measured on fewer images)",
-    )
-
-
-@dataclass(frozen=True)
-class Job:
-    """One setting with one seed.
-
-    Attributes:
-        setting: found, published, unregularized, early_stopped or unregularized_like_found.
-        rank: of a found setting in the search, 1 for the best; 0 for the given ones.
-        trial: of the search that had the setting; None where none did.
-        settings: what is trained, with the fresh seed.
-        objective: of the search, where the best epoch is chosen by it on validation images; else None.
-    """
-
-    setting: str
-    rank: int
-    trial: int | None
-    settings: Hyperparameters
-    objective: Objective | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of its folder."""
-        setting = self.setting if not self.rank else f"trial_{self.trial:04d}"
-        return f"{setting}-seed_{self.settings.seed}"
-
-    def __str__(self) -> str:
-        what = f"trial {self.trial}, rank {self.rank}" if self.rank else shown_name(self.setting)
-        return f"{what}, seed {self.settings.seed}"
 
 
 @dataclass(frozen=True)
@@ -253,7 +186,7 @@ def plan_confirmation(
     seed = manifest["seed"]
     used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
     seeds = fresh_seeds(search_id(manifest), count, used, begun)
-    jobs = _jobs(results, space, controls, order[: asked.top], seeds)
+    jobs = make_jobs(results, space, controls, order[: asked.top], seeds)
     merged = SearchOptions(**{**manifest["options"], "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks, data, test_images = _check_data(jobs, measured, merged.data_dir)
@@ -362,35 +295,6 @@ def read_plan(search: Storage) -> dict[str, Any] | None:
             f"{where.path(f'{FOLDER}.json')}: not of this version, or damaged ({error}); remove {where} to begin anew"
         ) from error
     return manifest
-
-
-def _jobs(
-    results: pd.DataFrame, space: Space, controls: Sequence[str], order: Sequence[int], seeds: Sequence[int]
-) -> tuple[Job, ...]:
-    by_number = results.set_index("trial", drop=False)
-    settings: list[tuple[str, int, int | None, Hyperparameters]] = [
-        (FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)
-    ]
-    for name in (name for name in space.controls if name in controls):
-        numbers = results.trial[results.setting == name].tolist()
-        hyperparameters = _like_found(settings[0][3]) if name == LIKE_FOUND else space.setting(name)
-        settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**hyperparameters)))
-    return tuple(
-        Job(
-            setting,
-            rank,
-            number,
-            one.model_copy(update={"seed": seed}),
-            space.objective if setting == EARLY_STOPPED else None,
-        )
-        for seed in seeds
-        for setting, rank, number, one in settings
-    )
-
-
-def _like_found(found: Hyperparameters) -> dict[str, Any]:
-    """The hyperparameters of a setting without its regularizer."""
-    return {**found.model_dump(exclude={*REGULARIZER}), "reg_alpha": 0.0}
 
 
 def _check_data(

@@ -25,8 +25,9 @@ from brainreg.analysis.comparison import (
     describe_differences,
     format_confirmation,
 )
-from brainreg.confirmation.job import ERROR, read_result, run_job
-from brainreg.confirmation.plan import FOLDER, Job, Plan, check_not_run, read_plan
+from brainreg.confirmation.jobs import Job
+from brainreg.confirmation.plan import FOLDER, Plan, check_not_run, read_plan
+from brainreg.confirmation.worker import ERROR, read_result, run_job
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver

@@ -3,9 +3,7 @@
 import contextlib
 import json
 import math
-import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,17 +16,15 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
-from brainreg._utils.files import make_folder
 from brainreg._utils.formats import format_duration
 from brainreg._utils.package import NOTEBOOKS
-from brainreg.analysis.comparison import compare_settings, describe_differences
 from brainreg.confirmation.pilot import Pilot, best_design
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import Driver, driver_of
-from brainreg.records.manifest import MANIFEST, read_manifest
+from brainreg.records.manifest import MANIFEST
 from brainreg.records.results import load_results
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FINISHED, UNFINISHED
@@ -42,6 +38,7 @@ from brainreg.reproduction.costs import (
     payable_designs,
     workload_within,
 )
+from brainreg.reproduction.publish import publish
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
 from brainreg.spaces.names import PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
@@ -49,20 +46,7 @@ from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.device import device_name
 
-RECORD = "reproduction.json"
-
-
 _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
-
-
-_FIGURES = ("comparison", "differences", "landscape", "robustness_curves")
-
-
-_TRIALS, _ALPHA_TH, _CURVES = "trials.csv", "alpha_th.csv", "robustness_curves.csv"
-
-
-# Columns of a search's table that say where it ran, or are told in full elsewhere.
-_LEFT_OUT = ("checkpoint", "node", "epochs", "retries")
 
 
 # Differences over seeds need as many.
@@ -189,9 +173,9 @@ class Row:
         stages = (("search", self._search), ("confirmation", self._confirm), ("notebooks", self._show))
         for stage, action in stages:
             if status := action(plan):
-                _say(f"the {stage} ended with status {status}; when that is mended, the same command goes on")
+                say(f"the {stage} ended with status {status}; when that is mended, the same command goes on")
                 return status
-        self._publish(plan)
+        publish(self, plan)
         return 0
 
     # --- the plan -----------------------------------------------------------------------------
@@ -202,17 +186,17 @@ class Row:
         device = "cuda" if gpus else "cpu"
         if (plan := self._planned()) is not None:
             workload, spent = Workload(**plan["workload"]), sum(plan["wall_seconds"].values())
-            _say(
+            say(
                 f"goes on with {self.name}: {workload.trials} trials, {workload.seeds} seeds;"
                 f" {format_duration(spent)} of about {format_duration(workload.seconds)} are spent"
             )
             if device_name(device) not in plan["devices"]:
-                _say(f"note: begun on {plan['devices'][0]}, goes on on {device_name(device)}, at another speed")
+                say(f"note: begun on {plan['devices'][0]}, goes on on {device_name(device)}, at another speed")
                 plan["devices"].append(device_name(device))
             data = self._data(dry_run)
             check_same_data(data, plan.get("data"), f"--data_dir={self.options.data_dir}", "this reproduction")
             if "data" not in plan:
-                _say(f"note: {UNKNOWN_DATA.format('reproduction')}")
+                say(f"note: {UNKNOWN_DATA.format('reproduction')}")
             return plan
         if (self.search / MANIFEST).exists():
             raise InputError(
@@ -220,7 +204,7 @@ class Row:
                 " missing; remove the folder to begin anew"
             )
         data = self._data(dry_run)
-        _say(f"{self.name}: timing a few steps ...")
+        say(f"{self.name}: timing a few steps ...")
         at_a_time = slots if not gpus else max(1, int(1 / gpus))
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
         costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
@@ -232,7 +216,7 @@ class Row:
         else:
             cards = max(1, round(slots * gpus))
             workload = workload_within(asked.budget, costs, self.space, self.measurement, slots, cards)
-        _say(
+        say(
             f"will cost about {format_duration(workload.seconds)} on {device_name(device)}, {slots} networks at a time,"
             " if all withstand the attacks:\n"
             f"  search: {workload.trials} trials, {format_duration(workload.search)} (each"
@@ -305,7 +289,7 @@ class Row:
         if (self.search / MANIFEST).exists():
             states = load_results(self.search).state
             if (states != UNFINISHED).sum() >= trials:
-                _say(f"the search is done: {trials} trials")
+                say(f"the search is done: {trials} trials")
                 return self._nothing_found()
             command += [f"--resume={self.search}"]
         else:
@@ -322,12 +306,12 @@ class Row:
         if ((results.setting == PROPOSED) & (results.state == FINISHED)).any():
             return 0
         failed = results.error[results.error.fillna("") != ""]
-        _say(f"no proposed trial has finished{f'; the first that failed: {failed.iloc[0]}' if len(failed) else ''}")
+        say(f"no proposed trial has finished{f'; the first that failed: {failed.iloc[0]}' if len(failed) else ''}")
         return 1
 
     def _confirm(self, plan: dict[str, Any]) -> int:
         measurement, eps = self.measurement, self.space.objective.eps
-        seeds, images = self._design(plan)
+        seeds, images = self.design(plan)
         command = [sys.executable, "-m", "brainreg", "confirm", str(self.search), "--top=1"]
         command += [f"--seeds={seeds}", f"--attacks={','.join(measurement.attacks)}"]
         command += [f"--eps={','.join(f'{eps * factor:.6g}' for factor in measurement.strengths)}"]
@@ -336,11 +320,11 @@ class Row:
         if status == 1 and (self.search / CONFIRMATION).exists():
             seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
             if len(seeds) == 1 + len(self.space.controls) and seeds.min() >= _ENOUGH_SEEDS:
-                _say("some trainings failed, as told above; what is measured is shown, and the notes say so")
+                say("some trainings failed, as told above; what is measured is shown, and the notes say so")
                 return 0
         return status
 
-    def _design(self, plan: dict[str, Any]) -> tuple[int, int]:
+    def design(self, plan: dict[str, Any]) -> tuple[int, int]:
         """Seeds and attacked images of the confirmation: those that were asked for, or what finds a difference most
         probably within the planned time, as the search's repeated runs tell.
         """
@@ -357,7 +341,7 @@ class Row:
                 )
                 plan["design"] = list(best_design(pilot, payable, comparisons_of(self.space)))
                 seeds, images = plan["design"]
-                _say(f"as the search's repeated runs tell: {seeds} seeds, {images} attacked images of each network")
+                say(f"as the search's repeated runs tell: {seeds} seeds, {images} attacked images of each network")
             self.folder.write(self.plan_file, json.dumps(plan, indent=1))
         seeds, images = plan["design"]
         return seeds, images
@@ -366,7 +350,7 @@ class Row:
         return [f"--{name}={value}" for name, value in self.given.items() if name != "storage_path"]
 
     def _show(self, plan: dict[str, Any]) -> int:
-        outcome = self._outcome
+        outcome = self.outcome
         outcome.mkdir(exist_ok=True)
         for notebook in _NOTEBOOKS:
             command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--log-level=WARNING"]
@@ -381,7 +365,7 @@ class Row:
         return self._run("notebooks", [sys.executable, "-m", "brainreg", "report", str(self.search)], plan)
 
     @property
-    def _outcome(self) -> Path:
+    def outcome(self) -> Path:
         return self.search / "reproduction"
 
     def _run(self, stage: str, command: Sequence[str], plan: dict[str, Any], log: Path | None = None) -> int:
@@ -390,7 +374,7 @@ class Row:
         Args:
             log: file for what it prints, which is shown where it fails.
         """
-        _say(f"\n$ {shlex.join(['python', *command[1:]])}")
+        say(f"\n$ {shlex.join(['python', *command[1:]])}")
         before, began = plan["wall_seconds"].get(stage, 0.0), time.monotonic()
         with log.open("w") if log else contextlib.nullcontext() as out:
             # In a session of its own, it is interrupted once, by what follows.
@@ -413,75 +397,10 @@ class Row:
                 process.wait()
         status = process.returncode
         if status and log:
-            _say(log.read_text())
+            say(log.read_text())
         return 130 if interrupted else status if status >= 0 else 128 - status
 
-    # --- what is kept -------------------------------------------------------------------------
 
-    def _publish(self, plan: dict[str, Any]) -> None:
-        """Put what was found where it is kept: all of it, or nothing."""
-        target = Path(self.save_dir) / self.name
-        part = target.with_name(f"{target.name}.part")
-        make_folder(f"--save_dir={self.save_dir}", part)
-        manifest, results = read_manifest(Storage(self.search)), load_results(self.search)
-        confirmation = pd.read_csv(self.search / CONFIRMATION)
-        kept = results[[name for name in results.columns if name not in _LEFT_OUT]]
-        kept = kept.assign(error=kept.error.str.split(":").str[0])  # what follows may name places of the machine
-        try:
-            kept.to_csv(part / _TRIALS, index=False)
-            confirmation.to_csv(part / CONFIRMATION, index=False)
-            for name in (_ALPHA_TH, _CURVES, *(f"{figure}.png" for figure in _FIGURES)):
-                if (self._outcome / name).exists():
-                    shutil.copyfile(self._outcome / name, part / name)
-            record = self._record(plan, manifest, results, confirmation)
-            (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-            if target.exists():
-                shutil.rmtree(target)
-            os.replace(part, target)
-        except OSError as error:
-            raise InputError(
-                f"--save_dir={self.save_dir}: cannot be written ({error.strerror}); when that is mended, the same"
-                " command goes on"
-            ) from error
-        spent = sum(plan["wall_seconds"].values())
-        _say(f"\nall of it: {format_duration(spent)}; settings, numbers and figures: {target}\n")
-        _say("\n".join(describe_differences(compare_settings(confirmation.assign(search=self.name)))))
-
-    def _record(
-        self, plan: dict[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
-    ) -> dict[str, Any]:
-        found = confirmation[confirmation["rank"] == 1]
-        trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
-        attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
-        seeds, images = self._design(plan)
-        flags = [f"--trials={len(results)}", f"--seeds={seeds}"]
-        flags += [f"--images={images}"] if images != self.measurement.num_images else []
-        flags += [f"--{key}={shlex.quote(str(self.asked[key]))}" for key in ("sampler_seed", "id") if key in self.asked]
-        return {
-            "row": Path(self.row).stem,
-            "size": self.size,
-            "command": f'make reproduce ROW={Path(self.row).stem} SIZE={self.size} ARGS="{" ".join(flags)}"',
-            "id": self.id,
-            "space": manifest["space"],
-            "strategy": manifest["strategy"],
-            "seed": manifest["seed"],
-            "trials": len(results),
-            "found_trial": int(found.trial.iloc[0]),
-            "planned_seeds": seeds,
-            "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
-            "versions": manifest["versions"],
-            "data": plan.get("data", {}),
-            "devices": plan["devices"],
-            "at_a_time": plan["at_a_time"],
-            "date": time.strftime("%Y-%m-%d"),
-            "seconds": {
-                "estimated": round(Workload(**plan["workload"]).seconds),
-                "wall": {name: round(value) for name, value in plan["wall_seconds"].items()},
-                "trials": round(float(results.seconds.sum())),
-                "confirmed_networks": round(float(trained + attacked)),
-            },
-        }
-
-
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print at once."""
     print(text, flush=True)

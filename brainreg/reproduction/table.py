@@ -13,7 +13,7 @@ from brainreg.analysis.comparison import compare_settings, confirmation_table, v
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.searches import CONFIRMATION
-from brainreg.reproduction.row import RECORD
+from brainreg.reproduction.publish import RECORD
 from brainreg.spaces.names import FOUND, LIKE_FOUND, PUBLISHED, SETTINGS, shown_name
 from brainreg.spaces.published import row_name
 

@@ -31,7 +31,7 @@ from brainreg.analysis.comparison import (
     verdict_of,
 )
 from brainreg.commands import confirm as commands_confirm
-from brainreg.confirmation import job as confirmation_job
+from brainreg.confirmation import worker as confirmation_worker
 from brainreg.confirmation.plan import FOLDER, plan_confirmation
 from brainreg.confirmation.run import COLUMNS, run_confirmation
 from brainreg.data.load import load_dataset
@@ -337,7 +337,7 @@ def test_a_full_confirmation_on_s3(searched, tmp_path):
         assert table.groupby(["setting", "seed"]).ngroups == 6
         names = folder.child(FOLDER).child(plan.jobs[0].name).names()
         assert {"checkpoint.pt", "parts", "result.json", "robustness.csv", "robustness.html"} <= {*names}
-        place = confirmation_job._Workplace(folder.child(FOLDER).child(plan.jobs[0].name), str(tmp_path / "again"))
+        place = confirmation_worker._Workplace(folder.child(FOLDER).child(plan.jobs[0].name), str(tmp_path / "again"))
         assert (place.path / "checkpoint.pt").is_file() and list((place.path / "parts").glob("*.pt"))
         ray.shutdown()
 
@@ -433,7 +433,7 @@ class TestPlan:
         search = copied(done[0], tmp_path)
         result = next((search / FOLDER).glob("*/result.json"))
         result.write_text('{"rows": [')
-        assert confirmation_job.read_result(Storage(search / FOLDER), dataclasses.replace(
+        assert confirmation_worker.read_result(Storage(search / FOLDER), dataclasses.replace(
             next(job for job in plan_confirmation(search, {}, {}, {}).jobs if job.name == result.parent.name)
         )) is None  # fmt: skip
         (search / FOLDER / "confirmation.json").write_text("{")

@@ -11,8 +11,8 @@ from rich.console import Console
 from brainreg.commands import evaluate as commands_evaluate
 from brainreg.commands import reproduce as commands_reproduce
 from brainreg.commands import tune
-from brainreg.confirmation.job import run_job
 from brainreg.confirmation.plan import FOLDER, plan_confirmation
+from brainreg.confirmation.worker import run_job
 from brainreg.data.load import load_images
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters

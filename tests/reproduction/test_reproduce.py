@@ -149,13 +149,13 @@ def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, mo
     options = SearchOptions(storage_path=str(tmp_path), data_dir=str(ROOT / "data"))
     shutil.copytree(searched, row().search)
     plan = {"workload": workload, "costs": dataclasses.asdict(costs), "at_a_time": 2}
-    seeds, images = row()._design(plan)
+    seeds, images = row().design(plan)
     assert seeds >= least_seeds(2) and images > 24 and json.loads((tmp_path / row().plan_file).read_text()) == plan
     assert costs.confirmation(1 + len(DIGITS.controls), seeds, 2, images - 24) <= workload["confirmation"]
     monkeypatch.setattr(reproduction_row.Pilot, "of_search", lambda results: None)
-    assert row()._design(plan) == (seeds, images)
+    assert row().design(plan) == (seeds, images)
     asked = {"workload": workload, "costs": dataclasses.asdict(costs), "at_a_time": 2, "images": 30}
-    assert row(trials=3, seeds=workload["seeds"], images=30)._design(asked) == (workload["seeds"], 30)
+    assert row(trials=3, seeds=workload["seeds"], images=30).design(asked) == (workload["seeds"], 30)
 
 
 def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from brainreg.confirmation.plan import Job
+from brainreg.confirmation.jobs import Job
 from brainreg.data.fingerprints import TEST, check_same_data, part_name
 from brainreg.errors import InputError
 from brainreg.evaluation.settings import Evaluation, attacked_images

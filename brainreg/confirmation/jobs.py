@@ -1,0 +1,119 @@
+"""What a confirmation trains and measures: how much, how, and one job for each setting and seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field
+
+from brainreg.evaluation.settings import Evaluation, NoiseStrengths, Strengths
+from brainreg.hyperparameters import REGULARIZER, Hyperparameters
+from brainreg.records.results import settings_of
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, shown_name
+from brainreg.spaces.objective import Objective
+from brainreg.spaces.space import Space
+
+
+class Extent(BaseModel):
+    """How much is trained; both may grow when a confirmation goes on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    top: int = Field(3, ge=1, description="how many of the search's best proposed settings are trained anew")
+    seeds: int | None = Field(
+        None,
+        ge=2,
+        description="fresh seeds of each setting (absent: the fewest with which a test that does not assume normal"
+        " differences can find one, 7 or 8)",
+    )
+
+
+class TestEvaluation(Evaluation):
+    """How a confirmation measures: as an evaluation does, around the search's eps and without a time limit."""
+
+    __test__ = False  # pytest takes it for a test otherwise
+
+    eps: Strengths = Field(
+        None,
+        description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
+        " (absent: half, once and one and a half times the search's)",
+    )
+    noise_eps: NoiseStrengths | None = Field(  # type: ignore[assignment]  # absent is not none
+        None,
+        description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
+        " search's)",
+    )
+    attack_minutes: float | None = Field(  # type: ignore[assignment]
+        None,
+        gt=0,
+        description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
+        " measured on fewer images)",
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One setting with one seed.
+
+    Attributes:
+        setting: found, published, unregularized, early_stopped or unregularized_like_found.
+        rank: of a found setting in the search, 1 for the best; 0 for the given ones.
+        trial: of the search that had the setting; None where none did.
+        settings: what is trained, with the fresh seed.
+        objective: of the search, where the best epoch is chosen by it on validation images; else None.
+    """
+
+    setting: str
+    rank: int
+    trial: int | None
+    settings: Hyperparameters
+    objective: Objective | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        setting = self.setting if not self.rank else f"trial_{self.trial:04d}"
+        return f"{setting}-seed_{self.settings.seed}"
+
+    def __str__(self) -> str:
+        what = f"trial {self.trial}, rank {self.rank}" if self.rank else shown_name(self.setting)
+        return f"{what}, seed {self.settings.seed}"
+
+
+def make_jobs(
+    results: pd.DataFrame, space: Space, controls: Sequence[str], order: Sequence[int], seeds: Sequence[int]
+) -> tuple[Job, ...]:
+    """Return what a confirmation trains, one seed after the other, so that pairs are whole early.
+
+    Args:
+        results: the search's trials.
+        space: what was searched.
+        controls: names of the settings beside the found ones.
+        order: numbers of the found settings' first trials, best first.
+        seeds: fresh ones.
+    """
+    by_number = results.set_index("trial", drop=False)
+    settings: list[tuple[str, int, int | None, Hyperparameters]] = [
+        (FOUND, rank, number, settings_of(by_number.loc[number])) for rank, number in enumerate(order, start=1)
+    ]
+    for name in (name for name in space.controls if name in controls):
+        numbers = results.trial[results.setting == name].tolist()
+        hyperparameters = _like_found(settings[0][3]) if name == LIKE_FOUND else space.setting(name)
+        settings.append((name, 0, numbers[0] if numbers else None, Hyperparameters(**hyperparameters)))
+    return tuple(
+        Job(
+            setting,
+            rank,
+            number,
+            one.model_copy(update={"seed": seed}),
+            space.objective if setting == EARLY_STOPPED else None,
+        )
+        for seed in seeds
+        for setting, rank, number, one in settings
+    )
+
+
+def _like_found(found: Hyperparameters) -> dict[str, Any]:
+    """The hyperparameters of a setting without its regularizer."""
+    return {**found.model_dump(exclude={*REGULARIZER}), "reg_alpha": 0.0}
