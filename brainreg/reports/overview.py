@@ -14,9 +14,9 @@ from brainreg.records.results import (
     recommended_trial,
 )
 from brainreg.records.trial import FINISHED
-from brainreg.reports.parts import Facts, Figures, Folded, Heading, Lead, Note, Part, Picture, Table, cell
+from brainreg.reports.parts import Facts, Figures, Folded, Heading, Lead, Note, Notes, Part, Picture, Table, cell
 from brainreg.reports.subject import Subject
-from brainreg.spaces.names import FOUND, SETTINGS, shown_name
+from brainreg.spaces.names import FOUND, LIKE_FOUND, SETTINGS, shown_name
 
 
 def overview(subject: Subject) -> list[Part]:
@@ -49,12 +49,12 @@ def _lead(subject: Subject, name: str) -> list[Part]:
     """What a search found, in a few sentences: what was confirmed of it, or that nothing was."""
     state = subject.searches.overview.set_index("search").state[name]
     said = f"{name} is {state}. " if subject.several else ""
-    confirmed = _confirmed_lead(subject, name)
+    confirmed, accuracies = _confirmed(subject, name)
     one = subject.trials[(subject.trials.search == name) & (subject.trials.state == FINISHED)].dropna(
         subset=["objective"]
     )
     if one.empty:
-        return [Lead(said + (confirmed or "No trial has finished yet."))]
+        return [Lead(said + (confirmed or "No trial has finished yet.")), Notes(accuracies)]
     ranked = rank_trials(one)
     best = recommended_trial(ranked)
     objective, clean, robust = (
@@ -71,7 +71,7 @@ def _lead(subject: Subject, name: str) -> list[Part]:
         if other.setting and other.setting_number != best.setting_number:
             found += f"; {shown_name(other.setting)}: {expected_value(other, 'objective'):.1%}"
     if confirmed:
-        return [Lead(said + confirmed), Note(f"In the search, on validation images, {found}.")]
+        return [Lead(said + confirmed), Notes([*accuracies, f"in the search, on validation images: {found}"])]
     told = f"{said}Not confirmed: on validation images, {found}."
     largest = f"The largest objective of a single trial, {one.objective.max():.1%}, is too good by some luck."
     return [Lead(f"{told} {largest}")]
@@ -96,38 +96,34 @@ def _settings(subject: Subject, name: str) -> list[Part]:
     ]
 
 
-def _confirmed_lead(subject: Subject, name: str) -> str:
-    """What a confirmation measured on test images, where there is one."""
+def _confirmed(subject: Subject, name: str) -> tuple[str, list[str]]:
+    """What a confirmation measured on test images: in a sentence, and each setting's accuracies; both empty if none."""
     confirmation = subject.searches.confirmation
     confirmation = confirmation[confirmation.search == name]
     summary = confirmation_table(confirmation)
     summary = summary[summary["rank"] < 2]
     if not (summary.setting == FOUND).any():
-        return ""
-    parts = []
-    for setting in reversed(SETTINGS):
-        for row in summary[summary.setting == setting].itertuples():
-            trial = f" (trial {row.trial})" if setting == FOUND else ""
-            accuracies = [
-                f"{measure} {getattr(row, measure):.1%}{_ends(row, measure)}"
-                for measure in ("objective", "clean", "robust")
-                if pd.notna(getattr(row, measure))
-            ]
-            parts.append(f"{shown_name(setting)}{trial}: {', '.join(accuracies)}")
+        return "", []
     first = summary[summary.setting == FOUND].iloc[0]
     seeds = f"{first.seeds}" + (f" of {first.planned}" if first.seeds < first.planned else "")
-    attack = f"; robust: {first.attack}, eps {first.eps:g}" if pd.notna(first.eps) else ""
+    sentence = f"Confirmed on test images with {seeds} fresh seeds: the found setting (trial {first.trial})"
+    if pd.notna(first.objective):
+        sentence += f" has an objective of {first.objective:.1%}{_ends(first, 'objective')}"
     differences = compare_settings(confirmation)
-    told = [
-        f" {shown_name(row.better)} against {shown_name(row.than)}, {row.measure} {row.difference:+.1%}:"
-        f" {verdict_of(row)}."
-        for row in differences[differences.measure == "objective"].itertuples()
-        if row.better == FOUND
+    for row in differences[(differences.measure == "objective") & (differences.better == FOUND)].itertuples():
+        sentence += f"; against {shown_name(row.than)} {100 * row.difference:+.1f} points, {verdict_of(row)}"
+    accuracies = [
+        f"{shown_name(setting)}: "
+        + ", ".join(
+            f"{measure} {getattr(row, measure):.1%}{_ends(row, measure)}"
+            for measure in ("objective", "clean", "robust")
+            if pd.notna(getattr(row, measure))
+        )
+        for setting in reversed((LIKE_FOUND, *SETTINGS))
+        for row in summary[summary.setting == setting].itertuples()
     ]
-    return (
-        f"Confirmed on test images with {seeds} fresh seeds{attack}; means with 95% intervals over seeds."
-        f" {'; '.join(parts)}.{''.join(told)}"
-    )
+    attack = f"; robust: {first.attack}, eps {first.eps:g}" if pd.notna(first.eps) else ""
+    return f"{sentence}.", [*accuracies, f"means with 95% intervals over seeds{attack}"]
 
 
 def _measured(trials: pd.DataFrame) -> str:

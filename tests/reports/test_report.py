@@ -168,7 +168,8 @@ def test_a_confirmed_search_shows_test_numbers_and_whether_they_differ(confirmed
     assert "against unregularized, paired over 2 seeds" in text and "Nothing is confirmed" not in text
     (lead,) = page.all("p", class_="lead")
     assert lead["text"].startswith("Confirmed on test images with 2 fresh seeds")
-    assert f"clean {first:.1%} [" in lead["text"] and "unregularized, epoch by objective: objective" in lead["text"]
+    assert "; against unregularized, epoch by objective " in lead["text"] and " points, " in lead["text"]
+    assert f"clean {first:.1%} [" in text and "unregularized, epoch by objective: objective" in text
     every = page.region("Every attack and strength")
     assert len(every) - 1 == len(confirmation.drop_duplicates(["setting", "rank", "attack", "eps"]))
 
