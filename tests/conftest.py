@@ -1,5 +1,6 @@
 """What several test modules use: numbers of the published implementation, and small data sets on disk."""
 
+import atexit
 import contextlib
 import fcntl
 import json
@@ -16,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Searches of tests that run at the same time take no account of each other.
 os.environ["BRAINREG_CLAIMS"] = tempfile.mkdtemp(prefix="brainreg-claims-")
+atexit.register(shutil.rmtree, os.environ["BRAINREG_CLAIMS"], ignore_errors=True)
 
 import numpy as np
 import psutil

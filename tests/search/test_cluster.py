@@ -78,6 +78,7 @@ class TestWhereRayCannotStart:
         monkeypatch.setenv("TMPDIR", str(folder))
         own = Path(_temporary_folder())
         assert own.name.startswith("ray-") and own.stat().st_mode & 0o777 == 0o700
+        own.rmdir()
         monkeypatch.setenv("RAY_TMPDIR", str(folder))  # who says it wants it
         with pytest.raises(InputError, match=rf"^RAY_TMPDIR={folder}: .*; must be a short path of a folder"):
             _temporary_folder()
