@@ -17,7 +17,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Searches of tests that run at the same time take no account of each other.
 os.environ["BRAINREG_CLAIMS"] = tempfile.mkdtemp(prefix="brainreg-claims-")
-atexit.register(shutil.rmtree, os.environ["BRAINREG_CLAIMS"], ignore_errors=True)
 
 import numpy as np
 import psutil
@@ -25,6 +24,8 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
+
+atexit.register(shutil.rmtree, os.environ["BRAINREG_CLAIMS"], ignore_errors=True)
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(__file__).parent.parent
