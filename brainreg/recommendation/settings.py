@@ -15,6 +15,10 @@ from brainreg.recommendation.surrogate import Surrogate
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.space import Space
 
+# With fewer runs that repeat a setting, too little is known of the noise of a run.
+_FEW_REPEATS = 3
+
+
 # What is expected of a setting: column of a trial's table, and what its columns here begin with.
 EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
 
@@ -55,6 +59,20 @@ class Advice:
     gains: dict[str, tuple[float, float, float]]
     noise: float
     regret: float
+
+    @property
+    def caution(self) -> str:
+        """A sentence where so few runs repeat a setting that their noise is assumed rather than measured; or empty."""
+        repeats = int((self.settings.runs - 1).sum())
+        if repeats >= _FEW_REPEATS:
+            return ""
+        counted = (
+            f"only {repeats} of the runs repeat" if repeats > 1 else "1 run repeats" if repeats else "no run repeats"
+        )
+        return (
+            f"{counted} a setting, so that the noise of a run is assumed rather than measured: intervals and"
+            " probabilities may be far too sure"
+        )
 
     def runs_to_settle(self, probability: float = 0.9) -> int | None:
         """Return about how many more runs would make the recommendation sure, if the best two share them.

@@ -88,6 +88,7 @@ def _settings(subject: Subject, name: str) -> list[Part]:
         "What a further run of each setting is expected to give on validation images, by all runs of the search"
         f"{noise}. P(best): the probability that no other of its settings is better by more than half a point;"
         " P(better): that it is better than the unregularized one."
+        + (f" Caution: {advice.caution}." if advice.caution else "")
     )
     return [
         Figures([Picture.of(expectations(advice), f"Expected objective{subject.of(name)}", text)]),

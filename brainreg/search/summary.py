@@ -71,6 +71,8 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
         f" {abs(luck):.3f} {'above' if luck >= 0 else 'below'} what a further run of it is expected to give (one run:"
         f" standard deviation {advice.noise:.3f})"
     )
+    if advice.caution:
+        lines.append(f"  {advice.caution}; more trials (--num-samples) repeat")
     more = advice.runs_to_settle()
     if more is not None:
         lines.append(f"  about {more} more runs of the best two would make it sure with 90%")

@@ -208,10 +208,25 @@ def test_the_table_of_settings_keeps_given_ones_in_sight():
     lines = advice_lines(advice, SPACE)
     assert lines[0].startswith("recommended: setting 8 (alpha 0.8, N 500): expected objective 0.8")
     assert lines[1].startswith("  against unregularized: +0.3")
+    assert (
+        sum(line.startswith("  1 run repeats a setting, so that the noise of a run is assumed") for line in lines) == 1
+    )
     content = recommendation(advice, SPACE)
     assert content["hyperparameters"] == {"reg_alpha": 0.8, "reg_image_num": 500}
     assert content["trials"] == [8, 9] and content["trial"] in (8, 9) and content["largest_objective"] == 0.9
     assert content["probability_better"]["unregularized"] > 0.9 and content["gains"]["unregularized"]["low"] > 0
+
+
+def test_enough_repeats_need_no_caution():
+    def one(number, setting_number, objective):
+        hyperparameters = {"reg_alpha": 0.1 + setting_number, "reg_image_num": 500, "seed": number}
+        return finished(number, objective, hyperparameters=hyperparameters, setting_number=setting_number)
+
+    single = [one(number, number, 0.5 + 0.01 * number) for number in range(4)]
+    assert advise_by_records(single, SPACE).caution.startswith("no run repeats a setting")
+    repeated = [one(number, number % 2, 0.5 + 0.01 * number) for number in range(5)]
+    advice = advise_by_records(repeated, SPACE)
+    assert advice.caution == "" and not any("assumed" in line for line in advice_lines(advice, SPACE))
 
 
 def test_nothing_is_recommended_before_a_regularized_setting_has_finished():
