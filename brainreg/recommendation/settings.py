@@ -66,9 +66,7 @@ class Advice:
         repeats = int((self.settings.runs - 1).sum())
         if repeats >= _FEW_REPEATS:
             return ""
-        counted = (
-            f"only {repeats} of the runs repeat" if repeats > 1 else "1 run repeats" if repeats else "no run repeats"
-        )
+        counted = {0: "no run repeats", 1: "1 run repeats"}.get(repeats, f"only {repeats} of the runs repeat")
         return (
             f"{counted} a setting, so that the noise of a run is assumed rather than measured: intervals and"
             " probabilities may be far too sure"
