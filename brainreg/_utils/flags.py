@@ -44,7 +44,7 @@ class _Described(Exception):
 _described: ContextVar["list[Parser] | None"] = ContextVar("_described", default=None)
 
 
-def described(main: Callable[[Sequence[str]], int]) -> "Parser":
+def parser_of(main: Callable[[Sequence[str]], int]) -> "Parser":
     """Return the parser of a command, which is not run further than that."""
     parsers: list[Parser] = []
     token = _described.set(parsers)
@@ -109,7 +109,7 @@ class Parser(argparse.ArgumentParser):
         return "\n".join(lines).rstrip() + "\n"
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; see `described`."""
+        """Parse; see `parser_of`."""
         if (parsers := _described.get()) is not None:
             parsers.append(self)
             raise _Described

@@ -1,6 +1,7 @@
 """What a confirmation measured: settings compared in pairs, over seeds and over images."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -42,6 +43,11 @@ COMPARED = (
     (FOUND, PUBLISHED),
     (PUBLISHED, UNREGULARIZED),
 )
+
+
+def count_comparisons(controls: Iterable[str]) -> int:
+    """Return how many pairs of settings a confirmation with these controls compares."""
+    return sum({*pair} <= {FOUND, *controls} for pair in COMPARED)
 
 
 _SAME = ["search", "setting", "rank"]

@@ -10,7 +10,7 @@ from importlib import import_module
 
 import shtab
 
-from brainreg._utils.flags import Parser, described
+from brainreg._utils.flags import Parser, parser_of
 from brainreg.errors import InputError, nearest
 
 _SHELLS = ("bash", "zsh", "tcsh")
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     whole = argparse.ArgumentParser(prog="brainreg")
     names = whole.add_subparsers()
     for name, what in COMMANDS.items():
-        own = described(import_module(f"brainreg.commands.{name}").main)
+        own = parser_of(import_module(f"brainreg.commands.{name}").main)
         names.add_parser(name, parents=[own], add_help=False, help=what)
     print(shtab.complete(whole, shell))
     return 0

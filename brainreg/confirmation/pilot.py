@@ -7,6 +7,7 @@ from typing import Self
 
 import pandas as pd
 
+from brainreg.recommendation.settings import FEWEST_REPEATS
 from brainreg.records.trial import FINISHED
 from brainreg.statistics import Spread, power
 
@@ -14,8 +15,8 @@ from brainreg.statistics import Spread, power
 WORTH_FINDING, POWER = 0.1, 0.8
 
 
-# The most seeds of a setting, and the fewest repeats that tell of their spread.
-_MOST_SEEDS, _FEWEST_REPEATS = 60, 2
+# The most seeds of a setting.
+_MOST_SEEDS = 60
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Pilot:
         runs = results[(results.state == FINISHED) & results.robust_accuracy.notna() & (results.robust_n > 0)]
         by_setting = runs.groupby("setting_number").robust_accuracy
         repeats = int((by_setting.count() - 1).sum())
-        if repeats < _FEWEST_REPEATS:
+        if repeats < FEWEST_REPEATS:
             return None
         whole = float(((runs.robust_accuracy - by_setting.transform("mean")) ** 2).sum() / repeats)
         images = round(float(runs.robust_n.mean()))
@@ -79,7 +80,7 @@ class Pilot:
             f"pilot: {self.repeats} repeated runs of the search differ in robust accuracy by a standard deviation of"
             f" {self.deviation:.3f}, of which {math.sqrt(self.of_seeds):.3f} do not come from attacking only"
             f" {self.images} images; with {seeds} seeds and {images} images a difference of {WORTH_FINDING:g} is found"
-            f" with a probability of {found:.0%} at least"
+            f" with a probability of about {found:.0%}"
         )
         if found >= POWER:
             return text

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 import brainreg.search.cluster
-from brainreg.analysis.comparison import COMPARED, STRENGTHS
+from brainreg.analysis.comparison import STRENGTHS, count_comparisons
 from brainreg.attacks import Attack, Context
 from brainreg.confirmation.jobs import Extent, Job, make_jobs
 from brainreg.confirmation.pilot import Pilot
@@ -29,7 +29,7 @@ from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
 from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
 from brainreg.seeds import fresh_seeds
-from brainreg.spaces.names import FOUND, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, least_seeds
@@ -141,7 +141,7 @@ def plan_confirmation(
     before = read_plan(search)
     asked = Extent(**{**(before["extent"] if before else {}), **extent})
     controls = before.get("controls", _FIRST_CONTROLS) if before else space.controls
-    comparisons = sum({*pair} <= {FOUND, *controls} for pair in COMPARED)
+    comparisons = count_comparisons(controls)
     least = least_seeds(comparisons)
     count = asked.seeds or least
     asked = asked.model_copy(update={"seeds": count})

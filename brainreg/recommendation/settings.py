@@ -15,8 +15,8 @@ from brainreg.recommendation.surrogate import Surrogate
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.space import Space
 
-# With fewer runs that repeat a setting, too little is known of the noise of a run.
-_FEW_REPEATS = 3
+# Runs that repeat a setting: with fewer, too little is known of the noise of a run.
+FEWEST_REPEATS = 3
 
 
 # What is expected of a setting: column of a trial's table, and what its columns here begin with.
@@ -64,7 +64,7 @@ class Advice:
     def caution(self) -> str:
         """A sentence where so few runs repeat a setting that their noise is assumed rather than measured; or empty."""
         repeats = int((self.settings.runs - 1).sum())
-        if repeats >= _FEW_REPEATS:
+        if repeats >= FEWEST_REPEATS:
             return ""
         counted = {0: "no run repeats", 1: "1 run repeats"}.get(repeats, f"only {repeats} of the runs repeat")
         return (

@@ -16,19 +16,33 @@ _DPI, _SHOWN_DPI = 220, 128
 
 
 @dataclass(frozen=True)
-class Note:
+class _Text:
+    text: str
+    kind: ClassVar[str]
+
+
+class Note(_Text):
     """A small paragraph."""
 
-    text: str
-    kind: ClassVar[str] = "note"
+    kind = "note"
 
 
-@dataclass(frozen=True)
-class Lead:
+class Lead(_Text):
     """A paragraph that answers first."""
 
-    text: str
-    kind: ClassVar[str] = "lead"
+    kind = "lead"
+
+
+class Heading(_Text):
+    """The title of a part of a section."""
+
+    kind = "heading"
+
+
+class Preformatted(_Text):
+    """Lines that are shown as they are."""
+
+    kind = "preformatted"
 
 
 @dataclass(frozen=True)
@@ -37,22 +51,6 @@ class Notes:
 
     texts: Sequence[str]
     kind: ClassVar[str] = "notes"
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The title of a part of a section."""
-
-    text: str
-    kind: ClassVar[str] = "heading"
-
-
-@dataclass(frozen=True)
-class Preformatted:
-    """Lines that are shown as they are."""
-
-    text: str
-    kind: ClassVar[str] = "preformatted"
 
 
 @dataclass(frozen=True)

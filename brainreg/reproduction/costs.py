@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from brainreg.analysis.comparison import COMPARED
+from brainreg.analysis.comparison import count_comparisons
 from brainreg.attacks import NOISES, AutoAttack
 from brainreg.data.files import nothing_written
 from brainreg.errors import InputError
@@ -18,7 +18,6 @@ from brainreg.evaluation.subject import load_split
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.build import build_model
 from brainreg.search.strategy import Strategy
-from brainreg.spaces.names import FOUND
 from brainreg.spaces.space import Space
 from brainreg.statistics import least_seeds
 from brainreg.training.checkpoint import as_classifier, fold_batchnorm
@@ -60,13 +59,8 @@ class Measurement:
 
     def seeds_of(self, space: Space) -> tuple[int, int]:
         """Return the fewest and the most seeds of a row."""
-        least = least_seeds(comparisons_of(space))
+        least = least_seeds(count_comparisons(space.controls))
         return self.seeds or (least, least + 4)
-
-
-def comparisons_of(space: Space) -> int:
-    """Return how many pairs of settings a confirmation compares."""
-    return sum({*pair} <= {FOUND, *space.controls} for pair in COMPARED)
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Costs:
         objective: measuring it in the search.
         evaluation: measuring it on test images.
         choice: choosing the best epoch of one network by the objective.
-        image: of `evaluation`, what each attacked image takes; 0: unknown.
+        attacked_image: of `evaluation`, what each attacked image takes; 0: unknown.
     """
 
     training: float
@@ -87,7 +81,7 @@ class Costs:
     objective: float
     evaluation: float
     choice: float = 0.0
-    image: float = 0.0
+    attacked_image: float = 0.0
 
     def search(self, trials: int, slots: int) -> float:
         """Seconds of so many trials."""
@@ -96,7 +90,7 @@ class Costs:
 
     def confirmation(self, settings: int, seeds: int, slots: int, more_images: int = 0) -> float:
         """Seconds of so many settings with so many seeds, and of attacking so many images more of each network."""
-        one = self.training + self.evaluation + more_images * self.image
+        one = self.training + self.evaluation + more_images * self.attacked_image
         return math.ceil(settings * seeds / slots) * one + seeds / slots * self.choice
 
 
@@ -145,15 +139,15 @@ def probe(
     objective, strengths = space.objective, len(measurement.strengths)
     square = AutoAttack(version="custom", attacks=("square",))
     attacked = objective.attack_image_num * robust_counts(objective.attack, 1, forward, gradient)
-    image = sum(robust_counts(attack, strengths, forward, gradient) for attack in (AutoAttack(), square))
+    attacked_image = sum(robust_counts(attack, strengths, forward, gradient) for attack in (AutoAttack(), square))
     fewer_steps = objective.attack_image_num * robust_counts(PROXY, 1, forward, gradient)
     return Costs(
         training=steps * step + settings.epoch_num * validation,
         proxy=settings.epoch_num * objective.proxy_image_num * robust_counts(PROXY, 1, forward, gradient),
         objective=2 * validation + attacked,
         choice=settings.epoch_num * (fewer_steps + attacked),
-        evaluation=len(test) * forward + noise + measurement.num_images * image,
-        image=image,
+        evaluation=len(test) * forward + noise + measurement.num_images * attacked_image,
+        attacked_image=attacked_image,
     )
 
 

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg._utils.formats import format_duration
 from brainreg._utils.package import NOTEBOOKS
+from brainreg.analysis.comparison import count_comparisons
 from brainreg.confirmation.pilot import Pilot, best_design
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
@@ -33,7 +34,6 @@ from brainreg.reproduction.costs import (
     Costs,
     Measurement,
     Workload,
-    comparisons_of,
     load_probe,
     payable_designs,
     workload_within,
@@ -332,14 +332,14 @@ class Row:
         if "design" not in plan:
             plan["design"] = [workload.seeds, plan.get("images") or measurement.num_images]
             costs, pilot = Costs(**plan["costs"]), Pilot.of_search(load_results(self.search))
-            chosen = "trials" in self.asked or (self.search / CONFIRMATION).exists() or not costs.image
+            chosen = "trials" in self.asked or (self.search / CONFIRMATION).exists() or not costs.attacked_image
             if not chosen and measurement.seeds is None and pilot is not None:
                 given = Hyperparameters(**self.space.setting(UNREGULARIZED))
                 test_images = len(load_test_images(given, self.options.data_dir).labels)
                 payable = payable_designs(
                     costs, self.space, measurement, plan["at_a_time"], workload.confirmation, test_images
                 )
-                plan["design"] = list(best_design(pilot, payable, comparisons_of(self.space)))
+                plan["design"] = list(best_design(pilot, payable, count_comparisons(self.space.controls)))
                 seeds, images = plan["design"]
                 say(f"as the search's repeated runs tell: {seeds} seeds, {images} attacked images of each network")
             self.folder.write(self.plan_file, json.dumps(plan, indent=1))

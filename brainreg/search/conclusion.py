@@ -30,7 +30,7 @@ from brainreg.statistics import front, hypervolume
 from brainreg.storage import StorageError
 
 
-def trials_told(plan: SearchPlan) -> str:
+def describe_settings_count(plan: SearchPlan) -> str:
     """Return how many settings a search has that uses up its space, in words."""
     return "one setting" if plan.num_samples == 1 else f"{plan.num_samples} settings, the given ones counted"
 
@@ -45,7 +45,7 @@ def conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrup
         say(f"\nno trial finished{reason}")
         return
     if plan.used_up and not interrupted:
-        say(f"\nthe space is used up: it has no more than {trials_told(plan)}")
+        say(f"\nthe space is used up: it has no more than {describe_settings_count(plan)}")
     objective, best, advice = plan.space.objective, recommended_trial(finished), search_advice(results, plan.space)
     say(
         f"\nobjective = {objective.weight:g} clean + {1 - objective.weight:g} robust accuracy, on validation images"
@@ -69,12 +69,12 @@ def conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrup
             "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
         )
         say(f"front of expected clean and robust accuracy: settings {members}{gained}")
-    if plan.space.others:
+    if plan.space.other_hyperparameters:
         shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
         say(
-            f"searched beside the regularizer: {', '.join(plan.space.others)}; the given settings have other values, so"
-            " a gain over them is not the regularizer's alone. A confirmation has the unregularized network with the"
-            " recommended values as a control; to train one now:"
+            f"searched beside the regularizer: {', '.join(plan.space.other_hyperparameters)}; the given settings have"
+            " other values, so a gain over them is not the regularizer's alone. A confirmation has the unregularized"
+            " network with the recommended values as a control; to train one now:"
         )
         say(f"  {_command(shared, plan)}")
     first = finished.iloc[0].setting

@@ -48,7 +48,7 @@ from brainreg.records.trial import (
 from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_time
 from brainreg.search.cluster import check_nodes, say_dashboard, start_ray, visible_gpus, watch_own_node
-from brainreg.search.conclusion import conclude, trials_told
+from brainreg.search.conclusion import conclude, describe_settings_count
 from brainreg.search.database import set_aside_if_damaged
 from brainreg.search.limits import Limits
 from brainreg.search.plan import SearchOptions, SearchPlan, check_new, share_of_machines
@@ -124,9 +124,9 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say = make_printer(console)
     known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
-    say(f"{ray} for {_limits_told(plan)}, {known}{plan.slots} at a time, in {folder}")
+    say(f"{ray} for {_describe_limits(plan)}, {known}{plan.slots} at a time, in {folder}")
     if plan.used_up:
-        say(f"the space has no more than {trials_told(plan)}, each of which is trained once")
+        say(f"the space has no more than {describe_settings_count(plan)}, each of which is trained once")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
     for note in plan.notes:
         say(f"note: {note}")
@@ -155,7 +155,7 @@ def _ended(records: Sequence[TrialRecord]) -> int:
     return sum(record.state != UNFINISHED for record in records)
 
 
-def _limits_told(plan: SearchPlan) -> str:
+def _describe_limits(plan: SearchPlan) -> str:
     """What ends a search, in words."""
     options = plan.options
     told = [] if options.open_ended else [f"{plan.num_samples} trials"]

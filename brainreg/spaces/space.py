@@ -136,14 +136,14 @@ class Space(BaseModel):
         return (PUBLISHED, *controls) if self.published is not None else controls
 
     @property
-    def others(self) -> tuple[str, ...]:
+    def other_hyperparameters(self) -> tuple[str, ...]:
         """The hyperparameters that are searched beside the regularizer's."""
         return tuple(name for name in self.search if name not in REGULARIZER)
 
     @property
     def controls(self) -> tuple[str, ...]:
         """The names of the settings that a confirmation trains beside the found ones, in order."""
-        return (*self.given, LIKE_FOUND) if self.others else self.given
+        return (*self.given, LIKE_FOUND) if self.other_hyperparameters else self.given
 
     def setting(self, name: str) -> dict[str, Any]:
         """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 
 from brainreg.confirmation.pilot import POWER, WORTH_FINDING, Pilot, best_design
+from brainreg.recommendation.settings import FEWEST_REPEATS
 from brainreg.records.results import load_results
 from brainreg.statistics import power
 
@@ -36,11 +37,12 @@ def test_too_few_repeats_are_no_pilot(searched):
     assert Pilot.of_search(runs(5, 1, 50, 0.1)) is None
     unfinished = runs(2, 2, 50, 0.1).assign(state=["finished", "failed", "finished", "finished"])
     assert Pilot.of_search(unfinished) is None  # one repeat
+    assert Pilot.of_search(runs(2, 2, 50, 0.1)) is None and Pilot.of_search(runs(3, 2, 50, 0.1)).repeats == 3
     results = load_results(searched)  # a real search: whatever it repeated, its trials are counted once
     pilot = Pilot.of_search(results)
     finished = results[results.state == "finished"]
     repeats = len(finished) - finished.setting_number.nunique()
-    assert (pilot is None) == (repeats < 2) and (pilot is None or pilot.repeats == repeats)
+    assert (pilot is None) == (repeats < FEWEST_REPEATS) and (pilot is None or pilot.repeats == repeats)
 
 
 def test_power_is_how_often_scipys_test_finds_a_difference():

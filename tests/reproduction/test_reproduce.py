@@ -124,7 +124,7 @@ def test_the_workload_fits_into_the_budget_and_uses_it():
 
 
 def test_designs_fit_into_the_confirmations_time():
-    costs, settings = dataclasses.replace(COSTS, image=2.0), 1 + len(DIGITS.controls)
+    costs, settings = dataclasses.replace(COSTS, attacked_image=2.0), 1 + len(DIGITS.controls)
     few, _ = SIZES["narrow"].seeds_of(DIGITS)
     seconds = costs.confirmation(settings, few + 3, slots=2)
     designs = payable_designs(costs, DIGITS, SIZES["narrow"], 2, seconds, test_images=40)
@@ -140,7 +140,7 @@ def test_designs_fit_into_the_confirmations_time():
 def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, monkeypatch):
     """What they say decides on seeds and images, once; who names trials and seeds has them."""
     monkeypatch.setattr(reproduction_row.Pilot, "of_search", lambda results: Pilot(9, 40, 0.0, 0.25))
-    costs = dataclasses.replace(COSTS, image=0.1)
+    costs = dataclasses.replace(COSTS, attacked_image=0.1)
     workload = dataclasses.asdict(workload_within(60, costs, DIGITS, SIZES["narrow"], 2))
 
     def row(**asked):
