@@ -26,7 +26,8 @@ from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.training.data import load_training_data
 from brainreg.training.device import device_name
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 
 class Counted(torch.nn.Module):

@@ -21,7 +21,8 @@ from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.objective import Objective
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 SHORT = AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=20, n_target_classes=3)
 

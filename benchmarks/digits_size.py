@@ -18,7 +18,8 @@ from brainreg.attacks import AutoAttack
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.build import build_model
 from brainreg.training.data import TrainingData, load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 ATTACK = AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=20, n_target_classes=3)
 SEEDS = (0, 1, 2)

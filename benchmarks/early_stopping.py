@@ -25,7 +25,8 @@ from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.objective import EPOCH_OBJECTIVE
 from brainreg.training.checkpoint import fold_batchnorm
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 
 def main() -> None:

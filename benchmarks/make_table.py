@@ -31,7 +31,8 @@ from brainreg.spaces.files import load_space
 from brainreg.spaces.names import EARLY_STOPPED
 from brainreg.spaces.space import Space
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 
 def settings_of(space: Space, count: int, seed: int) -> list[dict[str, Any]]:

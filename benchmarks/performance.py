@@ -37,7 +37,8 @@ from brainreg.method.sampler import PairSampler
 from brainreg.training.checkpoint import fold_batchnorm
 from brainreg.training.data import RegularizationPairs, TrainingData, load_training_data
 from brainreg.training.device import default_device, device_name
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 PARTS = ("step", "epoch", "data", "pairs", "autoattack", "boundary", "packing")
 Rows = list[dict[str, Any]]

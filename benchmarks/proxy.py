@@ -28,7 +28,8 @@ from brainreg.spaces.files import load_space
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.training.data import load_training_data
 from brainreg.training.device import default_device, device_name
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 IMAGES = (50, 100)
 

@@ -19,7 +19,7 @@ from brainreg.method.loss import similarity_loss
 from brainreg.models.base import InputScaling, SimilarityNetwork
 from brainreg.models.build import build_model
 from brainreg.training.data import TrainingData
-from brainreg.training.loop import to_float
+from brainreg.training.step import to_float
 
 
 class Pictures(Dataset):

@@ -15,6 +15,9 @@ from pathlib import Path
 # Networks as small as those of the tests are slower on several threads, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The tests run on the CPU, also where there is a GPU; those that are for one take it if they are told to.
+os.environ["CUDA_VISIBLE_DEVICES"] = "0" if os.environ.get("BRAINREG_TEST_GPU") == "1" else ""
+
 # Searches of tests that run at the same time take no account of each other.
 os.environ["BRAINREG_CLAIMS"] = tempfile.mkdtemp(prefix="brainreg-claims-")
 
@@ -28,6 +31,7 @@ from sklearn.datasets import load_digits
 atexit.register(shutil.rmtree, os.environ["BRAINREG_CLAIMS"], ignore_errors=True)
 
 GOLDEN = Path(__file__).parent / "golden"
+REAL_GPU = bool(os.environ["CUDA_VISIBLE_DEVICES"])
 ROOT = Path(__file__).parent.parent
 
 

@@ -19,7 +19,7 @@ from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, PUBLISHED, UNREGULARI
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import load_checkpoint, load_classifier
 from brainreg.training.device import default_device
-from brainreg.training.loop import to_float
+from brainreg.training.step import to_float
 
 
 def measure_searches(

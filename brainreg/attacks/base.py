@@ -15,6 +15,7 @@ from torch import nn
 
 from brainreg.attacks.inputs import as_images, as_labels, check_labels, checked_model
 from brainreg.errors import InputError
+from brainreg.models.precision import ieee_float32
 
 Norm = Literal["Linf", "L2", "L1"]
 
@@ -202,7 +203,7 @@ def predicted(logits: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """Eval mode without parameter gradients, a random state of its own, and everything restored after.
+    """Eval mode without parameter gradients, float32 in full, a random state of its own; everything restored after.
 
     Yields:
         the model behind `inputs.CheckedModel`, which refuses in one line what is no classifier of images.
@@ -217,6 +218,7 @@ def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
             parameter.requires_grad_(False)
         # Attacks need gradients, which a caller's inference mode would not give them.
         with (
+            ieee_float32(),
             torch.inference_mode(False),
             torch.set_grad_enabled(gradients),
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),

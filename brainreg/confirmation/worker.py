@@ -22,7 +22,8 @@ from brainreg.spaces.objective import EPOCH_OBJECTIVE
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import resumable_checkpoint
 from brainreg.training.data import load_test_images, load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 _RESULT, ERROR = "result.json", "error.txt"
 

@@ -1,7 +1,8 @@
 """Augmentation: uint8 batches in, uint8 batches out; every draw comes from the given CPU generator."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,30 +10,56 @@ import torch
 from brainreg.data.lazy import v2
 from brainreg.data.types import Purpose, View
 
+# Pixels that a crop may be shifted by, in each direction.
+_PADDING = 4
 
-def no_augmentation(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return the images as they are."""
+
+@dataclass(frozen=True)
+class DrawnAugmentation:
+    """An augmentation that separates its draws from what it makes of the images.
+
+    So an epoch's draws can be made in the order of its batches, and sent to the images' device at once.
+
+    Attributes:
+        draw: (n, d) int64 on the CPU, the draws of n images, of a CPU generator.
+        apply: images (n, c, h, w) and their draws, on one device, to images of the same shape.
+    """
+
+    draw: Callable[[int, torch.Generator], torch.Tensor]
+    apply: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return the augmented images, of draws made now."""
+        return self.apply(images, self.draw(len(images), generator).to(images.device))
+
+
+def _draw_nothing(n: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.empty(n, 0, dtype=torch.int64)
+
+
+def _unchanged(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     return images
 
 
-def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Flip each image of (n, c, h, w) horizontally with probability one half."""
-    flips = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(flips[:, None, None, None], images.flip(-1), images)
+def _draw_flips(n: int, generator: torch.Generator) -> torch.Tensor:
+    return (torch.rand(n, 1, generator=generator) < 0.5).long()
 
 
-def random_crop_and_flip(images: torch.Tensor, generator: torch.Generator, padding: int = 4) -> torch.Tensor:
-    """Crop each image of (n, c, h, w) at its own size from its reflection-padded self, and flip half of them.
+def _flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    return torch.where(draws[:, 0, None, None, None] == 1, images.flip(-1), images)
 
-    Source: arXiv 2410.03952, appendix (CIFAR augmentation).
-    """
+
+def _draw_crops_and_flips(n: int, generator: torch.Generator) -> torch.Tensor:
+    shifts = torch.randint(-_PADDING, _PADDING + 1, (2, n, 1), generator=generator)
+    return torch.cat([shifts[0], shifts[1], _draw_flips(n, generator)], dim=1)
+
+
+def _crop_and_flip(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
     n, channels, height, width = images.shape
-    shifts = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator)
-    flips = torch.rand(n, 1, generator=generator) < 0.5
-    rows = _reflect(torch.arange(height) + shifts[0], height)
-    columns = _reflect(torch.arange(width) + shifts[1], width)
-    columns = torch.where(flips, columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    down, right, flips = draws.split(1, dim=1)
+    rows = _reflect(torch.arange(height, device=images.device) + down, height)
+    columns = _reflect(torch.arange(width, device=images.device) + right, width)
+    columns = torch.where(flips == 1, columns.flip(1), columns)
     image = torch.arange(n, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[None, :, None, None]
     return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
@@ -42,6 +69,17 @@ def _reflect(index: torch.Tensor, size: int) -> torch.Tensor:
     """Mirror indices that lie outside 0 .. size - 1 at the edge pixel, which is not repeated."""
     index = index.abs()
     return torch.where(index >= size, 2 * (size - 1) - index, index)
+
+
+# Leaves the images as they are.
+no_augmentation = DrawnAugmentation(_draw_nothing, _unchanged)
+
+# Flips each image horizontally with probability one half.
+random_flip = DrawnAugmentation(_draw_flips, _flip)
+
+# Crops each image at its own size from its reflection-padded self, and flips half of them.
+# Source: arXiv 2410.03952, appendix (CIFAR augmentation).
+random_crop_and_flip = DrawnAugmentation(_draw_crops_and_flips, _crop_and_flip)
 
 
 def random_resized_crop_and_flip(

@@ -10,6 +10,7 @@ from brainreg.attacks import AutoAttack, Norm
 from brainreg.attacks.base import check_counts, logits_of, predicted, prepared
 from brainreg.attacks.inputs import as_images, as_labels
 from brainreg.errors import InputError, validated
+from brainreg.models.precision import ieee_float32
 
 Value = TypeVar("Value")
 
@@ -27,7 +28,8 @@ def correct(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, batch_
         (n,) bool.
     """
     parts = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return torch.cat([predicted(model(image)) == label for image, label in parts])
+    with ieee_float32():
+        return torch.cat([predicted(model(image)) == label for image, label in parts])
 
 
 def robust_accuracy(

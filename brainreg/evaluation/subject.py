@@ -27,7 +27,8 @@ from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.training.checkpoint import fold_batchnorm, load_classifier
 from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.device import default_device
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
 

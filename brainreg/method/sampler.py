@@ -113,11 +113,20 @@ class PairSampler:
         return self
 
     def __next__(self) -> _Pairs:
-        if self._block is None or self._position + self.batch_size > len(self._block[0]):
-            self._start, self._block, self._position = self._generator.get_state(), self._draw_block(), 0
-        batch = slice(self._position, self._position + self.batch_size)
-        self._position += self.batch_size
-        rows, columns, targets = (part[batch] for part in self._block)
+        rows, columns, targets = self.batches(1)
+        return rows[0], columns[0], targets[0]
+
+    def batches(self, count: int) -> _Pairs:
+        """Return the next batches together: (count, k) each of rows, columns and targets."""
+        k, parts, missing = self.batch_size, [], count
+        while missing:
+            if self._block is None or self._position + k > len(self._block[0]):
+                self._start, self._block, self._position = self._generator.get_state(), self._draw_block(), 0
+            whole = min(missing, (len(self._block[0]) - self._position) // k)
+            drawn = slice(self._position, self._position + whole * k)
+            parts.append([part[drawn] for part in self._block])
+            self._position, missing = drawn.stop, missing - whole
+        rows, columns, targets = (torch.cat(part).view(count, k) for part in zip(*parts, strict=True))
         if self.reg_boosting:
             targets = boosted_targets(targets, self.reg_thresh, self.reg_boosting_val)
         return rows, columns, targets

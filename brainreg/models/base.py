@@ -1,5 +1,7 @@
 """What a network must give to be regularized: logits, and the similarity of two batches of images."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -44,15 +46,31 @@ class SimilarityNetwork(nn.Module):
             (k,) in [-1, 1]: the cosine similarities of the centred maps, weighted by the softmax of as
             many learned scalars.
         """
+        return self._similarity_of(self.features(a), self.features(b))
+
+    def logits_and_similarity(
+        self, images: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, at_once: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return `forward(images)` and `pair_similarity(a, b)`, computed in this order.
+
+        Args:
+            images: (n, in_channels, h, w) scaled images that are classified.
+            a, b: as in `pair_similarity`.
+            at_once: send all of them through the network as one batch, where it can and they are of one size; each
+                part keeps its own BatchNorm statistics, so that the results are equal up to rounding.
+        """
+        return self(images), self.pair_similarity(a, b)
+
+    def _similarity_of(self, maps_a: Sequence[torch.Tensor], maps_b: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the (k,) similarities of the feature maps of both batches, and move the channel means."""
         scores = []
-        for i, (map_a, map_b) in enumerate(zip(self.features(a), self.features(b), strict=True)):
+        for i, (map_a, map_b) in enumerate(zip(maps_a, maps_b, strict=True)):
             map_a, map_b = map_a.float(), map_b.float()  # exact similarities, whatever the convolutions compute in
-            mean = self.get_buffer(f"channel_mean_{i}")
+            running = self.get_buffer(f"channel_mean_{i}")
             with torch.no_grad():
                 both = (map_a.mean(dim=(0, 2, 3)) + map_b.mean(dim=(0, 2, 3))) / 2
-                # The gradient needs the mean that was used, so the buffer gets a new tensor.
-                mean = torch.lerp(mean, both, _MEAN_MOMENTUM)
-                setattr(self, f"channel_mean_{i}", mean)
+                mean = torch.lerp(running, both, _MEAN_MOMENTUM)  # the gradient needs the mean that was used
+                running.copy_(mean)  # in place, so that a captured step, or functional_call, sees it
             centre = mean[:, None, None]
             scores.append(F.cosine_similarity((map_a - centre).flatten(1), (map_b - centre).flatten(1)))
         return (torch.stack(scores, dim=1) * self.similarity_weights.softmax(dim=0)).sum(dim=1)

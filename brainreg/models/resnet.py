@@ -1,7 +1,8 @@
 """ResNets for small images, as the paper trains them."""
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,31 @@ from torch import nn
 from brainreg.models.base import SimilarityNetwork
 
 
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over a batch that is several ones: each is normalized by its own statistics, in their order.
+
+    Attributes:
+        sizes: images (n_1, n_2, ...) of each; empty where the batch is one. In eval mode they change nothing.
+    """
+
+    sizes: Sequence[int] = ()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Return the normalized maps (n, c, h, w)."""
+        if not (self.sizes and self.training):
+            return super().forward(input)
+        assert self.num_batches_tracked is not None and self.momentum is not None
+        self.num_batches_tracked.add_(len(self.sizes))
+        return torch.cat(
+            [
+                F.batch_norm(
+                    part, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+                )
+                for part in input.split([*self.sizes])
+            ]
+        )
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; the stride sits in the first."""
 
@@ -20,9 +46,9 @@ class BasicBlock(nn.Module):
     def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm1 = SplitBatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = SplitBatchNorm2d(channels)
         self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -39,11 +65,11 @@ class Bottleneck(nn.Module):
         super().__init__()
         out_channels = channels * self.expansion
         self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
+        self.norm1 = SplitBatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.norm2 = SplitBatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.norm3 = nn.BatchNorm2d(out_channels)
+        self.norm3 = SplitBatchNorm2d(out_channels)
         self.shortcut = _shortcut(in_channels, out_channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -56,7 +82,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), SplitBatchNorm2d(out_channels)
     )
 
 
@@ -88,7 +114,7 @@ class ResNet(SimilarityNetwork):
         super().__init__()
         block = architecture.block
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, base_channels, 7, padding=3, bias=False), nn.BatchNorm2d(base_channels), nn.ReLU()
+            nn.Conv2d(in_channels, base_channels, 7, padding=3, bias=False), SplitBatchNorm2d(base_channels), nn.ReLU()
         )
         sections, widths, size = [], [base_channels], image_size
         for section, depth in enumerate(architecture.depths):
@@ -134,4 +160,30 @@ class ResNet(SimilarityNetwork):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (n, num_classes) of scaled images (n, in_channels, image_size, image_size)."""
-        return self.classifier(F.avg_pool2d(self.features(images)[-1], self.pool).flatten(1))
+        return self._classify(self.features(images)[-1])
+
+    def logits_and_similarity(
+        self, images: torch.Tensor, a: torch.Tensor, b: torch.Tensor, *, at_once: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `SimilarityNetwork.logits_and_similarity`."""
+        if not at_once or images.shape[1:] != a.shape[1:]:
+            return super().logits_and_similarity(images, a, b)
+        sizes = [len(images), len(a), len(b)]
+        with self._norms_split(sizes):
+            maps = [feature.split(sizes) for feature in self.features(torch.cat([images, a, b]))]
+        similarity = self._similarity_of([parts[1] for parts in maps], [parts[2] for parts in maps])
+        return self._classify(maps[-1][0]), similarity
+
+    def _classify(self, last_map: torch.Tensor) -> torch.Tensor:
+        return self.classifier(F.avg_pool2d(last_map, self.pool).flatten(1))
+
+    @contextlib.contextmanager
+    def _norms_split(self, sizes: Sequence[int]) -> Iterator[None]:
+        norms = [module for module in self.modules() if isinstance(module, SplitBatchNorm2d)]
+        for norm in norms:
+            norm.sizes = sizes
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.sizes = ()

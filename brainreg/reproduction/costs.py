@@ -22,7 +22,8 @@ from brainreg.spaces.space import Space
 from brainreg.statistics import least_seeds
 from brainreg.training.checkpoint import as_classifier, fold_batchnorm
 from brainreg.training.data import TrainingData, load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 # Seconds that the starts of Ray, the loading of data and the notebooks take.
 OVERHEAD = 90

@@ -27,7 +27,7 @@ from brainreg.spaces.space import Budget
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import fold_batchnorm, load_classifier
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float
+from brainreg.training.step import to_float
 
 # While the final attack runs, a line says so this often, in seconds.
 _LINE_SECONDS = 30

@@ -20,7 +20,8 @@ from brainreg.spaces.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.storage import Storage, StorageError
 from brainreg.training.checkpoint import fold_batchnorm, resumable_checkpoint
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float, train
+from brainreg.training.loop import train
+from brainreg.training.step import to_float
 
 # What a report says beside an epoch's metrics and the measured objective.
 REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again

@@ -16,16 +16,16 @@ from brainreg.attacks.inputs import as_labels, check_labels
 from brainreg.data.fingerprints import check_same_data
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.method.loss import similarity_loss
 from brainreg.models.base import InputScaling, SimilarityNetwork
 from brainreg.models.build import build_model
+from brainreg.models.precision import ieee_float32
 from brainreg.seeds import Stream, seeded_generator
+from brainreg.training.batches import Batches
 from brainreg.training.checkpoint import CHECKPOINT_FORMAT, as_classifier, resumable_checkpoint, save_checkpoint
 from brainreg.training.data import TrainingData, logger
 from brainreg.training.device import default_device
-
-# Images up to this size in bytes are kept on the device as a whole; larger sets are sent batch by batch.
-_KEPT_ON_DEVICE = 8 * 2**30
+from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state, set_learning_rate
+from brainreg.training.step import GraphedStep, TrainingStep, to_float
 
 
 class DivergedError(RuntimeError):
@@ -103,19 +103,21 @@ def train(
         ).to(device)
     if device.type == "cuda":  # on a CPU, oneDNN gains less from it, and crashes on some shapes
         network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(
-        network.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay, fused=True
-    )
-    half = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
-    images, labels = data.images, train_labels.to(device)
-    if isinstance(images, torch.Tensor) and images.nbytes <= _KEPT_ON_DEVICE:
-        images = images.to(device)
+    optimizer = build_optimizer(network, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    batches = Batches(data, train_labels, settings.resnet_batch_size, device)
     valid_images, valid_labels = data.valid_images.to(device), valid_labels.to(device)
     scaling = InputScaling(data.task.centered)
     pairs = data.pairs
     if pairs is not None:
-        pair_images, pair_scaling = pairs.images.to(device), InputScaling(pairs.centered)
         pairs.sampler.restart()
+    step = TrainingStep(
+        settings, network, optimizer, centered=data.task.centered, pairs_centered=pairs is not None and pairs.centered
+    )
+
+    def train_on(*inputs: torch.Tensor) -> None:
+        step(*batches.images_and_pairs(*inputs))
+
+    run_step = GraphedStep(train_on) if device.type == "cuda" else train_on
     steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
 
     state = None if checkpoint is None else resumable_checkpoint(checkpoint, on_damaged)
@@ -123,7 +125,7 @@ def train(
         _check_same_run(settings, data, state, checkpoint)
         _check_same_choice(choose_by, state, checkpoint)
         network.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(optimizer, state["optimizer"])
         if pairs is not None:
             pairs.sampler.load_state_dict(state["pairs"])
         history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
@@ -139,43 +141,22 @@ def train(
 
     for epoch in range(history[-1]["epoch"] + 1, settings.epoch_num + 1):
         began = time.monotonic()
-        lr = optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch - 1)
-        batches = seeded_generator(settings.seed, Stream.BATCHES, epoch)
-        shuffled = data.train_indices[torch.randperm(len(data.train_indices), generator=batches)]
+        lr = learning_rate(settings, epoch - 1)
+        set_learning_rate(optimizer, lr)
+        draws = seeded_generator(settings.seed, Stream.BATCHES, epoch)
+        order = data.train_indices[torch.randperm(len(data.train_indices), generator=draws)]
         if pairs is not None:
             pairs.sampler.reshuffle()
-        sums = torch.zeros(2, device=device)
+        step.reset()
         network.train()
-        # Copied once an epoch: a copy in each step would wait for the device.
-        shuffled_labels = labels[shuffled.to(device)].split(settings.resnet_batch_size)
-        if isinstance(images, torch.Tensor):
-            shuffled = shuffled.to(images.device)
-        for step, batch in enumerate(shuffled.split(settings.resnet_batch_size)):
-            cut = images[batch].to(device) if isinstance(images, torch.Tensor) else images[batch]
-            inputs = scaling(to_float(data.task.augment(cut, batches).to(device)))
-            with half:
-                logits = network(inputs)
-            cross_entropy = F.cross_entropy(logits.float(), shuffled_labels[step])
-            if pairs is None:
-                step_loss, similarity = cross_entropy, torch.zeros_like(cross_entropy)
-            else:
-                rows, columns, targets = (part.to(device) for part in next(pairs.sampler))
-                with half:
-                    scores = network.pair_similarity(
-                        pair_scaling(to_float(pair_images[rows])), pair_scaling(to_float(pair_images[columns]))
-                    )
-                similarity = similarity_loss(scores, targets, settings.arctanh)
-                step_loss = cross_entropy + (settings.reg_alpha or 0.0) * similarity
-            optimizer.zero_grad()
-            step_loss.backward()
-            optimizer.step()
-            sums += torch.stack([cross_entropy.detach(), similarity.detach()])
-            if step % 100 == 99 or step == steps - 1:  # each check waits for the device
-                _check_finite(sums, epoch, step + 1)
+        for done, inputs in enumerate(batches.epoch(order, draws), start=1):
+            run_step(*inputs)
+            if done % 100 == 0 or done == steps:  # each check waits for the device
+                _check_finite(step.sums, epoch, done)
             if on_step is not None:
-                on_step(step + 1, steps)
+                on_step(done, steps)
 
-        cross_entropy, similarity = (sums / steps).tolist()
+        cross_entropy, similarity = (step.sums / steps).tolist()
         valid_loss, valid_accuracy = _validate(network, scaling, valid_images, valid_labels)
         if not math.isfinite(valid_loss):
             raise DivergedError(f"epoch {epoch}: the validation cross-entropy is {valid_loss}; try a lower lr or alpha")
@@ -205,7 +186,7 @@ def train(
                     "num_classes": data.num_classes,
                     "image_size": data.image_size,
                     "model": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": optimizer_state(optimizer),
                     "pairs": None if pairs is None else pairs.sampler.state_dict(),
                     "history": history,
                     "best_epoch": best_epoch,
@@ -229,18 +210,14 @@ def _is_better(epoch: dict[str, float], best: dict[str, float], choose_by: str |
     return epoch.get(choose_by, -math.inf) > best.get(choose_by, -math.inf)
 
 
-def to_float(images: torch.Tensor) -> torch.Tensor:
-    """Return uint8 images as float32 in [0, 1]."""
-    return images.float() / 255
-
-
 @torch.no_grad()
 def _validate(
     network: SimilarityNetwork, scaling: InputScaling, images: torch.Tensor, labels: torch.Tensor
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) in eval mode."""
     network.eval()
-    logits = torch.cat([network(scaling(to_float(part))) for part in images.split(500)])
+    with ieee_float32():
+        logits = torch.cat([network(scaling(to_float(part))) for part in images.split(500)])
     return F.cross_entropy(logits, labels).item(), (predicted(logits) == labels).float().mean().item()
 
 

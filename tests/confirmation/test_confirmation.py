@@ -49,7 +49,7 @@ from brainreg.statistics import holm, least_seeds, packed, unpacked
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import fold_batchnorm, load_checkpoint, load_classifier
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import to_float
+from brainreg.training.step import to_float
 
 FLAGS = ("--attacks=noise,pgd", "--num-epsilons=3", "--num_images=30")
 

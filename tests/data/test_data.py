@@ -20,7 +20,7 @@ from brainreg.data import files as data_files
 from brainreg.data import lazy as data_lazy
 from brainreg.data import load as data_load
 from brainreg.data import sources as data_sources
-from brainreg.data.augmentation import random_crop_and_flip, random_flip, random_resized_crop_and_flip
+from brainreg.data.augmentation import no_augmentation, random_crop_and_flip, random_flip, random_resized_crop_and_flip
 from brainreg.data.datasets import DATASETS
 from brainreg.data.load import load_dataset, load_training_images
 from brainreg.data.splits import first_images, split_train_validation
@@ -400,18 +400,21 @@ class TestAugmentation:
         assert torch.equal(augment(images, generator()), augment(images, generator()))
 
     def test_every_data_set_has_the_rule_of_the_method(self):
-        rules = {
-            name: (dataset.augment.__name__, dataset.augment_regularization.__name__)
-            for name, dataset in DATASETS.items()
+        plain, cropped = (no_augmentation,) * 2, (random_crop_and_flip,) * 2
+        assert {name: (dataset.augment, dataset.augment_regularization) for name, dataset in DATASETS.items()} == {
+            **dict.fromkeys(("digits", "MNIST", "FashionMNIST"), plain),
+            **dict.fromkeys(("CIFAR10", "CIFAR100"), cropped),
+            "ImageNet": (random_resized_crop_and_flip, random_flip),
         }
-        assert rules == {
-            "digits": ("no_augmentation", "no_augmentation"),
-            "MNIST": ("no_augmentation", "no_augmentation"),
-            "FashionMNIST": ("no_augmentation", "no_augmentation"),
-            "CIFAR10": ("random_crop_and_flip", "random_crop_and_flip"),
-            "CIFAR100": ("random_crop_and_flip", "random_crop_and_flip"),
-            "ImageNet": ("random_resized_crop_and_flip", "random_flip"),
-        }
+
+    @pytest.mark.parametrize("augment", [no_augmentation, random_crop_and_flip, random_flip])
+    def test_draws_made_ahead_are_those_of_batch_after_batch(self, augment):
+        images = torch.randint(0, 256, (10, 3, 8, 8), dtype=torch.uint8)
+        ahead, later = generator(), generator()
+        draws = torch.cat([augment.draw(len(part), ahead) for part in images.split(4)])
+        at_once = augment.apply(images, draws)
+        assert torch.equal(at_once, torch.cat([augment(part, later) for part in images.split(4)]))
+        assert at_once.shape == images.shape and torch.equal(ahead.get_state(), later.get_state())
 
 
 class TestPackedFiles:

@@ -27,7 +27,8 @@ from brainreg.training import data as training_data
 from brainreg.training import loop as training_loop
 from brainreg.training.checkpoint import load_checkpoint, load_classifier
 from brainreg.training.data import load_training_data
-from brainreg.training.loop import DivergedError, learning_rate, to_float, train
+from brainreg.training.loop import DivergedError, learning_rate, train
+from brainreg.training.step import to_float
 
 SMALL = {"task": "digits", "base_channels": 2, "train_image_num": 128, "epoch_num": 2, "valid_portion": 0.1}
 REGULARIZED = {**SMALL, "reg_alpha": 1, "reg_thresh": 0.5, "reg_image_num": 60, "reg_batch_size": 8}
@@ -344,14 +345,14 @@ class TestTraining:
         changes = {"reg_image_num": 20, "reg_batch_size": 16, "resnet_batch_size": 32}
         settings = Hyperparameters(**{**REGULARIZED, **changes})
         data, drawn = load_training_data(settings), []
-        draw = PairSampler.__next__
+        draw = PairSampler.batches
 
-        def follow(sampler):
-            batch = draw(sampler)
-            drawn.append(batch[0] * 20 + batch[1])
-            return batch
+        def follow(sampler, count):
+            rows, columns, targets = draw(sampler, count)
+            drawn.extend(rows * 20 + columns)
+            return rows, columns, targets
 
-        monkeypatch.setattr(PairSampler, "__next__", follow)
+        monkeypatch.setattr(PairSampler, "batches", follow)
         train(settings, data, device="cpu")
         assert data.pairs.sampler.count == 190 and len(drawn) == 2 * 4
         first, second = ({*torch.cat(drawn[start : start + 4]).tolist()} for start in (0, 4))
