@@ -32,7 +32,8 @@ _WAITING = {"item", "tolist", "__bool__", "__int__", "__float__", "__index__", "
 _FREE = {"view", "reshape", "flatten", "expand", "permute", "transpose", "unsqueeze", "squeeze", "detach", "split",
          "requires_grad_", "as_subclass", "expand_as", "__len__", "size", "dim", "unbind", "narrow", "select",
          "unsqueeze_", "squeeze_", "chunk", "stride", "storage_offset", "numel", "nelement",
-         "is_contiguous", "is_floating_point", "data_ptr", "movedim", "zero_grad", "__setstate__", "split_with_sizes"}  # fmt: skip
+         "is_contiguous", "is_floating_point", "data_ptr", "movedim", "zero_grad", "__setstate__",
+         "split_with_sizes"}  # fmt: skip
 
 
 class OnDevice(torch.Tensor):
@@ -127,17 +128,10 @@ class PretendedCuda(TorchFunctionMode):
             return self._deep_copy(*args)
         if name in ("to", "cpu", "cuda", "type", "type_as"):
             return self._move(function, name, args, kwargs)
-        seen, device, generator = (
-            list(_tensors([*args, *kwargs.values()])),
-            kwargs.get("device"),
-            kwargs.get("generator"),
-        )
+        seen, device = list(_tensors([*args, *kwargs.values()])), kwargs.get("device")
         there = any(isinstance(tensor, OnDevice) for tensor in seen)
-        if (
-            generator is not None
-            and (_is_cuda(device) or (there and device is None))
-            and generator.device.type == "cpu"
-        ):
+        makes_there = _is_cuda(device) or (there and device is None)
+        if makes_there and getattr(kwargs.get("generator"), "device", CUDA).type == "cpu":
             raise RuntimeError(f"{name}: Expected a 'cuda' device type for generator but found 'cpu'")
         if not there and not _is_cuda(device):
             return function(*args, **kwargs)
