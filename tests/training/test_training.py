@@ -28,6 +28,7 @@ from brainreg.training import loop as training_loop
 from brainreg.training.checkpoint import load_checkpoint, load_classifier
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import DivergedError, learning_rate, train
+from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state
 from brainreg.training.step import to_float
 
 SMALL = {"task": "digits", "base_channels": 2, "train_image_num": 128, "epoch_num": 2, "valid_portion": 0.1}
@@ -214,6 +215,31 @@ def test_learning_rates_of_the_published_schedule():
     rates = [learning_rate(Hyperparameters(), epoch) for epoch in range(40)]
     assert rates == pytest.approx([0.1 * 0.3 ** (epoch % 20 // 4) for epoch in range(40)])
     assert rates[20] == 0.1 and rates[19] == pytest.approx(0.1 * 0.3**4)
+
+
+def test_momentum_of_another_device_is_laid_out_as_its_parameter():
+    """Fused SGD goes through parameter and momentum as they lie in memory."""
+    layouts = torch.contiguous_format, torch.channels_last
+    for before, after in (layouts, layouts[::-1]):
+        networks = []
+        for layout in (before, after):
+            torch.manual_seed(0)
+            networks.append(torch.nn.Conv2d(3, 4, 3).to(memory_format=layout))
+        gradients = [torch.rand(4, 3, 3, 3), torch.rand(4)]
+
+        def step(network, optimizer, gradients=gradients):
+            for parameter, gradient in zip(network.parameters(), gradients, strict=True):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            optimizer.step()
+
+        first, second = (build_optimizer(network, lr=0.1, momentum=0.9, weight_decay=0.1) for network in networks)
+        step(networks[0], first)
+        networks[1].load_state_dict(networks[0].state_dict())
+        load_optimizer(second, optimizer_state(first))
+        assert second.param_groups[0]["lr"] == 0.1
+        for network, optimizer in zip(networks, (first, second), strict=True):
+            step(network, optimizer)
+        torch.testing.assert_close(networks[1].weight, networks[0].weight)
 
 
 class TestOwnData:
