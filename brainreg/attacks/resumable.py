@@ -1,12 +1,13 @@
 """An attack in parts: a time limit or an interruption may end it, and it goes on where it was."""
 
+import contextlib
 import hashlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -246,9 +247,12 @@ class Kept:
 
 
 def versions() -> str:
-    """Return the versions of what a measurement depends on, in one line."""
-    packages = ("torch", "pyautoattack", "foolbox", "imagecorruptions-imaug")
-    return ", ".join([f"brainreg {brainreg.__version__}", *(f"{name} {version(name)}" for name in packages)])
+    """Return the versions of what a measurement depends on, as far as it is installed, in one line."""
+    found = [f"brainreg {brainreg.__version__}"]
+    for name in ("torch", "pyautoattack", "foolbox", "imagecorruptions-imaug"):
+        with contextlib.suppress(PackageNotFoundError):  # what is missing measured nothing
+            found.append(f"{name} {version(name)}")
+    return ", ".join(found)
 
 
 def digest(*contents: nn.Module | torch.Tensor | str) -> str:

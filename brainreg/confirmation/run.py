@@ -33,7 +33,7 @@ from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import MANIFEST
 from brainreg.records.searches import CONFIRMATION
-from brainreg.search.cluster import check_nodes, say_dashboard, start_ray, watch_own_node
+from brainreg.search.cluster import check_gpus, check_nodes, say_dashboard, start_ray, watch_own_node
 from brainreg.search.progress import time_left
 from brainreg.search.run import claimed_share
 from brainreg.spaces.names import shown_name
@@ -115,6 +115,8 @@ class _Confirmation:
                     for job in plan.jobs[: plan.settings]:
                         data = plan.manifest["data"]
                         check_nodes(job.settings, data_dir, plan.search, MANIFEST, ("train", "test"), data)
+                    if plan.gpus_per_trial:
+                        check_gpus(plan.gpus_per_trial)
                 watch_own_node(self._end_at_once)
                 try:
                     with sigterm_as_interrupt():
@@ -160,7 +162,7 @@ class _Confirmation:
         elif outcome.get("again") and tries[job] < self.plan.options.max_retries:
             tries[job] += 1
             self.say(f"{job}: tried again after {outcome['error']}")
-            todo.appendleft(job)
+            todo.append(job)  # last, as what takes its memory now may be done then
         elif outcome.get("error"):
             self.failed[job] = outcome["error"]
             self.spent.append(time.monotonic() - began)

@@ -11,6 +11,7 @@ from brainreg.attacks.base import check_counts, logits_of, predicted, prepared
 from brainreg.attacks.inputs import as_images, as_labels
 from brainreg.errors import InputError, validated
 from brainreg.models.precision import ieee_float32
+from brainreg.training.device import lacks_memory
 
 Value = TypeVar("Value")
 
@@ -80,13 +81,13 @@ def as_large_as_fits(action: Callable[[int], Value], batch_size: int) -> Value:
     """Return `action(batch_size)`, with half of the batch, again and again, where the memory does not hold it.
 
     Raises:
-        torch.OutOfMemoryError: not even one image fits.
+        Error of which `lacks_memory` is true: not even one image fits.
     """
     while True:
         try:
             return action(batch_size)
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if batch_size == 1 or not lacks_memory(error):
                 raise
         batch_size //= 2
         if torch.cuda.is_available():

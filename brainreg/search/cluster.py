@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import io
 import logging
+import math
 import os
 import shutil
 import socket
@@ -45,12 +46,57 @@ os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # an epoch's 
 _PACKAGE = Path(__file__).parent.parent
 
 
+# What is left of a division by a share such as 0.1, which no float is.
+_ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
-class Machines:
-    """CPU cores and GPUs of this machine, or of all nodes of a cluster."""
+class Machine:
+    """CPU cores and GPUs of one machine."""
 
     cpus: float
     gpus: float
+
+    def slots(self, cpus_each: float, gpus_each: float) -> int:
+        """Return how many jobs fit on it at a time; one that takes a part of a GPU takes it of one GPU."""
+        by_cores = math.floor(self.cpus / cpus_each + _ROUNDING)
+        if not gpus_each:
+            return by_cores
+        if gpus_each < 1:
+            return min(by_cores, int(self.gpus) * math.floor(1 / gpus_each + _ROUNDING))
+        return min(by_cores, int(self.gpus // gpus_each))
+
+
+@dataclass(frozen=True)
+class Machines:
+    """This machine, or all nodes of a cluster."""
+
+    each: tuple[Machine, ...]
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores of all together."""
+        return sum(machine.cpus for machine in self.each)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all together."""
+        return sum(machine.gpus for machine in self.each)
+
+    def slots(self, cpus_each: float, gpus_each: float) -> int:
+        """Return how many jobs fit on all of them at a time; a job runs on one."""
+        return sum(machine.slots(cpus_each, gpus_each) for machine in self.each)
+
+
+def gpus_needed(jobs: int, gpus_each: float) -> int:
+    """Return how many GPUs so many jobs take at a time.
+
+    >>> gpus_needed(10, 0.1), gpus_needed(5, 0.4), gpus_needed(3, 2)
+    (1, 3, 6)
+    """
+    if gpus_each < 1:
+        return math.ceil(jobs / math.floor(1 / gpus_each + _ROUNDING))
+    return int(jobs * gpus_each)
 
 
 def start_ray(address: str | None, dashboard_host: str) -> str:
@@ -74,7 +120,9 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         _check_token()
         try:
             # "local" starts one even where another cluster runs on this machine.
-            started = ray.init(address="local", num_cpus=cpu_cores(), dashboard_host=dashboard_host, **quiet)
+            # Ray counts GPUs in its own way, which parts of a GPU (MIG) or another driver can lead astray.
+            quiet |= {"num_cpus": cpu_cores(), "num_gpus": len(visible_gpus())}
+            started = ray.init(address="local", dashboard_host=dashboard_host, **quiet)
             return started.dashboard_url or ""
         except Exception as error:  # Ray's own errors, of many kinds
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -195,10 +243,14 @@ def machines(address: str | None, dashboard_host: str) -> Machines:
     if address is None:
         _check_host(dashboard_host)
         _check_token()
-        return Machines(float(cpu_cores()), float(torch.cuda.device_count()))
+        return Machines((Machine(float(cpu_cores()), float(torch.cuda.device_count())),))
     start_ray(address, dashboard_host)
-    resources = ray.cluster_resources()
-    return Machines(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machines(tuple(Machine(one.get("CPU", 0.0), one.get("GPU", 0.0)) for one in resources))
+
+
+# How long GPUs are waited for that may be in use, in seconds.
+_GPU_PATIENCE = 60.0
 
 
 # Larger data sets are not sent to a node that lacks them, in bytes.
@@ -282,6 +334,55 @@ def check_nodes(
             problem = f"cannot run trials ({last}); it needs the same Python packages"
         if problem:
             raise InputError(f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): {problem}")
+
+
+def check_gpus(gpus_each: float) -> list[str]:
+    """Let every node that has GPUs, as Ray counts, compute on one; return the names of the GPUs that did, each once.
+
+    A node whose GPUs are all in use for a while, by another search, is not waited for.
+
+    Args:
+        gpus_each: what a trial takes, above 0.
+
+    Raises:
+        InputError: a node whose GPU cannot be used, by its name: it would fail every trial that it gets.
+    """
+    remote = ray.remote(num_cpus=0, num_gpus=min(gpus_each, 1.0), max_retries=0)(_use_gpu)
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        for node in nodes
+    }
+    names = []
+    answered, waiting = ray.wait([*asked], num_returns=len(asked), timeout=_GPU_PATIENCE) if asked else ([], [])
+    for one in answered:
+        node = asked[one]
+        try:
+            name, problem = ray.get(one)
+        except ray.exceptions.RayError as error:
+            if not _lives(node):
+                continue
+            name, problem = "", str(error).strip().splitlines()[-1]
+        if problem:
+            raise InputError(
+                f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}): Ray counts"
+                f" {node['Resources']['GPU']:g} GPUs there, but PyTorch cannot use one ({problem}); mend that, or start"
+                " its Ray with --num-gpus=0"
+            )
+        names.append(name)
+    for one in waiting:
+        ray.cancel(one)
+    return [*dict.fromkeys(names)]
+
+
+def _use_gpu() -> tuple[str, str]:
+    """The name of this process's GPU, or why it cannot be used, in one line."""
+    try:
+        ones = torch.ones(2, 2, device="cuda")
+        (ones @ ones).sum().item()
+        return torch.cuda.get_device_name(), ""
+    except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
+        return "", (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _lives(node: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ from brainreg.records.driver import DRIVER, check_no_driver, driver_of
 from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.claims import claims_of_others
-from brainreg.search.cluster import machines, visible_gpus
+from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
 from brainreg.search.database import file_to_make, open_database
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
@@ -383,13 +383,17 @@ def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
     ):
         if value > most:
             raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--gpus_per_trial={gpus:g}: must be a part of one GPU, up to 1, or a whole number of GPUs")
+    if not there.slots(options.cpus_per_trial, gpus):
+        raise InputError(
+            f"--gpus_per_trial={gpus:g}: no machine has so many, with --cpus_per_trial={options.cpus_per_trial:g}"
+        )
     others = claims_of_others() if options.address is None and options.max_concurrent is None else []
-    cores = there.cpus - sum(claim.cores for claim in others)
-    slots = int(cores // options.cpus_per_trial)
-    if gpus:
-        left = there.gpus - len({gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()})
-        slots = min(slots, int((left if others else there.gpus) // gpus))
-    slots = max(slots, 1)
+    if others:
+        taken = {gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()}
+        there = Machines((Machine(there.cpus - sum(claim.cores for claim in others), there.gpus - len(taken)),))
+    slots = max(there.slots(options.cpus_per_trial, gpus), 1)
     return min(slots, options.max_concurrent or slots, jobs), gpus
 
 

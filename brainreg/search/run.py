@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import logging
-import math
 import os
 import platform
 import shlex
@@ -47,7 +46,15 @@ from brainreg.records.trial import (
 )
 from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_time
-from brainreg.search.cluster import check_nodes, say_dashboard, start_ray, visible_gpus, watch_own_node
+from brainreg.search.cluster import (
+    check_gpus,
+    check_nodes,
+    gpus_needed,
+    say_dashboard,
+    start_ray,
+    visible_gpus,
+    watch_own_node,
+)
 from brainreg.search.conclusion import conclude, describe_settings_count
 from brainreg.search.database import set_aside_if_damaged
 from brainreg.search.limits import Limits
@@ -88,7 +95,7 @@ def claimed_share(options: SearchOptions, jobs: int, name: str, say: Callable[[s
             if gpus_per_trial:
                 taken = {gpu for claim in others for gpu in claim.gpus}
                 free = [gpu for gpu in visible_gpus() if gpu not in taken]
-                count = math.ceil(slots * gpus_per_trial)
+                count = gpus_needed(slots, gpus_per_trial)
                 gpus = (free if len(free) >= count else visible_gpus())[:count]
             stack.enter_context(kept(make_claim(name, slots * options.cpus_per_trial, gpus)))
         if others:
@@ -190,6 +197,8 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     progress.resume(plan.records)
     if options.address is not None:
         check_nodes(Hyperparameters(**space.setting(space.given[0])), data_dir, folder, MANIFEST, data=plan.data)
+        if plan.gpus_per_trial and (names := check_gpus(plan.gpus_per_trial)):
+            write_manifest(folder, read_manifest(folder) | {"device": ", ".join(names)})
     lost = trial_numbers(folder) - {record.number for record in plan.records}
     study = _study(plan, lost, say)
     search = StudySearch(study, folder, plan.records, lost, limits)

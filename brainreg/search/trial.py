@@ -20,6 +20,7 @@ from brainreg.spaces.objective import EPOCH_OBJECTIVE, Objective
 from brainreg.storage import Storage, StorageError
 from brainreg.training.checkpoint import fold_batchnorm, resumable_checkpoint
 from brainreg.training.data import load_training_data
+from brainreg.training.device import lacks_memory, lost_gpu
 from brainreg.training.loop import train
 from brainreg.training.step import to_float
 
@@ -39,8 +40,8 @@ BROKEN = "broken"  # the storage failed, and with it the search
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
 
-# What errors of lacking memory say that have no class of their own; after an error of CUDA only a new process helps.
-_MEMORY_SIGNS = ("out of memory", "can't allocate memory", "cuda error")
+# How long a trial that lacked a GPU's memory waits before it is tried again, in seconds: a neighbour may be done then.
+RETRY_PAUSE = 30.0
 
 
 class EndedTrial(RuntimeError):
@@ -93,6 +94,10 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
             tune.report({BROKEN: str(error)})
         elif not is_retryable(error):
             tune.report({HOPELESS: True})
+        elif job.device != "cpu" and lacks_memory(error):
+            error.__traceback__ = None  # which would keep the trial's tensors
+            torch.cuda.empty_cache()
+            time.sleep(RETRY_PAUSE)
         raise
 
 
@@ -102,10 +107,8 @@ def storage_failed(error: Exception) -> bool:
 
 
 def is_retryable(error: Exception) -> bool:
-    """Return whether the same trial may succeed when it is tried again: memory may be free then."""
-    text = str(error).lower()
-    lack = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return lack or (isinstance(error, RuntimeError) and any(sign in text for sign in _MEMORY_SIGNS))
+    """Return whether the same trial may succeed when it is tried again: with free memory, in another process."""
+    return lacks_memory(error) or lost_gpu(error)
 
 
 def _end_again(files: TrialFiles) -> None:

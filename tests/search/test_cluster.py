@@ -19,7 +19,17 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.results import load_results
 from brainreg.records.trial import read_trials
-from brainreg.search.cluster import _temporary_folder, check_nodes, machines, pack, start_ray, unpack
+from brainreg.search.cluster import (
+    Machine,
+    Machines,
+    _temporary_folder,
+    check_gpus,
+    check_nodes,
+    machines,
+    pack,
+    start_ray,
+    unpack,
+)
 from brainreg.storage import Storage
 from brainreg.training.data import load_training_data
 
@@ -167,6 +177,43 @@ def test_a_node_that_is_lost_meanwhile_is_left_out(cluster, tmp_path, monkeypatc
     monkeypatch.setattr(ray, "nodes", lambda: next(before, None) or now())
     check_nodes(Hyperparameters(task="digits"), "absent", seen, "seen")
     assert next(before, None) is None
+
+
+def test_a_node_whose_gpu_cannot_be_used_is_named(cluster, monkeypatch):
+    """Ray believes the number that it was given; a trial would fail there, again and again."""
+    cluster, _ = cluster
+    start_ray(cluster.address, "127.0.0.1")
+    assert check_gpus(0.5) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    node = cluster.add_node(num_cpus=1, num_gpus=2)
+    cluster.wait_for_nodes()
+    try:
+        there = machines(cluster.address, "127.0.0.1")
+        assert there.gpus == 2 and there.slots(0.1, 0.3) == 6 and there.slots(1, 0.3) == 1
+        with pytest.raises(
+            InputError, match=r"^node \S+ \(\S+\): Ray counts 2 GPUs there, but PyTorch cannot use"
+        ) as caught:
+            check_gpus(0.5)
+        assert "\n" not in str(caught.value) and "--num-gpus=0" in str(caught.value)
+    finally:
+        cluster.remove_node(node)
+
+
+@pytest.mark.parametrize(
+    ("machines", "cpus_each", "gpus_each", "slots"),
+    [
+        ([(8, 1)], 0.5, 0.1, 10),
+        ([(8, 1)], 0.5, 0.2, 5),
+        ([(8, 1)], 1, 0.3, 3),
+        ([(8, 2)], 1, 0.4, 4),  # two a GPU; five would need a part of both
+        ([(8, 1), (8, 1)], 1, 0.6, 2),
+        ([(8, 1), (8, 3)], 1, 2, 1),  # no trial runs on two nodes
+        ([(2, 4), (8, 0)], 1, 0.5, 2),  # the cores are on the node without a GPU
+        ([(1, 0)], 0.1, 0, 10),
+    ],
+)
+def test_trials_that_machines_hold(machines, cpus_each, gpus_each, slots):
+    assert Machines(tuple(Machine(*one) for one in machines)).slots(cpus_each, gpus_each) == slots
 
 
 @pytest.mark.parametrize("name", ["MNIST", "CIFAR10"])

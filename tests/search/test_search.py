@@ -18,6 +18,8 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.manifest import read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
+from brainreg.search import plan as search_plan
+from brainreg.search.cluster import Machine, Machines
 from brainreg.search.limits import Limits
 from brainreg.search.plan import SearchOptions, plan_resume, plan_search
 from brainreg.search.run import run_search
@@ -278,6 +280,12 @@ class TestPlan:
     def test_gpus(self, tmp_path):
         gpus = torch.cuda.device_count()
         assert self.refused(tmp_path, gpus_per_trial=gpus + 1) == f"--gpus_per_trial={gpus + 1}: there are {gpus} GPUs"
+
+    def test_a_part_above_one_gpu(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(search_plan, "machines", lambda address, host: Machines((Machine(8, 4), Machine(8, 1))))
+        expected = "--gpus_per_trial=1.5: must be a part of one GPU, up to 1, or a whole number of GPUs"
+        assert self.refused(tmp_path, gpus_per_trial=1.5) == expected
+        assert self.refused(tmp_path, gpus_per_trial=5).startswith("--gpus_per_trial=5: no machine has so many")
 
     def test_cpus(self, tmp_path):
         assert self.refused(tmp_path, cpus_per_trial=10_000).startswith("--cpus_per_trial=10000: there are")

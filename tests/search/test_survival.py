@@ -25,6 +25,7 @@ from brainreg.errors import InputError
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.records.driver import Driver
 from brainreg.records.trial import TrialFiles, read_trials
+from brainreg.search import trial as search_trial
 from brainreg.search.plan import SearchOptions, plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.searcher import StudySearch
@@ -315,6 +316,36 @@ class TestOutOfMemory:
         proxies = [objective.proxy(one, images, labels, 0, 0.5) for one in (large, small)]
         assert proxies[0] == proxies[1]
 
+    @pytest.mark.parametrize("said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine to execute"])
+    def test_batches_are_halved_for_libraries_that_lack_memory(self, said):
+        tried = []
+
+        def only_two(size: int) -> int:
+            tried.append(size)
+            if size > 2:
+                raise RuntimeError(said)
+            return size
+
+        assert as_large_as_fits(only_two, 8) == 2 and tried == [8, 4, 2]
+        with pytest.raises(RuntimeError, match="another"):
+            as_large_as_fits(lambda size: (_ for _ in ()).throw(RuntimeError("another")), 8)
+
+    def test_a_trial_that_lacked_a_gpus_memory_waits_before_it_is_tried_again(self, monkeypatch):
+        waited = []
+        monkeypatch.setattr(search_trial.time, "sleep", waited.append)
+        monkeypatch.setattr(search_trial, "TrialFiles", lambda *arguments: None)
+        monkeypatch.setattr(search_trial.tune, "report", lambda metrics: None)
+
+        def lack(*arguments):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(search_trial, "_run", lack)
+        for device in ("cpu", "cuda"):
+            job = search_trial.TrialJob(Objective(eps=0.1, noise_eps=0.1), "nowhere", "data", {}, 1, device, False)
+            with pytest.raises(torch.OutOfMemoryError):
+                search_trial.run_trial({"number": 0, "ended": ""}, job)
+        assert waited == [search_trial.RETRY_PAUSE]
+
     def test_an_image_that_does_not_fit_is_an_error(self):
         def never(size: int) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -328,6 +359,11 @@ class TestOutOfMemory:
             (torch.OutOfMemoryError("CUDA out of memory"), True),
             (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), True),
             (RuntimeError("CUDA error: device-side assert triggered"), True),
+            (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+            (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+            (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+            (RuntimeError("No CUDA GPUs are available"), True),
+            (RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"), True),
             (MemoryError(), True),
             (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
             (InputError("reg_range=high: selects 0 of 435 pairs"), False),
