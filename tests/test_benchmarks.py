@@ -181,3 +181,24 @@ class TestRecommendation:
     def test_when_a_regret_is_reached_is_read_between_the_points(self, module, wanted, said):
         curve = pd.Series([0.04, 0.02, 0.03, 0.01], index=[10, 20, 40, 80])
         assert module._first_below(curve, wanted) == said
+
+
+def test_a_step_launches_less_than_600_kernels(monkeypatch):
+    """Of the published recipe, in float32; those of three passes are about 800."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from launches import launches_of_step
+
+    settings = Hyperparameters(base_channels=1, reg_alpha=10, resnet_batch_size=8, reg_batch_size=2)
+    three, one = (launches_of_step(settings, at_once).total() for at_once in (False, True))
+    assert 400 < one < 600 < three
+
+
+def test_a_part_that_fails_does_not_take_the_others_along(tmp_path):
+    flags = ["--parts", "pairs", "step", "--made_up_images", "--rounds=1", "--threads=1", "--device=cpu"]
+    script = [sys.executable, str(BENCHMARKS / "performance.py"), *flags, f"--save={tmp_path / 'p.csv'}"]
+    env = {**os.environ, "BRAINREG_FAILING_PART": "pairs"}
+    run = subprocess.run(script, capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
+    assert run.returncode == 1 and "pairs: failed: made to fail" in run.stdout and "| failed |" in run.stdout, (
+        run.stderr
+    )
+    assert set(pd.read_csv(tmp_path / "p.csv").part) == {"step"}

@@ -170,9 +170,9 @@ class ResNet(SimilarityNetwork):
             return super().logits_and_similarity(images, a, b)
         sizes = [len(images), len(a), len(b)]
         with self._norms_split(sizes):
-            maps = [feature.split(sizes) for feature in self.features(torch.cat([images, a, b]))]
-        similarity = self._similarity_of([parts[1] for parts in maps], [parts[2] for parts in maps])
-        return self._classify(maps[-1][0]), similarity
+            maps = self.features(torch.cat([images, a, b]))
+        similarity = self._similarity_of(each[len(images) :] for each in maps)
+        return self._classify(maps[-1][: len(images)]), similarity
 
     def _classify(self, last_map: torch.Tensor) -> torch.Tensor:
         return self.classifier(F.avg_pool2d(last_map, self.pool).flatten(1))
