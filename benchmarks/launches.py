@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from brainreg._utils.flags import Parser, run_command
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.build import build_model
+from brainreg.training.batches import Batch
 from brainreg.training.optimizer import build_optimizer
 from brainreg.training.step import TrainingStep
 
@@ -59,9 +60,9 @@ def launches_of_step(settings: Hyperparameters, at_once: bool) -> Counter[str]:
     few = images[: settings.reg_batch_size]
     pairs = (few, few, torch.zeros(len(few))) if settings.regularized else None
     labels = torch.zeros(len(images), dtype=torch.int64)
-    step(images, labels, pairs)
+    step(Batch(images, labels, pairs))
     with LaunchCounter() as counter:
-        step(images, labels, pairs)
+        step(Batch(images, labels, pairs))
     return counter.counts
 
 

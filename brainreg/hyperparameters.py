@@ -84,6 +84,20 @@ class Hyperparameters(BaseModel):
         description="arithmetic of the networks in training; bfloat16 is faster where the hardware has it, and"
         " measurements stay float32 (not in the published code)",
     )
+    augment_noise: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="standard deviation of Gaussian noise on training images, drawn anew each time; a baseline to"
+        " compare with (not in the published code)",
+    )
+    adversarial_eps: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="train on images that FGSM attacked from a random start, at most so far (Linf): fast adversarial"
+        " training, a baseline to compare with (not in the published code)",
+    )
     seed: int = Field(0, ge=0, le=2**32 - 1, description="fixes the split, the initial weights and every draw")
 
     @property

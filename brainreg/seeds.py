@@ -26,12 +26,22 @@ class Stream(IntEnum):
     PGD = 11
     FRESH_SEEDS = 12
     SEARCH_SEEDS = 13
+    TRAINING_NOISE = 14
 
 
 def seeded_generator(seed: int, stream: Stream, part: int = 0) -> torch.Generator:
     """Return the CPU generator of one part (an epoch, say) of one stream of a seed's draws."""
+    return torch.Generator().manual_seed(_state(seed, stream, part))
+
+
+def device_generator(seed: int, stream: Stream, part: int, device: torch.device) -> torch.Generator:
+    """Return such a generator on a device; a CPU and a GPU draw other numbers."""
+    return torch.Generator(device).manual_seed(_state(seed, stream, part))
+
+
+def _state(seed: int, stream: Stream, part: int) -> int:
     state = np.random.SeedSequence([seed, stream, part]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+    return int(state[0] >> np.uint64(1))
 
 
 def text_seed(text: str) -> int:

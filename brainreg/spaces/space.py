@@ -143,7 +143,8 @@ class Space(BaseModel):
     @property
     def controls(self) -> tuple[str, ...]:
         """The names of the settings that a confirmation trains beside the found ones, in order."""
-        return (*self.given, LIKE_FOUND) if self.other_hyperparameters else self.given
+        regularizes = any(self._values("reg_alpha"))
+        return (*self.given, LIKE_FOUND) if self.other_hyperparameters and regularizes else self.given
 
     def setting(self, name: str) -> dict[str, Any]:
         """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""

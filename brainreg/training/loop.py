@@ -104,7 +104,7 @@ def train(
     if device.type == "cuda":  # on a CPU, oneDNN gains less from it, and crashes on some shapes
         network = network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay)
-    batches = Batches(data, train_labels, settings.resnet_batch_size, device)
+    batches = Batches(data, train_labels, settings, device)
     valid_images, valid_labels = data.valid_images.to(device), valid_labels.to(device)
     scaling = InputScaling(data.task.centered)
     pairs = data.pairs
@@ -115,7 +115,7 @@ def train(
     )
 
     def train_on(*inputs: torch.Tensor) -> None:
-        step(*batches.images_and_pairs(*inputs))
+        step(batches.batch(*inputs))
 
     run_step = GraphedStep(train_on) if device.type == "cuda" else train_on
     steps = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
@@ -149,7 +149,7 @@ def train(
             pairs.sampler.reshuffle()
         step.reset()
         network.train()
-        for done, inputs in enumerate(batches.epoch(order, draws), start=1):
+        for done, inputs in enumerate(batches.epoch(order, draws, epoch), start=1):
             run_step(*inputs)
             if done % 100 == 0 or done == steps:  # each check waits for the device
                 _check_finite(step.sums, epoch, done)

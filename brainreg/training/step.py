@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.loss import similarity_loss
 from brainreg.models.base import InputScaling, SimilarityNetwork
+from brainreg.training.batches import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -51,27 +52,21 @@ class TrainingStep:
         """Begin the sums anew."""
         self.sums.zero_()
 
-    def __call__(
-        self,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        pairs: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
-    ) -> None:
-        """Train on one batch.
-
-        Args:
-            images: (n, c, h, w) uint8, augmented.
-            labels: (n,) int64.
-            pairs: (k, c, h, w) uint8 twice, and their (k,) targets; None where nothing is regularized.
-        """
-        inputs = self._scaling(to_float(images))
-        if pairs is None:
+    def __call__(self, batch: Batch) -> None:
+        """Train on one batch."""
+        images, labels = to_float(batch.images), batch.labels
+        if batch.noise is not None:
+            images = (images + self.settings.augment_noise * batch.noise).clamp(0, 1)
+        if batch.start is not None:
+            images = self._attacked(images, labels, batch.start)
+        inputs = self._scaling(images)
+        if batch.pairs is None:
             with self._half:
                 logits = self.network(inputs)
             step_loss = cross_entropy = F.cross_entropy(logits.float(), labels)
             similarity = torch.zeros_like(cross_entropy)
         else:
-            *both, targets = pairs
+            *both, targets = batch.pairs
             with self._half:
                 logits, scores = self.network.logits_and_similarity(
                     inputs, *(self._pair_scaling(to_float(part)) for part in both), at_once=self._at_once
@@ -83,6 +78,19 @@ class TrainingStep:
         step_loss.backward()
         self.optimizer.step()
         self.sums += torch.stack([cross_entropy.detach(), similarity.detach()])
+
+    def _attacked(self, images: torch.Tensor, labels: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+        """Return images (n, c, h, w) in [0, 1] after one step of FGSM from a random start, in train mode.
+
+        Source: Wong, Rice and Kolter, arXiv 2001.03994: a step of 1.25 eps, back into the ball of eps.
+        """
+        eps = self.settings.adversarial_eps
+        begun = (images + eps * start).clamp(0, 1).requires_grad_()
+        with self._half:
+            logits = self.network(self._scaling(begun))
+        (gradient,) = torch.autograd.grad(F.cross_entropy(logits.float(), labels), begun)
+        moved = begun.detach() + 1.25 * eps * gradient.sign()
+        return moved.clamp(images - eps, images + eps).clamp(0, 1)
 
 
 class GraphedStep:

@@ -10,7 +10,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.pairs import RANGES
 from brainreg.spaces.files import _merge, _without_nulls, load_space, space_names, variant_names
-from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED
+from brainreg.spaces.names import EARLY_STOPPED, LIKE_FOUND, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.published import PUBLISHED_SETTINGS
 from brainreg.spaces.space import Space
 
@@ -28,6 +28,8 @@ CONTENT = {
     "objective": {"eps": 0.1, "noise_eps": 0.2},
     "budget": {"num_samples": 5},
 }
+
+BASELINES = {"noise": "augment_noise", "adversarial": "adversarial_eps"}
 
 
 def changed(path: str, value) -> dict:
@@ -257,7 +259,7 @@ class TestPublishedRows:
         assert first == published
         assert space.parameters(PUBLISHED)  # Optuna learns from it
 
-    @pytest.mark.parametrize("variant", variant_names())
+    @pytest.mark.parametrize("variant", sorted({*variant_names()} - {*BASELINES}))
     @pytest.mark.parametrize("name", ["cifar100_imagenet", "mnist_fashionmnist"])
     def test_every_row_has_every_variant(self, name, variant):
         space, plain = load_space(f"{name}_{variant}"), load_space(name)
@@ -268,8 +270,21 @@ class TestPublishedRows:
         assert {settings.reg_range for settings in drawn} == (set(RANGES) if variant == "ranges" else {variant})
         assert all((settings.reg_thresh_2 is None) == (settings.reg_range != "double") for settings in drawn)
 
-    def test_variants_are_the_ranges_and_all_of_them(self):
-        assert set(variant_names()) == {*RANGES, "ranges"}
+    def test_variants_are_the_ranges_all_of_them_and_the_baselines(self):
+        assert set(variant_names()) == {*RANGES, "ranges", *BASELINES}
+
+    @pytest.mark.parametrize("name", ["digits_double", "digits_ranges", "cifar10_cifar100", "narrow/mnist_mnist"])
+    @pytest.mark.parametrize(("variant", "searched"), BASELINES.items())
+    def test_a_baseline_searches_its_strength_and_nothing_else(self, name, variant, searched):
+        space, plain = load_space(f"{name}_{variant}"), load_space(name)
+        assert [*space.search] == [searched] and space.objective == plain.objective and space.budget == plain.budget
+        assert space.setting(PUBLISHED) == plain.setting(PUBLISHED) if plain.published else space.published is None
+        assert space.setting(UNREGULARIZED) == plain.setting(UNREGULARIZED)
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        drawn = [Hyperparameters(**space(study.ask())) for _ in range(5)]
+        assert not any(settings.regularized for settings in drawn)
+        assert len({getattr(settings, searched) for settings in drawn}) == 5
+        assert LIKE_FOUND not in space.controls  # it would be the found setting again
 
     def test_an_unknown_row(self, write):
         with pytest.raises(InputError, match="published=MNIST - SVHN: no such row of the published table"):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from brainreg.attacks import PGD
 from brainreg.data.datasets import Dataset
 from brainreg.data.load import load_dataset
 from brainreg.data.splits import split_train_validation
@@ -25,11 +26,12 @@ from brainreg.models.resnet import ResNet
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.training import data as training_data
 from brainreg.training import loop as training_loop
+from brainreg.training.batches import Batch
 from brainreg.training.checkpoint import load_checkpoint, load_classifier
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import DivergedError, learning_rate, train
 from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state
-from brainreg.training.step import to_float
+from brainreg.training.step import TrainingStep, to_float
 
 SMALL = {"task": "digits", "base_channels": 2, "train_image_num": 128, "epoch_num": 2, "valid_portion": 0.1}
 REGULARIZED = {**SMALL, "reg_alpha": 1, "reg_thresh": 0.5, "reg_image_num": 60, "reg_batch_size": 8}
@@ -215,6 +217,71 @@ def test_learning_rates_of_the_published_schedule():
     rates = [learning_rate(Hyperparameters(), epoch) for epoch in range(40)]
     assert rates == pytest.approx([0.1 * 0.3 ** (epoch % 20 // 4) for epoch in range(40)])
     assert rates[20] == 0.1 and rates[19] == pytest.approx(0.1 * 0.3**4)
+
+
+class TestBaselines:
+    """Noise on training images, and fast adversarial training."""
+
+    @pytest.fixture
+    def step(self):
+        """A step of a small network, and a batch of it, whose images are recorded as the network gets them."""
+
+        def build(**changes):
+            settings = Hyperparameters(**{**SMALL, "lr": 0.01, **changes})
+            torch.manual_seed(0)
+            network = build_model("ResNet18", 1, 10, 2, 16).train()
+            optimizer = build_optimizer(network, lr=0.01, momentum=0, weight_decay=0)
+            seen = []
+            network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+            return TrainingStep(settings, network, optimizer, centered=False), seen
+
+        return build
+
+    images = torch.randint(0, 256, (32, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(32) % 10
+
+    def test_noise_is_added_to_images_in_0_to_1(self, step):
+        run_step, seen = step(augment_noise=0.3)
+        noise = torch.randn(32, 1, 16, 16, generator=torch.Generator().manual_seed(1))
+        run_step(Batch(self.images, self.labels, noise=noise))
+        assert torch.equal(seen[0], (self.images / 255 + 0.3 * noise).clamp(0, 1)) and len(seen) == 1
+
+    def test_fgsm_goes_uphill_and_stays_within_eps(self, step):
+        eps = 0.05
+        run_step, seen = step(adversarial_eps=eps)
+        network = run_step.network
+        start = 2 * torch.rand(32, 1, 16, 16, generator=torch.Generator().manual_seed(1)) - 1
+        clean = self.images / 255
+        begun = (clean + eps * start).clamp(0, 1)
+        losses = [torch.nn.functional.cross_entropy(network(images), self.labels) for images in (clean, begun)]
+        seen.clear()
+        run_step(Batch(self.images, self.labels, start=start))
+        first, attacked = seen
+        assert torch.equal(first, begun)
+        assert (attacked - clean).abs().max() <= eps + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
+        assert run_step.sums[0] > 1.02 * max(losses).item()  # it is this loss that is trained on
+        # A step of 1.25 eps: half of the pixels and more end at the edge of the ball.
+        assert ((attacked - clean).abs() > 0.99 * eps).float().mean() > 0.3
+
+    @pytest.mark.parametrize("changes", [{"augment_noise": 0.2}, {"adversarial_eps": 0.05}, {}])
+    def test_it_goes_on_where_it_was(self, changes, tmp_path):
+        settings = {**REGULARIZED, **changes}
+        straight = run(settings)
+        run({**settings, "epoch_num": 1}, checkpoint=tmp_path / "checkpoint.pt")
+        again = run(settings, checkpoint=tmp_path / "checkpoint.pt")
+        assert same(weights(again), weights(straight)) and again.history == straight.history
+        if changes:
+            assert run(REGULARIZED).history[1]["cross_entropy"] != straight.history[1]["cross_entropy"]
+
+    def test_adversarial_training_makes_robust(self):
+        settings = {**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 6}
+        data = load_training_data(Hyperparameters(**settings))
+        images = to_float(data.valid_images)
+        kept = []
+        for changes in ({}, {"adversarial_eps": 0.1}):
+            classifier = run({**settings, **changes}).classifier
+            kept.append(PGD(steps=5)(classifier, images, data.valid_labels, [0.1]).correct.float().mean().item())
+        assert kept[1] > kept[0] + 0.15, kept
 
 
 def test_momentum_of_another_device_is_laid_out_as_its_parameter():
