@@ -1,6 +1,7 @@
 """What runs on a GPU, on a pretended one; on a real one with `BRAINREG_TEST_GPU=1`."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Iterator
 
@@ -225,6 +226,22 @@ def test_float32_is_measured_in_full():
         seen = [part.detach().cpu().double() for part in seen]
     hook.remove()
     assert (plain(torch.cat(seen)) - exact).abs().max() < 1e-4 * exact.abs().max()
+
+
+@pretended_only
+def test_square_waits_for_the_device_four_times_a_query():
+    """All four are lines of its authors: two ask which images are left, two move what was drawn."""
+    torch.manual_seed(0)
+    model = fold_batchnorm(as_classifier(build_model("ResNet18", 1, 10, 2, 32), find_dataset("CIFAR10")))
+    images = IMAGES[:4].float() / 255
+    labels, waits = model(images).argmax(dim=1), []
+    for queries in (10, 20):
+        with pretended_cuda() as device:
+            attack = AutoAttack(version="custom", attacks=("square",), n_queries=queries)
+            attack(copy.deepcopy(model).to("cuda"), images.to("cuda"), labels.to("cuda"), [1e-4])
+        waits.append(device.waits)
+    a_query = {line: (count - waits[0][line]) / 10 for line, count in waits[1].items() if count != waits[0][line]}
+    assert 0 < sum(a_query.values()) <= 4, a_query
 
 
 ATTACKS = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pyautoattack.autopgd_base import APGDAttack, L1_projection
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
@@ -104,8 +105,13 @@ class Square(SquareAttack):
     """The authors' Square attack; what it draws for each image is drawn once for all of them.
 
     In Linf it asks the network once about an image: few squares fit, and once most of them have been refused it draws
-    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better.
+    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better. On a GPU,
+    which would wait for each of these answers, it asks again, and finds the same examples.
     """
+
+    def random_int(self, low: int = 0, high: int = 1, shape: Sequence[int] = (1,)) -> torch.Tensor:
+        """Draw whole numbers (shape), on the CPU: the authors slice by them, and a GPU would wait for each."""
+        return (low + (high - low) * torch.rand([*shape])).long()
 
     def random_choice(self, shape: Sequence[int]) -> torch.Tensor:
         if len(shape) == 4:
@@ -119,6 +125,10 @@ class Square(SquareAttack):
         return super().attack_single_run(x, y)
 
     def margin_and_loss(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if x.is_cuda:  # what the authors compute, without indices that come from the CPU
+            logits, right = self.predict(x), y[:, None]
+            margin = logits.gather(1, right)[:, 0] - logits.scatter(1, right, -torch.inf).amax(dim=1)
+            return margin, margin if self.loss == "margin" else -F.cross_entropy(logits, y, reduction="none")
         if self.norm != "Linf":
             return super().margin_and_loss(x, y)
         # An image is known by 64 bits, so that one in 10^19 comparisons is wrong.
