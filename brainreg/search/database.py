@@ -3,8 +3,10 @@
 import contextlib
 import re
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
@@ -33,6 +35,38 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
     Raises:
         InputError: the address is none, or nothing answers there.
     """
+    parsed, shown, options, patience = _checked(url)
+    if not durable:
+        options["pool_events"] = [(_do_not_wait, "connect")]
+    address = parsed.render_as_string(hide_password=False)
+    with _errors_named(shown):
+        return call_with_timeout(patience, lambda: optuna.storages.RDBStorage(address, engine_kwargs=options))
+
+
+def studies_of(url: str) -> set[str]:
+    """Return the names of the studies in a database, in which nothing is made or changed.
+
+    Raises:
+        InputError: as `open_database`.
+    """
+    parsed, shown, options, patience = _checked(url)
+    if parsed.get_backend_name() == "sqlite":
+        parsed = parsed.set(
+            database=f"file:{quote(parsed.database or '')}", query={**parsed.query, "mode": "ro", "uri": "true"}
+        )
+
+    def names() -> set[str]:
+        with sqlalchemy.create_engine(parsed, **options).connect() as connection:
+            if not sqlalchemy.inspect(connection).has_table("studies"):
+                return set()
+            return {*connection.execute(sqlalchemy.text("SELECT study_name FROM studies")).scalars()}
+
+    with _errors_named(shown):
+        return call_with_timeout(patience, names)
+
+
+def _checked(url: str) -> tuple[sqlalchemy.URL, str, dict[str, Any], float]:
+    """Return an address, how it is shown, the options of its engine, and the seconds that it is waited for."""
     try:
         parsed = sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError) as error:  # ValueError: a port that is no number
@@ -44,9 +78,7 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         raise InputError(f"--study={shown}: a password stands before the host, USER:PASSWORD@HOST")
     if parsed.get_backend_name() == "sqlite" and (parsed.database or "").startswith("~"):
         parsed = parsed.set(database=expand_home(parsed.database or ""))
-        url = parsed.render_as_string(hide_password=False)
-    options: dict[str, Any] = {} if durable else {"pool_events": [(_do_not_wait, "connect")]}
-    options["connect_args"] = {"timeout": _LOCKED}
+    options: dict[str, Any] = {"connect_args": {"timeout": _LOCKED}}
     patience = PATIENCE + _LOCKED
     if parsed.get_backend_name() != "sqlite":
         # The server may be started anew between two questions.
@@ -54,8 +86,14 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         patience = PATIENCE
     if parsed.get_backend_name() == "postgresql":
         options["connect_args"] |= _NOTICE_SILENCE
+    return parsed, shown, options, patience
+
+
+@contextlib.contextmanager
+def _errors_named(shown: str) -> Iterator[None]:
+    """Turn what goes wrong with a database into one line that names its address."""
     try:
-        return call_with_timeout(patience, lambda: optuna.storages.RDBStorage(url, engine_kwargs=options))
+        yield
     except ImportError as error:
         raise InputError(
             f"--study={shown}: its driver is not installed; for postgresql+psycopg://, `pip install"

@@ -28,7 +28,7 @@ from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.claims import claims_of_others
 from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
-from brainreg.search.database import file_to_make, open_database
+from brainreg.search.database import file_to_make, open_database, studies_of
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import taken
@@ -400,7 +400,7 @@ def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
 def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
     """Raise InputError if the database does not answer, or holds another study of this name.
 
-    A dry run does not make the file of a SQLite database.
+    A dry run makes no database, and nothing in one.
     """
     url = plan.options.study
     assert url is not None
@@ -409,12 +409,15 @@ def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
         if not os.access(new.parent, os.W_OK | os.X_OK):
             raise InputError(f"--study={url}: {new.parent} is no folder that can be written to")
         return
-    storage = open_database(url)
-    shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    try:
-        names = {summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
+    if dry_run:
+        names = studies_of(url)
+    else:
+        storage = open_database(url)
+        try:
+            names = {one.study_name for one in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+            raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
     if plan.name in names and not plan.resumed:
         raise taken(url, plan.name)
 

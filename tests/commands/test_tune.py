@@ -2,9 +2,11 @@
 
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 
+import optuna
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -97,6 +99,24 @@ def test_dry_run_makes_no_database(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"--study=sqlite.*/none is no folder that can be written to"):
         tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/none/study.db"])
+
+
+def test_dry_run_leaves_a_database_as_it_is(tmp_path, monkeypatch):
+    """One of another program, an empty one, and one with studies, whose name is refused all the same."""
+    monkeypatch.chdir(tmp_path)
+    for name, table in (("mine", "CREATE TABLE pages (n INTEGER)"), ("empty", "")):
+        with sqlite3.connect(tmp_path / f"{name} #1.db") as database:
+            database.execute(table)
+    optuna.create_study(study_name="taken", storage=f"sqlite:///{tmp_path}/studies.db")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("mine #1", "empty #1", "studies"):
+        assert tune.main([SPACE, "--dry-run", "--name=new", f"--study=sqlite:///{tmp_path}/{name}.db"]) == 0
+    with pytest.raises(InputError, match="already holds a study taken"):
+        tune.main([SPACE, "--dry-run", "--name=taken", f"--study=sqlite:///{tmp_path}/studies.db"])
+    (tmp_path / "text.db").write_text("no database, but text that is long enough to be taken for one" * 10)
+    with pytest.raises(InputError, match="no database answers there"):
+        tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/text.db"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "text.db"} == before
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess:

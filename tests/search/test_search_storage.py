@@ -211,6 +211,8 @@ class TestPostgreSQL:
             InputError, match=r"^--study=postgresql.*:\*\*\*@.*: already holds a study p; choose another"
         ):
             plan_search(SPACE, options)
+        with pytest.raises(InputError, match=r":\*\*\*@.*: already holds a study p; choose another"):
+            plan_search(SPACE, options, dry_run=True)
         assert files_in(tmp_path) == []
 
     def test_it_goes_on_with_the_study_that_is_there(self, finished, database):

@@ -105,8 +105,8 @@ class Square(SquareAttack):
     """The authors' Square attack; what it draws for each image is drawn once for all of them.
 
     In Linf it asks the network once about an image: few squares fit, and once most of them have been refused it draws
-    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better. On a GPU,
-    which would wait for each of these answers, it asks again, and finds the same examples.
+    again what it has tried. Such an image has lost to the best one of its time, and the best only gets better. On a
+    GPU, which would wait for each of these answers, it asks again, and finds the same examples.
     """
 
     def random_int(self, low: int = 0, high: int = 1, shape: Sequence[int] = (1,)) -> torch.Tensor:
