@@ -144,10 +144,12 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
 
         def on_epoch(metrics: dict[str, float]) -> None:
             epochs.append(metrics)
-            if not files.folder.is_local and checkpoint.exists():
-                files.folder.write(CHECKPOINT, checkpoint.read_bytes())
             keep({})
             tune.report(metrics)
+
+        def send() -> None:
+            if not files.folder.is_local:
+                files.folder.write(CHECKPOINT, checkpoint.read_bytes())
 
         def proxy(classifier: torch.nn.Sequential, metrics: dict[str, float]) -> dict[str, float]:
             return job.objective.proxy(
@@ -160,7 +162,9 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
         if config["setting"] == EARLY_STOPPED:
             by_epoch = job.objective.by_epoch(images, labels, settings.seed, epochs)
             choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
-        result = train(settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, **choice)
+        result = train(
+            settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, on_checkpoint=send, **choice
+        )
         measured = job.objective.measure(fold_batchnorm(result.classifier), images, labels, settings.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)

@@ -3,6 +3,8 @@
 import contextlib
 import io
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ CHECKPOINT_FORMAT = 4
 
 
 _WITHOUT_FINGERPRINTS = 3  # of the whole data; all else is as it is now
+
+
+# In the background, a pause so many times as long as the write before it.
+_PAUSE_PER_WRITE = 9.0
 
 
 _CHECKPOINT_KEYS = {
@@ -49,6 +55,97 @@ def save_checkpoint(path: str | Path, checkpoint: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)  # it would take what is left of a full disk
         raise
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a training; in the background, so that the next epoch need not wait for the disk.
+
+    In the background one is written at a time, the latest, and no more than a tenth of the time is spent on it: what
+    comes meanwhile is replaced by what comes later. The last one is always written, at the end of the block that the
+    writer is a context manager of.
+
+    Args:
+        path: of the file.
+        background: write in a thread; else at once.
+        on_written: called after each write, by the thread that wrote: to send the file elsewhere, say. What it raises,
+            and an error of the disk, ends the training, at the next checkpoint or at the end.
+    """
+
+    def __init__(self, path: str | Path, *, background: bool = False, on_written: Callable[[], None] | None = None):
+        self._path, self._background, self._on_written = Path(path), background, on_written
+        self._waiting: dict[str, Any] | None = None
+        self._changed = threading.Condition()
+        self._closed = False
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def write(self, checkpoint: dict[str, Any]) -> None:
+        """Write a checkpoint now or soon; its tensors may change afterwards.
+
+        Raises:
+            OSError: the disk is full; or what `on_written` raised.
+        """
+        if not self._background:
+            self._write(checkpoint)
+            return
+        copied = _on_cpu(checkpoint)
+        with self._changed:
+            self._raise()
+            self._waiting = copied
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+            self._thread.start()
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *about: object) -> None:
+        """Wait until the last checkpoint is written; raise what `write` raises, unless another error is on its way."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+        if kind is None:
+            self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write(self, checkpoint: dict[str, Any]) -> None:
+        save_checkpoint(self._path, checkpoint)
+        if self._on_written is not None:
+            self._on_written()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closed)
+                checkpoint, self._waiting = self._waiting, None
+                if checkpoint is None:
+                    return
+            began = time.monotonic()
+            try:
+                self._write(checkpoint)
+            except BaseException as error:  # raised where the training sees it
+                self._error = error
+                return
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, timeout=_PAUSE_PER_WRITE * (time.monotonic() - began))
+
+
+def _on_cpu(content: Any) -> Any:
+    """A copy of nested dictionaries and lists whose tensors are copies on the CPU."""
+    if isinstance(content, torch.Tensor):
+        return content.detach().cpu().clone() if content.device.type == "cpu" else content.detach().cpu()
+    if isinstance(content, dict):
+        return {key: _on_cpu(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_on_cpu(value) for value in content]
+    return content
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 import dataclasses
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from itertools import islice
 
 import pytest
@@ -24,10 +27,11 @@ from brainreg.models.base import SimilarityNetwork
 from brainreg.models.build import build_model
 from brainreg.models.resnet import ResNet
 from brainreg.seeds import Stream, seeded_generator
+from brainreg.training import checkpoint as training_checkpoint
 from brainreg.training import data as training_data
 from brainreg.training import loop as training_loop
 from brainreg.training.batches import Batch
-from brainreg.training.checkpoint import load_checkpoint, load_classifier
+from brainreg.training.checkpoint import CheckpointWriter, load_checkpoint, load_classifier
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import DivergedError, learning_rate, train
 from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state
@@ -217,6 +221,68 @@ def test_learning_rates_of_the_published_schedule():
     rates = [learning_rate(Hyperparameters(), epoch) for epoch in range(40)]
     assert rates == pytest.approx([0.1 * 0.3 ** (epoch % 20 // 4) for epoch in range(40)])
     assert rates[20] == 0.1 and rates[19] == pytest.approx(0.1 * 0.3**4)
+
+
+class TestCheckpointWriter:
+    """In the background, as on a GPU."""
+
+    def test_the_last_one_is_always_there_and_those_between_are_not_waited_for(self, tmp_path, monkeypatch):
+        path, written, go_on = tmp_path / "c.pt", [], threading.Event()
+
+        def slow(path, checkpoint):
+            go_on.wait(10)
+            written.append(checkpoint["number"].item())
+
+        monkeypatch.setattr(training_checkpoint, "save_checkpoint", slow)
+        with CheckpointWriter(path, background=True) as writer:
+            number = torch.tensor(0)
+            for _ in range(5):
+                number += 1  # what is written is what it was
+                writer.write({"number": number, "history": [{}]})
+                time.sleep(0.05)
+            assert written == []
+            go_on.set()
+        assert written == [1, 5]
+
+    def test_no_more_than_a_tenth_of_the_time_is_spent(self, tmp_path, monkeypatch):
+        clock = iter(range(0, 1000, 2))  # each write takes 2 s
+        pauses = []
+        monkeypatch.setattr(training_checkpoint, "save_checkpoint", lambda path, checkpoint: None)
+        monkeypatch.setattr(training_checkpoint.time, "monotonic", lambda: next(clock))
+        wait_for = threading.Condition.wait_for
+
+        def follow(condition, predicate, timeout=None):
+            if timeout is not None:
+                pauses.append(timeout)
+                return True
+            return wait_for(condition, predicate)
+
+        monkeypatch.setattr(threading.Condition, "wait_for", follow)
+        with CheckpointWriter(tmp_path / "c.pt", background=True) as writer:
+            writer.write({})
+        assert pauses == [18.0]
+
+    @pytest.mark.parametrize("background", [False, True])
+    def test_a_full_disk_ends_the_training(self, tmp_path, monkeypatch, background):
+        def full(path, checkpoint):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(training_checkpoint, "save_checkpoint", full)
+        with (
+            pytest.raises(OSError, match="No space left"),
+            CheckpointWriter(tmp_path / "c.pt", background=background) as writer,
+        ):
+            writer.write({})
+        with pytest.raises(ZeroDivisionError), CheckpointWriter(tmp_path / "c.pt", background=True) as writer:
+            writer.write({})
+            _ = 1 / 0
+
+    def test_what_sends_it_elsewhere_is_called_after_each(self, tmp_path):
+        sent = []
+        path = tmp_path / "c.pt"
+        with CheckpointWriter(path, background=True, on_written=lambda: sent.append(path.stat().st_size)) as writer:
+            writer.write({"model": {"weight": torch.ones(3)}})
+        assert len(sent) == 1 and sent[0] > 0
 
 
 class TestBaselines:
