@@ -89,8 +89,8 @@ def train(
         choose_by: the best epoch is the one with the largest value of this metric, which `measure` gives (an epoch
             without it is not the best), ties to the earliest; the untrained network is measured, too. Absent: the
             lowest valid_cross_entropy, as published.
-        on_checkpoint: called after each write of the checkpoint; on a GPU, where the next epoch does not wait for it, by
-            another thread.
+        on_checkpoint: called after each write of the checkpoint; on a GPU, where the next epoch does not wait for it,
+            by another thread.
         on_damaged: told, in one line, where the checkpoint is damaged, so that training begins anew.
 
     Raises:
