@@ -137,14 +137,15 @@ class Space(BaseModel):
 
     @property
     def other_hyperparameters(self) -> tuple[str, ...]:
-        """The hyperparameters that are searched beside the regularizer's."""
+        """The hyperparameters that are searched beside the regularizer's; none where no setting is regularized."""
+        if not any(self._values("reg_alpha")):
+            return ()
         return tuple(name for name in self.search if name not in REGULARIZER)
 
     @property
     def controls(self) -> tuple[str, ...]:
         """The names of the settings that a confirmation trains beside the found ones, in order."""
-        regularizes = any(self._values("reg_alpha"))
-        return (*self.given, LIKE_FOUND) if self.other_hyperparameters and regularizes else self.given
+        return (*self.given, LIKE_FOUND) if self.other_hyperparameters else self.given
 
     def setting(self, name: str) -> dict[str, Any]:
         """Return the hyperparameters of a given setting; the early-stopped one has those of the unregularized one."""

@@ -284,7 +284,8 @@ class TestPublishedRows:
         drawn = [Hyperparameters(**space(study.ask())) for _ in range(5)]
         assert not any(settings.regularized for settings in drawn)
         assert len({getattr(settings, searched) for settings in drawn}) == 5
-        assert LIKE_FOUND not in space.controls  # it would be the found setting again
+        # The found setting without its regularizer would be the found setting again.
+        assert LIKE_FOUND not in space.controls and space.other_hyperparameters == ()
 
     def test_an_unknown_row(self, write):
         with pytest.raises(InputError, match="published=MNIST - SVHN: no such row of the published table"):
