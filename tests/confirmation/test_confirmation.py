@@ -170,7 +170,7 @@ class TestDone:
         assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 8
         trial = table[table["rank"] == 1].trial.iloc[0]
         assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
-        # The seeds are drawn from the search's id, another each time: two of them may differ by the same number of images.
+        # Seeds are drawn from the search's id, others each time: two may differ by the same number of images.
         told = r"(, 95% interval .* to .*, p .*: (not )?larger than the noise|.*: the same with every seed, so)"
         assert re.search(rf"  robust, eps 0\.05 [+-]0\.\d+{told}", text)
         bootstrap = "bootstrap over seeds and images .*% of the variance is that of the 30 images"
