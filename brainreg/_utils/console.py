@@ -12,9 +12,14 @@ from rich.console import Console
 
 @contextlib.contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM, with which a cluster takes a machine back, do what Ctrl-C does."""
+    """Let SIGTERM, with which a cluster takes a machine back, do what Ctrl-C does.
+
+    Also where Ctrl-C itself is ignored, as by what a script starts in the background.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         os.kill(os.getpid(), signal.SIGINT)
 
     try:
