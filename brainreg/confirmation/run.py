@@ -69,6 +69,8 @@ def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
     )
     for job in plan.jobs[: plan.settings]:
         settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
+        others = [name for name in plan.space.search if name not in SYMBOLS]
+        settings += [f"{name} {format_setting(getattr(job.settings, name))}" for name in others]
         given = shown_name(job.setting) if not job.rank else f"rank {job.rank}, trial {job.trial}"
         say(f"  {given} ({', '.join(settings)})")
     say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")

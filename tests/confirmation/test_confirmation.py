@@ -33,7 +33,7 @@ from brainreg.analysis.comparison import (
 from brainreg.commands import confirm as commands_confirm
 from brainreg.confirmation import worker as confirmation_worker
 from brainreg.confirmation.plan import FOLDER, plan_confirmation
-from brainreg.confirmation.run import COLUMNS, run_confirmation
+from brainreg.confirmation.run import COLUMNS, run_confirmation, show_plan
 from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation.settings import attacked_images
@@ -382,6 +382,9 @@ class TestPlan:
         others = {*REGULARIZER}
         assert control.model_dump(exclude=others) == first["found"].model_dump(exclude=others)
         assert plan_confirmation(search, {"top": 1}, {}, {}).extent.seeds == least_seeds(3)
+        said: list[str] = []
+        show_plan(plan, 0, said.append)
+        assert "lr 0.05" in said[1] and any(line.startswith("  unregularized (alpha 0, lr 0.1") for line in said)
 
     def test_a_dry_run_says_what_would_be_trained_and_writes_nothing(self, searched, tmp_path, capsys):
         search = copied(searched, tmp_path)
