@@ -64,7 +64,7 @@ def measure_searches(
             images, labels = load_split(settings, split, data_dir, trained_on)
             measured = evaluate(
                 classifier.to(device),
-                to_float(images).to(device),
+                to_float(images.to(device)),
                 labels.to(device),
                 find_dataset(settings.task),
                 evaluation,

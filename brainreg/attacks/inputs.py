@@ -33,7 +33,7 @@ def as_images(images: Any) -> torch.Tensor:
         raise InputError(f"images: of shape {tuple(images.shape)}; must be (n, c, h, w), with one image at least")
     with torch.inference_mode(False):  # no gradient flows through a tensor that was made in inference mode
         images = images.clone() if images.is_inference() else images.detach()
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        images = images.float().div_(255) if images.dtype == torch.uint8 else images.float()
         low, high = images.min().item(), images.max().item()
         if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
             raise InputError(f"images: pixels from {low:.7g} to {high:.7g}; must be in [0, 1]")

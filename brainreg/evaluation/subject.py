@@ -134,7 +134,7 @@ def evaluate_subject(
     """
     device = torch.device(device or default_device())
     settings, task = subject.settings, find_dataset(subject.settings.task)
-    images = to_float(subject.images).to(device)
+    images = to_float(subject.images.to(device))  # as bytes: a quarter of the memory and of the way
     names = attack_names(evaluation.attacks) if evaluation.attack else ()
     options: dict[str, Any] = {}
     if surrogate is not None and "transfer-fgsm" in names:

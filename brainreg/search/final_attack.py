@@ -98,7 +98,7 @@ def final_attack(
         attack_within,
         budget.final_attack,
         fold_batchnorm(classifier).to(device),
-        to_float(data.valid_images[order]).to(device),
+        to_float(data.valid_images[order].to(device)),
         data.valid_labels[order].to(device),
         [objective.eps],
         seconds=budget.final_attack_seconds,
