@@ -13,12 +13,14 @@ from pretended_cuda import OnDevice, PretendedCuda, plain, pretended_cuda
 from brainreg.attacks import FGSM, PGD, AutoAttack, Noise
 from brainreg.attacks.base import Attack
 from brainreg.data.datasets import Dataset, find_dataset
+from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.sampler import PairSampler
+from brainreg.models.base import InputScaling
 from brainreg.models.build import build_model
 from brainreg.training.checkpoint import as_classifier, fold_batchnorm
 from brainreg.training.data import RegularizationPairs, TrainingData
-from brainreg.training.loop import train
+from brainreg.training.loop import _validate, train
 
 DRAWS = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (160, 1, 32, 32), dtype=torch.uint8, generator=DRAWS)
@@ -214,6 +216,33 @@ def test_one_batch_of_all_images_is_three_passes(precision):
         )
 
 
+def test_whatever_measures_switches_tf32_off():
+    """Validation, clean accuracy, attacks; and leaves it as it was."""
+    allowed = []
+
+    class Network(torch.nn.Module):
+        def forward(self, images):
+            if not self.training:
+                flags = (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+                allowed.append(flags)
+            return images.flatten(1)[:, :10]
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    images, labels = IMAGES[:4].float() / 255, LABELS[:4]
+    model = Network().eval()
+    measures = {
+        "attack": lambda: Noise("Gaussian")(model, images, labels, [0.1]),
+        "clean": lambda: correct(model, images, labels),
+        "validation": lambda: _validate(model, InputScaling(False), IMAGES[:4], labels),
+    }
+    for name, measure in measures.items():
+        allowed.clear()
+        measure()
+        assert allowed and {*allowed} == {(False, False)}, name
+        assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before, name
+
+
+@real_only
 def test_float32_is_measured_in_full():
     """TF32 would be off by 1e-4 and more."""
     torch.manual_seed(0)

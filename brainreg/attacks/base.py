@@ -128,8 +128,7 @@ class Attack(ABC):
         """Attack a model at each strength.
 
         The model is put in eval mode for the attack and is left as it was found; the global random state too.
-        One seed gives one result, in batches of any size: on one kind of
-        processor, up to rounding that other batches and devices do otherwise.
+        One seed gives one result on one kind of processor, in batches of any size, up to rounding.
 
         Args:
             model: logits (n, classes) of images in [0, 1], on the device of the images. Models that return something

@@ -51,12 +51,14 @@ def studies_of(url: str) -> set[str]:
     """
     parsed, shown, options, patience = _checked(url)
     if parsed.get_backend_name() == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            return set()
         parsed = parsed.set(
             database=f"file:{quote(parsed.database or '')}", query={**parsed.query, "mode": "ro", "uri": "true"}
         )
 
     def names() -> set[str]:
-        with sqlalchemy.create_engine(parsed, **options).connect() as connection:
+        with sqlalchemy.create_engine(parsed, poolclass=sqlalchemy.NullPool, **options).connect() as connection:
             if not sqlalchemy.inspect(connection).has_table("studies"):
                 return set()
             return {*connection.execute(sqlalchemy.text("SELECT study_name FROM studies")).scalars()}

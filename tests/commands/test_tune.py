@@ -109,8 +109,8 @@ def test_dry_run_leaves_a_database_as_it_is(tmp_path, monkeypatch):
             database.execute(table)
     optuna.create_study(study_name="taken", storage=f"sqlite:///{tmp_path}/studies.db")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    for name in ("mine #1", "empty #1", "studies"):
-        assert tune.main([SPACE, "--dry-run", "--name=new", f"--study=sqlite:///{tmp_path}/{name}.db"]) == 0
+    for url in (*(f"sqlite:///{tmp_path}/{name}.db" for name in ("mine #1", "empty #1", "studies")), "sqlite://"):
+        assert tune.main([SPACE, "--dry-run", "--name=new", f"--study={url}"]) == 0
     with pytest.raises(InputError, match="already holds a study taken"):
         tune.main([SPACE, "--dry-run", "--name=taken", f"--study=sqlite:///{tmp_path}/studies.db"])
     (tmp_path / "text.db").write_text("no database, but text that is long enough to be taken for one" * 10)
