@@ -14,7 +14,7 @@ BIN := .venv/bin
 # two processes, each with whole files of tests
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 # what a processor's own rounding may change
-NUMERICAL := $(addprefix tests/,attacks evaluation method models training commands/test_evaluate.py spaces/test_objective.py)
+NUMERICAL := $(addprefix tests/,attacks evaluation method models training commands/test_evaluate.py spaces/test_objective.py) tests/test_cuda.py
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 

@@ -197,6 +197,7 @@ class PretendedCuda(TorchFunctionMode):
 
     def _move(self, function: Any, name: str, args: Any, kwargs: Any) -> torch.Tensor:
         tensor, rest, device = args[0], list(args[1:]), kwargs.get("device")
+        kwargs.pop("memory_format", None)  # channels last, in which oneDNN crashes on small networks
         if name in ("cpu", "cuda"):
             device = CPU if name == "cpu" else CUDA
         elif name == "type":
