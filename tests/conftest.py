@@ -6,11 +6,15 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+# A shell's script starts what runs in the background with SIGINT ignored, and so would be what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Networks as small as those of the tests are slower on several threads, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -36,7 +36,7 @@ def open_database(url: str, durable: bool = True) -> optuna.storages.RDBStorage:
         InputError: the address is none, or nothing answers there.
     """
     parsed, shown, options, patience = _checked(url)
-    if not durable:
+    if not durable and parsed.get_backend_name() == "sqlite":
         options["pool_events"] = [(_do_not_wait, "connect")]
     address = parsed.render_as_string(hide_password=False)
     with _errors_named(shown):
