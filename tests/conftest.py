@@ -13,9 +13,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# A shell's script starts what runs in the background with SIGINT ignored, and so would be what the tests start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Networks as small as those of the tests are slower on several threads, most of all beside other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,6 +29,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+# A shell's script starts what runs in the background with SIGINT ignored, and so would be what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 atexit.register(shutil.rmtree, os.environ["BRAINREG_CLAIMS"], ignore_errors=True)
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -78,6 +78,7 @@ class Driver:
 
     Attributes:
         on_lost: called, in another thread, with the reason, if another process took the search over.
+        on_beat: called, in that thread, every few seconds, with the token by which this process is known.
 
     Raises:
         InputError: another process runs it.
@@ -92,6 +93,7 @@ class Driver:
     ):
         self._search, self._check, self._file = search, check or check_no_driver, file
         self.on_lost: Callable[[str], None] = lambda reason: None
+        self.on_beat: Callable[[str], None] = lambda token: None
         self._end = threading.Event()
         self._content = {
             "host": socket.gethostname(),
@@ -136,6 +138,7 @@ class Driver:
             try:
                 self._check_own()
                 self._beat()
+                self.on_beat(str(self._content["token"]))
             except StorageError:
                 continue  # a trial that cannot be written ends the search
             except InputError as error:

@@ -16,6 +16,11 @@ class Limits:
         tolerance: the search ends when the best of its settings is expected to be better than the recommended one by no
             more than this; None never ends it.
         before: (seconds, GPU seconds) that were spent before the search was resumed.
+
+    All but the last may be changed while the search runs.
+
+    Attributes:
+        stopped: why no further trial begins, where someone asked for that; empty as long as nobody did.
     """
 
     def __init__(
@@ -28,6 +33,7 @@ class Limits:
         before: tuple[float, float] = (0.0, 0.0),
     ):
         self.trials, self.minutes, self.gpu_hours, self.tolerance = trials, minutes, gpu_hours, tolerance
+        self.stopped = ""
         self._gpus = gpus_per_trial
         self._began, (self._seconds, self._gpu_seconds) = time.monotonic(), before
         self._running: dict[str, float] = {}
@@ -67,6 +73,8 @@ class Limits:
 
     def reason(self) -> str:
         """Return which limit no further trial may pass, in words; nothing where there is none."""
+        if self.stopped:
+            return self.stopped
         if self.minutes is not None and self.seconds >= 60 * self.minutes:
             return f"its time is over (--minutes={self.minutes:g})"
         if self.gpu_hours is not None and self.gpu_seconds >= 3600 * self.gpu_hours:

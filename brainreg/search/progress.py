@@ -153,6 +153,10 @@ class SearchProgress:
         """Something of a trial that the user should know."""
         self._print(f"trial {number}: {note}")
 
+    def said(self, text: str) -> None:
+        """Something of the whole search that the user should know."""
+        self.console.print(text, soft_wrap=True, highlight=False, markup=False)
+
     def retried(self, number: int, reason: str) -> None:
         """A trial is tried again."""
         self._print(f"trial {number}: tried again after {reason}")

@@ -62,6 +62,7 @@ from brainreg.search.plan import SearchOptions, SearchPlan, check_new, share_of_
 from brainreg.search.progress import SearchProgress
 from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
 from brainreg.search.searcher import StudySearch, WhenBroken
+from brainreg.search.steering import Steering
 from brainreg.search.study import SearchStudy
 from brainreg.search.tensorboard import TensorBoardLogger
 from brainreg.search.trial import TrialJob, run_trial
@@ -204,21 +205,23 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     search = StudySearch(study, folder, plan.records, lost, limits)
     driver.on_lost = partial(setattr, search, "broken")
     if _ended(plan.records) < plan.num_samples:
-        tuner = _tuner(plan, job, search, progress)
+        scheduler = _scheduler(plan)
+        tuner = _tuner(plan, job, search, scheduler, progress)
         watch_own_node(partial(_end_at_once, plan, progress, console))
+        driver.on_beat = Steering(folder, limits, scheduler, progress).look
         with progress, sigterm_as_interrupt(), _full_disks_named():
             tuner.fit()
     if search.broken:
         raise StorageError(search.broken)
     results = load_results(folder)
-    done, asked = int((results.state != UNFINISHED).sum()), plan.num_samples
+    done, asked = int((results.state != UNFINISHED).sum()), limits.trials or plan.num_samples
     if search.end_reason:
         asked = study.begun_count
         write_manifest(folder, read_manifest(folder) | {"ended": {"trials": asked, "reason": search.end_reason}})
         say(f"\nno further trial is begun: {search.end_reason}")
     write_tables(folder, results, search_advice(results, space))
     if done < asked:
-        of = "" if plan.options.open_ended else f" of {asked}"
+        of = "" if limits.trials is None else f" of {asked}"
         say(f"\ninterrupted: {done}{of} trials are done; go on with --resume={shlex.quote(plan.name)}")
     conclude(plan, results, console, interrupted=done < asked)
     return results
@@ -266,7 +269,15 @@ def _study(plan: SearchPlan, lost: Collection[int], say: Callable[[str], None]) 
     )
 
 
-def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: SearchProgress) -> tune.Tuner:
+def _scheduler(plan: SearchPlan) -> RecoveringScheduler:
+    if plan.strategy.scheduler == "asha":
+        return AshaScheduler(_most_epochs(plan.space), plan.records)
+    return RecoveringScheduler()
+
+
+def _tuner(
+    plan: SearchPlan, job: TrialJob, search: StudySearch, scheduler: RecoveringScheduler, progress: SearchProgress
+) -> tune.Tuner:
     options = plan.options
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # two of its three formats nobody asked for
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
@@ -274,9 +285,6 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
     loggers: list[tune.Callback] = [JsonLoggerCallback()]
     if options.tensorboard:
         loggers.append(TensorBoardLogger(plan.space.search, plan.records))
-    scheduler = RecoveringScheduler()
-    if plan.strategy.scheduler == "asha":
-        scheduler = AshaScheduler(_most_epochs(plan.space), plan.records)
     rays = plan.folder.child(_RAYS_FOLDER)
     trainable = partial(run_trial, job=job)
     trainable.__name__ = run_trial.__name__  # type: ignore[attr-defined]  # which the dashboard shows
@@ -286,7 +294,7 @@ def _tuner(plan: SearchPlan, job: TrialJob, search: StudySearch, progress: Searc
             # A proposal waits for a free worker, so that it knows every result there is.
             search_alg=ConcurrencyLimiter(search, max_concurrent=plan.slots),
             scheduler=scheduler,
-            num_samples=plan.num_samples,
+            num_samples=-1,  # the searcher knows how many, which may change
             reuse_actors=True,  # a new process would import torch again
             trial_name_creator=_ray_name,
             trial_dirname_creator=_ray_name,

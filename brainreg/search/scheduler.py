@@ -24,12 +24,21 @@ class RecoveringScheduler(FIFOScheduler):
 
     Attributes:
         stopped: numbers of the trials that were stopped.
+        unwanted: numbers of those that are stopped at their next epoch.
     """
 
     def __init__(self):
         super().__init__()
         self.stopped: set[int] = set()
+        self.unwanted: set[int] = set()
         self._lost: dict[str, Any] = {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        number = trial.config["number"]
+        if number not in self.unwanted or "epoch" not in result or "objective" in result:
+            return TrialScheduler.CONTINUE
+        self.stopped.add(number)
+        return TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if trial.status == Trial.PENDING and trial.should_recover():
@@ -97,6 +106,8 @@ class AshaScheduler(RecoveringScheduler):
         return not others or bool(reached[number] >= np.quantile(others, 1 - self._kept))
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if super().on_trial_result(tune_controller, trial, result) == TrialScheduler.STOP:
+            return TrialScheduler.STOP
         number = trial.config["number"]
         is_repeat = trial.config["setting_number"] != number
         if trial.config["setting"] or is_repeat or self.decide(number, result):

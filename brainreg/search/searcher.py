@@ -30,7 +30,7 @@ class StudySearch(Searcher):
         search: the folder of the search.
         records: of trials that began before.
         lost: numbers of those whose record was lost.
-        limits: when no further trial begins; by default none but Ray Tune's own.
+        limits: when no further trial begins; by default never.
 
     Attributes:
         broken: why the search cannot go on; empty as long as it can.
@@ -52,7 +52,9 @@ class StudySearch(Searcher):
         self._lost = lost
         self._known = {record.number: record for record in records}
         self._again = deque(study.begun())
+        self._begun = len(self._again)
         self._running: dict[str, tuple[optuna.Trial, TrialRecord]] = {}
+        self._open: set[str] = set()
 
     def suggest(  # type: ignore[override]  # Ray takes Searcher.FINISHED, a text, too
         self, trial_id: str
@@ -65,8 +67,13 @@ class StudySearch(Searcher):
                 self.end_reason = self._limits.reason() or self._sure_enough()
                 if self.end_reason:
                     return Searcher.FINISHED
-            begun = self._study.begun_count
-            trial = self._again.popleft() if self._again else self._study.ask(self._limits.part_spent(begun))
+                if self._limits.trials is not None and self._begun >= self._limits.trials:
+                    # As long as a trial runs, someone may still ask for more.
+                    return None if self._open else Searcher.FINISHED
+                trial = self._study.ask(self._limits.part_spent(self._begun))
+                self._begun += 1
+            else:
+                trial = self._again.popleft()
             record = self._known.get(trial.number)
             if record is None:
                 known = bool(trial.params) or "setting" in trial.user_attrs
@@ -76,6 +83,7 @@ class StudySearch(Searcher):
                 record.began = time.time()
                 TrialFiles(self._search, record.number).write_trial(record)
             self._running[trial_id] = trial, record
+            self._open.add(trial_id)
             if record.state == UNFINISHED:
                 self._limits.begin(trial_id)
             return {
@@ -107,7 +115,8 @@ class StudySearch(Searcher):
         """Nothing: reports come by `report`."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: an end comes by `finish`, `stop` or `fail`, which know its reason."""
+        """A trial has left Ray Tune; its end comes by `finish`, `stop` or `fail`, which know its reason."""
+        self._open.discard(trial_id)
 
     def finish(self, trial_id: str, measured: dict[str, Any]) -> None:
         """A trial has been measured. Where the search is broken, the trial's own file knows that."""

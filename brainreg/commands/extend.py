@@ -1,0 +1,25 @@
+"""Extend a search that runs, from another terminal: give it more trials, or more time.
+
+brainreg extend NAME --num-samples=80
+brainreg extend NAME --minutes=90
+
+One that does not run is extended when it goes on: brainreg resume NAME --num-samples=80
+"""
+
+from collections.abc import Sequence
+
+from brainreg._utils.flags import given_values
+from brainreg.commands import stop
+from brainreg.search import steering
+from brainreg.search.plan import SearchOptions
+
+_LIMITS = ("num_samples", "minutes", "gpu_hours")
+_OTHERS = tuple(name for name in SearchOptions.model_fields if name not in (*_LIMITS, "storage_path"))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line; return its exit status."""
+    flags = stop.parser(__doc__, _OTHERS).parse_args(arguments)
+    given = given_values(SearchOptions, flags)
+    print(steering.extend(stop.named(flags), {name: given[name] for name in _LIMITS if given.get(name) is not None}))
+    return 0
