@@ -24,6 +24,7 @@ _PUBLIC = {
     "load_training_data": "training.data",
     "train": "training.loop",
     "load_classifier": "training.checkpoint",
+    "load_exported": "training.export",
     "robust_accuracy": "evaluation.accuracy",
     "Evaluation": "evaluation.settings",
     "evaluate": "evaluation.robustness",

@@ -185,6 +185,7 @@ _EXTRAS = {
     **dict.fromkeys(("pyautoattack", "foolbox", "imagecorruptions"), "attacks"),
     **dict.fromkeys(("ray", "optuna", "sqlalchemy"), "search"),
     **dict.fromkeys(("matplotlib", "papermill", "nbclient", "nbformat", "ipykernel"), "analysis"),
+    **dict.fromkeys(("safetensors", "onnx", "onnxruntime", "onnxscript"), "export"),
     "timm": "timm",
 }
 

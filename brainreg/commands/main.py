@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "measure a trained network",
     "confirm": "train what a search found again, with new seeds, and measure it on test images",
     "report": "write a search as one HTML page",
+    "export": "take a network along: safetensors, ONNX, a model card",
     "reproduce": "find a row of the published table again",
     "completion": "print what lets a shell complete commands and flags",
 }
