@@ -36,6 +36,14 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) < 25 and {line.split()[0] for line in lines if line.startswith("  ")} >= {*COMMANDS}
 
+    def test_its_list_needs_neither_pytorch_nor_ray(self):
+        code = (
+            "import sys; from brainreg.commands.main import main; main(['--help']); print({*sys.modules} & {*sys.argv})"
+        )
+        line = [sys.executable, "-c", code, "torch", "ray", "optuna", "pandas", "scipy"]
+        ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert ended.stdout.splitlines()[-1] == "set()"
+
     @pytest.mark.parametrize("name", COMMANDS)
     def test_each_has_a_help(self, name, capsys):
         with pytest.raises(SystemExit) as ended:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
-import torch
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -295,6 +294,8 @@ def train_command(settings: BaseModel, threads: int | None, data_dir: str = DATA
 
 def use_threads(threads: str | None) -> None:
     """Let PyTorch use so many CPU threads, or, without the flag `--threads`, as many as there are cores for it."""
+    import torch  # takes seconds, and the help of most commands needs none
+
     if threads is None:
         # PyTorch's own number takes a container's quota of CPU time for no limit.
         return torch.set_num_threads(min(torch.get_num_threads(), cpu_cores()))
