@@ -10,11 +10,10 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from brainreg._utils.commands import python_name
 from brainreg._utils.files import check_writable, make_folder
 from brainreg._utils.flags import Parser, from_flags, train_command
 from brainreg._utils.paths import expand_home
@@ -42,8 +41,8 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.name is None:
         raise InputError("NAME: missing; name a search, its folder, or a checkpoint.pt that brainreg train wrote")
-    if find_spec("onnxruntime") is None or find_spec("onnxscript") is None or find_spec("safetensors") is None:
-        raise InputError(f"NAME={flags.name}: {python_name()} -m pip install 'brainreg[export]' comes first")
+    for package in ("safetensors", "onnxscript", "onnxruntime"):
+        import_module(package)  # one that is missing is named before anything is read
     with tempfile.TemporaryDirectory() as copies:
         search = None
         if flags.name.endswith(".pt"):

@@ -232,7 +232,7 @@ def _limits(plan: SearchPlan) -> Limits:
     options = plan.options
     spent = sum(record.seconds or 0.0 for record in plan.records)
     return Limits(
-        None if options.open_ended else plan.num_samples,
+        None if options.open_ended and not plan.used_up else plan.num_samples,
         plan.gpus_per_trial,
         *(options.minutes, options.gpu_hours, options.tolerance),
         before=(spent / plan.slots, spent * plan.gpus_per_trial),

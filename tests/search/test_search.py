@@ -207,12 +207,13 @@ def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
     assert first.reg_alpha.nunique() == 6
 
 
-def test_a_space_that_is_used_up_ends_the_search(tmp_path):
+@pytest.mark.parametrize("limit", [{"num_samples": 8}, {"minutes": 4}])
+def test_a_space_that_is_used_up_ends_the_search(limit, tmp_path):
     space = make_space(
         fixed={**TINY, "reg_alpha": 0.5, "reg_image_num": 100, "epoch_num": 1},
         search={"reg_range": {"choices": ["all", "high_positive"]}},
     )
-    results, text = search(space, tmp_path, strategy=TO_THE_END.model_copy(update={"seeds": 1}), num_samples=8)
+    results, text = search(space, tmp_path, strategy=TO_THE_END.model_copy(update={"seeds": 1}), **limit)
     assert results.setting.tolist() == [*space.given, "", ""] and set(results.state) == {"finished"}
     assert set(results.reg_range.dropna()) == {"all", "high_positive"}
     assert "the space is used up" in text and read_manifest(Storage(tmp_path / "s"))["num_samples"] == len(results)
