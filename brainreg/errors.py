@@ -29,23 +29,46 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{guess}known: {', '.join(known)}"
 
 
-def validated(model: type[Model], values: Mapping[str, Any], spell: Callable[[str], str] = str) -> Model:
+class Faults(ValueError):
+    """All that a pydantic validator finds wrong with a mapping. Each line begins with a key of the mapping."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = tuple(lines)
+        super().__init__("; ".join(self.lines))
+
+
+def validated(
+    model: type[Model], values: Mapping[str, Any], spell: Callable[[str], str] = str, where: str = ""
+) -> Model:
     """Return `model(**values)`.
 
     Args:
         model: the pydantic model.
         values: its fields.
         spell: how a dotted key is written where the values came from, say `--reg_alpha` for `reg_alpha`.
+        where: what the line begins with, say the file that the values came from.
 
     Raises:
-        InputError: the first thing that is wrong, in one line.
+        InputError: all that is wrong, in one line.
     """
     try:
         return model(**values)
     except ValidationError as error:
-        # A misspelt key explains why the one that it should be is missing.
         found = sorted(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-        raise InputError(_one_line(found[0], model, spell)) from error
+        misspelt = [one["loc"] for one in found if one["type"] == "extra_forbidden"]
+        lines = [
+            spell(line)
+            for one in found
+            if not (one["type"] == "missing" and any(_is_meant(one["loc"], other) for other in misspelt))
+            for line in _lines(one, model)
+        ]
+        raise InputError(f"{where}{'; '.join(dict.fromkeys(lines))}") from error
+
+
+def _is_meant(missing: tuple[int | str, ...], misspelt: tuple[int | str, ...]) -> bool:
+    """Whether a key that is missing is there under a name that is nearly right."""
+    names = str(misspelt[-1]).lower(), [str(missing[-1]).lower()]
+    return missing[:-1] == misspelt[:-1] and bool(difflib.get_close_matches(*names, cutoff=0.6))
 
 
 def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> Any:
@@ -68,17 +91,20 @@ def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> 
         raise InputError(f"{where}={value}: {rule(error.errors()[0])}") from error
 
 
-def _one_line(error: Mapping[str, Any], model: type[BaseModel], spell: Callable[[str], str]) -> str:
+def _lines(error: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
+    """What pydantic found wrong in one place, in lines that begin with a dotted key."""
     path = error["loc"]
-    key = spell(".".join(str(part) for part in path))
+    key = ".".join(map(str, path))
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such key; {nearest(str(path[-1]), _known_keys(model, path[:-1]))}"
+        return [f"{key}: no such key; {nearest(str(path[-1]), _known_keys(model, path[:-1]))}"]
     if error["type"] == "missing":
-        return f"{key}: missing"
+        return [f"{key}: missing"]
     # A check of several values names them itself.
     if error["type"] == "value_error" and isinstance(error["input"], Mapping):
-        return spell(".".join([*map(str, path), rule(error)]))
-    return f"{key}={error['input']}: {rule(error)}"
+        cause = error["ctx"]["error"]
+        lines = cause.lines if isinstance(cause, Faults) else [rule(error)]
+        return [".".join([*map(str, path), line]) for line in lines]
+    return [f"{key}={error['input']}: {rule(error)}"]
 
 
 def rule(error: Mapping[str, Any]) -> str:

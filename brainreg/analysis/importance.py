@@ -152,8 +152,8 @@ def _proposed(search: Storage) -> optuna.Study:
     """A study of one goal, the objective, of the finished trials that have parameters."""
     manifest, where = read_manifest(search), search.path(MANIFEST)
     told = SearchStudy(
-        validated(Space, manifest["space"], spell=lambda key: f"{where}: space.{key}"),
-        validated(Strategy, manifest["strategy"], spell=lambda key: f"{where}: strategy.{key}"),
+        validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{where}: "),
+        validated(Strategy, manifest["strategy"], spell=lambda key: f"strategy.{key}", where=f"{where}: "),
         name=str(search).rsplit("/", 1)[-1],
         records=read_trials(search, damaged=[]),
     ).study

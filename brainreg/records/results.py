@@ -68,7 +68,7 @@ def load_trials(search: Storage, manifest: Mapping[str, Any], damaged: list[str]
     """`load_results`; where `damaged` is given, trials that cannot be read are left out, and told of there."""
     where = search.path(MANIFEST)
     objective = validated(
-        Objective, manifest["space"]["objective"], spell=lambda key: f"{where}: space.objective.{key}"
+        Objective, manifest["space"]["objective"], spell=lambda key: f"space.objective.{key}", where=f"{where}: "
     )
     measured_by = {
         "weight": objective.weight,
@@ -156,7 +156,7 @@ def _column_type(annotation: Any) -> str:
 
 def _row(record: TrialRecord, search: Storage) -> dict[str, Any]:
     where = search.path(trial_name(record.number))
-    settings = validated(Hyperparameters, record.hyperparameters, spell=lambda key: f"{where}: {key}")
+    settings = validated(Hyperparameters, record.hyperparameters, where=f"{where}: ")
     shown = settings.model_dump()
     if not settings.regularized:
         shown.update({name: None for name in REGULARIZER if name != "reg_alpha"}, reg_alpha=0.0)

@@ -46,13 +46,13 @@ def load_space(name: str | Path) -> Space:
     last the file itself, replaces it, key by key (a key set to null is removed).
 
     Raises:
-        InputError: no such space, or a file that says something wrong; the line names the file and the key.
+        InputError: no such space, or a file that says something wrong; the line names the file and all such keys.
     """
     source = _find(name)
     content = _read(source, ()) if isinstance(source, Path) else _variant(str(name), *source)
     own = source.stem if isinstance(source, Path) else name
     where = source if isinstance(source, Path) else f"space={name}"
-    return validated(Space, {"name": own, **_without_nulls(content)}, spell=lambda key: f"{where}: {key}")
+    return validated(Space, {"name": own, **_without_nulls(content)}, where=f"{where}: ")
 
 
 def _find(name: str | Path) -> Path | tuple[str, str]:

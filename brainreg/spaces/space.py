@@ -1,17 +1,21 @@
 """A search space: what is searched, what is fixed, what is maximized, at which cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from brainreg.attacks import AutoAttack
-from brainreg.errors import checked_value, nearest, validated
+from brainreg.errors import Faults, checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
 from brainreg.spaces.distribution import Distribution, Suggests
 from brainreg.spaces.names import EARLY_STOPPED, LIKE_FOUND, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.published import published_setting
+
+# Hyperparameters that are keys of the space itself.
+_OWN_KEYS = ("task", "reg_data")
 
 
 class Budget(BaseModel):
@@ -61,34 +65,26 @@ class Space(BaseModel):
         if not (isinstance(content, Mapping) and isinstance(content.get("published"), str)):
             return content
         setting = published_setting(content["published"])
-        for key in ("task", "reg_data"):
+        for key in _OWN_KEYS:
             if (row := setting.pop(key)) != content.get(key):
                 raise ValueError(f"published={content['published']}: its {key} is {row}, not {content.get(key)}")
         return {**content, "published": setting}
 
+    @field_validator("fixed", "published")
+    @classmethod
+    def _check_values(cls, values: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if values is None else _without_faults(_checked_value, values)
+
+    @field_validator("search")
+    @classmethod
+    def _check_distributions(cls, search: dict[str, Distribution]) -> dict[str, Distribution]:
+        return _without_faults(_checked_distribution, search)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        settings = {"fixed": self.fixed, "published": self.published or {}}
-        for section, values in settings.items():
-            for key in values:
-                if key in ("task", "reg_data"):
-                    raise ValueError(f"{section}.{key}: {key} is a key of the space itself")
-                values[key] = _checked(f"{section}.{key}", key, values[key])
-        if "seed" in self.search:
-            raise ValueError("search.seed: a search gives its runs their seeds itself; its own is fixed.seed")
-        for key, distribution in self.search.items():
-            if key in ("task", "reg_data") or key in self.fixed:
-                raise ValueError(f"search.{key}: given twice; {key} is fixed")
-            kind = _kind(f"search.{key}", key)
-            if distribution.choices is None and kind not in (int, float):
-                raise ValueError(f"search.{key}: {key} is not a number; give choices")
-            if distribution.times is not None and (key, distribution.times) != ("reg_thresh_2", "reg_thresh"):
-                raise ValueError(f"search.{key}.times={distribution.times}: only reg_thresh_2 can be times reg_thresh")
-            checked = tuple(_checked(f"search.{key}", key, value) for value in distribution.extremes())
-            if distribution.choices is not None:
-                self.search[key] = distribution.model_copy(update={"choices": checked})
-            elif kind is int and distribution.step is not None and not distribution.step.is_integer():
-                raise ValueError(f"search.{key}.step={distribution.step:g}: {key} is a whole number")
+        twice = [f"search.{key}: given twice; {key} is fixed" for key in self.search if key in self.fixed]
+        if twice:
+            raise Faults(twice)
         self._check_second_threshold()
         if self.published is not None:
             validated(Hyperparameters, self.setting(PUBLISHED), spell=lambda key: f"published.{key}")
@@ -211,7 +207,7 @@ class Space(BaseModel):
 
     def is_whole(self, key: str) -> bool:
         """Return whether a hyperparameter is a whole number."""
-        return _kind(key, key) is int
+        return _kind(key) is int
 
     def parameter(self, key: str) -> str:
         """Return the name of Optuna's parameter for a hyperparameter."""
@@ -229,7 +225,7 @@ class Space(BaseModel):
             distribution = self.search[key]
             if key == "reg_thresh_2" and (drawn | self.fixed).get("reg_range") != "double":
                 continue
-            value = distribution.suggest(trial, self.parameter(key), _kind(key, key))
+            value = distribution.suggest(trial, self.parameter(key), _kind(key))
             drawn[key] = value if distribution.times is None else value * (drawn | self.fixed)[distribution.times]
         fixed = dict(self.fixed)
         if (drawn | fixed).get("reg_range") != "double":
@@ -274,7 +270,7 @@ class Space(BaseModel):
         """
         content = self.model_dump()
         values = dict(hyperparameters)
-        for key in ("task", "reg_data"):
+        for key in _OWN_KEYS:
             if key in values:
                 content[key] = values.pop(key)
         content["fixed"] = {**self.fixed, **values}
@@ -291,22 +287,60 @@ class Space(BaseModel):
         return validated(Space, content)
 
 
-def _field(where: str, key: str):
+def _field(key: str) -> FieldInfo:
     if key not in Hyperparameters.model_fields:
-        raise ValueError(f"{where}: no such hyperparameter; {nearest(key, Hyperparameters.model_fields)}")
+        raise ValueError(f"{key}: no such hyperparameter; {nearest(key, Hyperparameters.model_fields)}")
     return Hyperparameters.model_fields[key]
 
 
-def _kind(where: str, key: str) -> type:
+def _kind(key: str) -> type:
     """The plain type of a hyperparameter: int, float, bool or str."""
-    annotation = _field(where, key).annotation
+    annotation = _field(key).annotation
     for kind in (bool, int, float):
         if annotation in (kind, kind | None):
             return kind
     return str
 
 
-def _checked(where: str, key: str, value: Any) -> Any:
+def _without_faults(check: Callable[[str, Any], Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `check` makes of each value.
+
+    Raises:
+        Faults: all that it finds wrong.
+    """
+    checked, faults = {}, []
+    for key, value in values.items():
+        try:
+            checked[key] = check(key, value)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise Faults(faults)
+    return checked
+
+
+def _checked_value(key: str, value: Any) -> Any:
     """Return a value in the hyperparameter's own type and within its bounds."""
-    _field(where, key)
-    return checked_value(Hyperparameters, key, value, where)
+    if key in _OWN_KEYS:
+        raise ValueError(f"{key}: {key} is a key of the space itself")
+    _field(key)
+    return checked_value(Hyperparameters, key, value, key)
+
+
+def _checked_distribution(key: str, distribution: Distribution) -> Distribution:
+    """Return a distribution with values in the hyperparameter's own type and within its bounds."""
+    if key == "seed":
+        raise ValueError("seed: a search gives its runs their seeds itself; its own is fixed.seed")
+    if key in _OWN_KEYS:
+        raise ValueError(f"{key}: given twice; {key} is fixed")
+    kind = _kind(key)
+    if distribution.choices is None and kind not in (int, float):
+        raise ValueError(f"{key}: {key} is not a number; give choices")
+    if distribution.times is not None and (key, distribution.times) != ("reg_thresh_2", "reg_thresh"):
+        raise ValueError(f"{key}.times={distribution.times}: only reg_thresh_2 can be times reg_thresh")
+    checked = tuple(_checked_value(key, value) for value in distribution.extremes())
+    if distribution.choices is not None:
+        return distribution.model_copy(update={"choices": checked})
+    if kind is int and distribution.step is not None and not distribution.step.is_integer():
+        raise ValueError(f"{key}.step={distribution.step:g}: {key} is a whole number")
+    return distribution

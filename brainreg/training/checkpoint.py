@@ -195,7 +195,7 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
     The network takes images in [0, 1], of the task's size, and does its own scaling.
     """
     checkpoint = load_checkpoint(path)
-    settings = validated(Hyperparameters, checkpoint["hyperparameters"], spell=lambda key: f"{path}: {key}")
+    settings = validated(Hyperparameters, checkpoint["hyperparameters"], where=f"{path}: ")
     network = build_model(
         settings.archi,
         checkpoint["in_channels"],

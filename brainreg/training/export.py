@@ -56,7 +56,7 @@ def load_exported(path: str | Path) -> nn.Sequential:
         raise InputError(f"{path}: no such file") from error
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path}: must be a model.safetensors that brainreg export wrote") from error
-    settings = validated(Hyperparameters, about["hyperparameters"], spell=lambda key: f"{path}: {key}")
+    settings = validated(Hyperparameters, about["hyperparameters"], where=f"{path}: ")
     channels, size, _ = about["image_shape"]
     network = build_model(settings.archi, channels, about["num_classes"], settings.base_channels, size)
     classifier = as_classifier(network, find_dataset(settings.task))

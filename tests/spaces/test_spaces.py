@@ -346,11 +346,35 @@ class TestBadFiles:
             load_space(file)
         assert str(caught.value).startswith(f"{file}: {message}") and "\n" not in str(caught.value)
 
+    def test_all_that_is_wrong_is_named_at_once(self, write):
+        content = changed("fixed.epochs", 3)
+        content["fixed"]["lr"] = 0
+        content["serch"] = {}
+        content["search"]["reg_alpha"]["low"] = "x"
+        content["search"]["reg_batch_size"]["choices"] = [0]
+        content["objective"] |= {"eps": -1, "weight": 2}
+        del content["budget"]["num_samples"]
+        file = write(content)
+        with pytest.raises(InputError) as caught:
+            load_space(file)
+        line = str(caught.value)
+        assert line.count(str(file)) == 1 and "\n" not in line
+        for fault in (
+            "fixed.epochs: no such hyperparameter", "fixed.lr=0: must be greater than 0", "serch: no such key",
+            "search.reg_alpha.low=x: must be a number", "objective.eps=-1: must be greater than 0",
+            "objective.weight=2: must be at most 1", "budget.num_samples: missing",
+        ):  # fmt: skip
+            assert fault in line
+        content["search"]["reg_alpha"]["low"] = 0.1  # a distribution that can be read is checked, too
+        with pytest.raises(InputError, match=r"search\.reg_batch_size=0: must be at least 1"):
+            load_space(write(content))
+
     def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing_for_it(self, write):
         content = changed("budget", None)
         content["budgett"] = {"num_samples": 2}
-        with pytest.raises(InputError, match=r"budgett: no such key; did you mean budget\?"):
+        with pytest.raises(InputError, match=r"budgett: no such key; did you mean budget\?") as caught:
             load_space(write(content))
+        assert "missing" not in str(caught.value)
         content = changed("objective.eps", None)
         content["objective"]["epss"] = 0.1
         with pytest.raises(InputError, match=r"objective.epss: no such key; did you mean eps\?"):
