@@ -43,8 +43,7 @@ def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
         and objective in percent, its 95% interval, and the probabilities to be the best of them, and to be better than
         the unregularized one.
     """
-    chosen = advice.settings
-    chosen = chosen[(chosen["rank"] <= rows) | (chosen.setting != PROPOSED) | chosen.recommended]
+    chosen = listed_settings(advice, rows)
     names = [
         ", ".join(filter(None, (str(one.setting_number), shown_name(one.setting), "recommended" * one.recommended)))
         for one in chosen.itertuples()
@@ -62,6 +61,12 @@ def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
     seen["P(best)"] = chosen.p_best.map(format_probability).tolist()
     seen["P(better)"] = chosen[f"p_better_{UNREGULARIZED}"].map(format_probability).tolist()
     return seen
+
+
+def listed_settings(advice: Advice, rows: int = 10) -> pd.DataFrame:
+    """Return the rows of `advice.settings` that `best_settings` shows."""
+    every = advice.settings
+    return every[(every["rank"] <= rows) | (every.setting != PROPOSED) | every.recommended]
 
 
 def front_trials(trials: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from brainreg.analysis.comparison import (
 from brainreg.analysis.figures.comparison import comparison as draw_comparison
 from brainreg.analysis.figures.comparison import paired_differences
 from brainreg.analysis.files import to_csv
+from brainreg.analysis.formats import ABSENT
 from brainreg.reports.parts import Figures, Folded, Heading, Note, Notes, Part, Picture, Preformatted, Table, intervals
 from brainreg.reports.subject import Subject
 
@@ -22,6 +23,7 @@ def alpha_th(subject: Subject) -> list[Part]:
     if table.empty:
         return [Note("No trial has begun.")]
     shown = format_table(table).set_index("search").rename(columns={"data": "data sets"})
+    shown = shown.loc[:, (shown != ABSENT).any()]  # a space without a published setting has nothing of it
     parts: list[Part] = [Table.of("The alpha/Th table", shown.T.reset_index(names=""), texts=[*shown.index])]
     parts.append(Notes(table_notes(table)))
     if table[["unregularized_clean", "published_clean", "found_clean"]].notna().to_numpy().any():

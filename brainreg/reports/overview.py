@@ -1,12 +1,15 @@
 """The first section: what each search found, how sure that is, and what it cost."""
 
+import shlex
+
 import pandas as pd
 
 from brainreg._utils.formats import format_duration
 from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
 from brainreg.analysis.figures.settings import expectations
-from brainreg.analysis.trials import best_settings, same_in_all
+from brainreg.analysis.trials import best_settings, listed_settings, same_in_all
 from brainreg.analysis.trials import costs as cost_table
+from brainreg.recommendation.settings import Advice
 from brainreg.records.results import (
     expected_value,
     first_of_settings,
@@ -14,16 +17,32 @@ from brainreg.records.results import (
     recommended_trial,
 )
 from brainreg.records.trial import FINISHED
-from brainreg.reports.parts import Facts, Figures, Folded, Heading, Lead, Note, Notes, Part, Picture, Table, cell
+from brainreg.reports.parts import (
+    Facts,
+    Figures,
+    Folded,
+    Heading,
+    Lead,
+    Note,
+    Notes,
+    Part,
+    Picture,
+    Preformatted,
+    Run,
+    Settings,
+    Table,
+    cell,
+)
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import FOUND, LIKE_FOUND, SETTINGS, shown_name
+from brainreg.spaces.space import Space
 
 
 def overview(subject: Subject) -> list[Part]:
     """Return the section."""
     parts: list[Part] = []
     for name in subject.folders:
-        parts += [*_lead(subject, name), *_settings(subject, name)]
+        parts += [*_lead(subject, name), *_next(subject, name), *_settings(subject, name)]
     seen = subject.searches.overview
     facts = seen.drop(columns=["published", "notes"]).set_index("search").astype(object)
     facts["hours"] = [format_duration(3600 * hours) for hours in facts.hours]
@@ -93,8 +112,43 @@ def _settings(subject: Subject, name: str) -> list[Part]:
     return [
         Figures([Picture.of(expectations(advice), f"Expected objective{subject.of(name)}", text)]),
         note,
-        Table.of(f"Settings{subject.of(name)}", best_settings(advice, space)),
+        _unfolding(subject, name, advice, space),
     ]
+
+
+def _unfolding(subject: Subject, name: str, advice: Advice, space: Space) -> Settings:
+    """The best settings of a search, each with its runs."""
+    trials = subject.trials[subject.trials.search == name].set_index("trial")
+    listed = listed_settings(advice)
+    return Settings(
+        table=Table.of(f"Settings{subject.of(name)}", best_settings(advice, space)),
+        keys=[subject.setting_key(name, number) for number in listed.setting_number],
+        runs=[
+            [Run(subject.trial_key(name, one), str(one), f"{100 * trials.objective[one]:.1f}") for one in numbers]
+            for numbers in listed.trials
+        ],
+    )
+
+
+def _next(subject: Subject, name: str) -> list[Part]:
+    """What to type next: a confirmation where there is none, more trials where few would do, and the network."""
+    if name not in subject.advices:
+        return []
+    advice, _ = subject.advices[name]
+    best, folder = advice.recommended, subject.folders[name]
+    if best is None:
+        return []
+    confirmed = (subject.searches.confirmation.search == name).any()
+    trials, more = int((subject.trials.search == name).sum()), advice.runs_to_settle()
+    place = shlex.quote(folder.uri)
+    steps = {f"brainreg export {place}": "take the recommended network along"}
+    if more is not None and more <= trials:
+        why = f"about {more} more runs of the best two settings would tell them apart with 90%"
+        steps = {f"brainreg resume {place} --num-samples={trials + more}": why, **steps}
+    if not confirmed:
+        steps = {f"brainreg confirm {place}": "is it better on test images, over fresh seeds?", **steps}
+    width = max(map(len, steps))
+    return [Preformatted("\n".join(f"{command:<{width}}  # {why}" for command, why in steps.items()))]
 
 
 def _confirmed(subject: Subject, name: str) -> tuple[str, list[str]]:

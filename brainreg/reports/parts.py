@@ -81,6 +81,31 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A run of a setting: what its row among all trials is called there, its number and its objective, in texts."""
+
+    key: str
+    trial: str
+    objective: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A table of settings, whose column `runs` unfolds.
+
+    Attributes:
+        table: of texts.
+        keys: of each row, what its setting is called in the page.
+        runs: of each row.
+    """
+
+    table: Table
+    keys: Sequence[str]
+    runs: Sequence[Sequence[Run]]
+    kind: ClassVar[str] = "settings"
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure of matplotlib.
 
@@ -120,7 +145,7 @@ class Folded:
     kind: ClassVar[str] = "folded"
 
 
-Part = Note | Lead | Notes | Heading | Preformatted | Facts | Table | Figures | Folded
+Part = Note | Lead | Notes | Heading | Preformatted | Facts | Table | Settings | Figures | Folded
 
 
 def cell(value: object) -> str:

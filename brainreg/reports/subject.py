@@ -51,6 +51,14 @@ class Subject:
         """The search that a title is about, where there are several."""
         return f" of {name}" if self.several else ""
 
+    def trial_key(self, search: str, trial: int) -> str:
+        """What a trial is called in the page."""
+        return f"{self.numbers[search]}-{trial}"
+
+    def setting_key(self, search: str, setting_number: int) -> str:
+        """What a setting is called in the page."""
+        return f"{self.numbers[search]}-s{setting_number}"
+
     def without_search(self, frame: pd.DataFrame) -> pd.DataFrame:
         """A table of this page: of one search, it does not name it."""
         return frame if self.several else frame.drop(columns="search")

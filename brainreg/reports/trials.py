@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from brainreg.analysis.trials import all_trials, best_trials
 from brainreg.records.results import rank_trials
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
-from brainreg.reports.parts import Heading, Part, Table, cell
+from brainreg.reports.parts import Folded, Part, Table, cell
 from brainreg.reports.scatter import Axis, ColorBar, Mark, Plot, plot
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
@@ -33,9 +33,10 @@ _COLORS = 6  # of searches, in the style
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the table of all trials: its trial's key, classes of CSS, texts, seconds and command."""
+    """A row of the table of all trials: its trial's key, its setting's, classes of CSS, texts, seconds and command."""
 
     key: str
+    setting: str
     classes: str
     cells: Sequence[str]
     seconds: str
@@ -102,6 +103,7 @@ class Trials:
         return [
             _Row(
                 key=key,
+                setting=self.subject.setting_key(trials.search[index], trials.setting_number[index]),
                 classes=f"s-{trials.state[index]} n{self.subject.numbers[trials.search[index]]}",
                 cells=cells,
                 seconds=f"{trials.seconds[index]:.1f}" if pd.notna(trials.seconds[index]) else "",
@@ -112,9 +114,9 @@ class Trials:
 
     @property
     def best(self) -> list[Part]:
-        """The best trials."""
+        """The best trials, folded: single runs, of which luck has a part."""
         best = self.subject.without_search(best_trials(self.subject.trials))
-        return [Heading("The best trials, on validation images"), Table.of("The best trials", best)]
+        return [Folded("The best single trials, on validation images", Table.of("The best trials", best))]
 
     @cached_property
     def _stars(self) -> set[int]:
@@ -128,7 +130,7 @@ class Trials:
     def _keys(self) -> list[str]:
         """What each trial is called in the page."""
         trials = self.subject.trials
-        return [f"{self.subject.numbers[s]}-{t}" for s, t in zip(trials.search, trials.trial, strict=True)]
+        return [self.subject.trial_key(s, t) for s, t in zip(trials.search, trials.trial, strict=True)]
 
     def _marks(
         self, x: str, y: str, scales: tuple[float, float], foot: bool = False, colors: Mapping[int, str] | None = None

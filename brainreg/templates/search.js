@@ -25,8 +25,20 @@
 
   const marksOf = (key) => main.querySelectorAll(`use[data-t="${key}"]`);
 
+  // A trial, and less strongly the other runs of its setting.
   function highlight(key, on) {
-    if (key !== null) for (const mark of marksOf(key)) mark.classList.toggle("on", on);
+    if (key === null) return;
+    const row = document.getElementById(`t${key}`);
+    highlightSetting(row.dataset.s, on, "same");
+    for (const mark of marksOf(key)) mark.classList.toggle("on", on);
+    row.classList.toggle("on", on);
+  }
+
+  function highlightSetting(setting, on, name) {
+    for (const row of main.querySelectorAll(`tr[data-s="${setting}"]`)) {
+      row.classList.toggle("same", on);
+      if (row.id) for (const mark of marksOf(row.id.slice(1))) mark.classList.toggle(name, on);
+    }
   }
 
   function fill(key) {
@@ -262,6 +274,16 @@
       table.tBodies[0].append(...keyed.map(([, , row]) => row));
     });
   });
+
+  // All runs of the setting under the pointer are seen in the plots.
+  for (const row of document.querySelectorAll(".settings tr[data-s]")) {
+    row.addEventListener("pointerenter", () => {
+      if (pinned) return;
+      hide();
+      highlightSetting(row.dataset.s, true, "on");
+    });
+    row.addEventListener("pointerleave", () => highlightSetting(row.dataset.s, false, "on"));
+  }
 
   // The row under the pointer is seen in the plots, and its command can be copied.
   table.tBodies[0].addEventListener("pointerover", (event) => {

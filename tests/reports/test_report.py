@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def test_a_mark_for_each_trial_where_it_lies(small, searched):
 
 def test_everything_that_the_notebooks_show(small, searched):
     assert [head["text"] for head in small.all("h2")] == HEADINGS
-    links = {link["href"].removeprefix("#"): link["text"] for link in small.all("a")}
+    links = {link["href"].removeprefix("#"): link["text"] for link in small.all("a") if "data-t" not in link}
     assert links == {head["id"]: head["text"] for head in small.all("h2")}
     pictures = [decoded(image) for image in small.all("img")]
     captions = [one["text"] for one in small.all("figcaption")]
@@ -126,6 +127,7 @@ def test_everything_that_the_notebooks_show(small, searched):
         assert said in text
     for label in ("States and cost", "The best trials", "The alpha/Th table", "The front"):
         assert len(small.region(label)) > 1
+    assert not any({*row[1:]} == {ABSENT} for row in small.region("The alpha/Th table"))
     assert ("do not predict the objective" in text) is not predicted
     if predicted:
         head, *rows = small.region("Importance")
@@ -196,6 +198,22 @@ def test_the_settings_stand_first_with_what_is_expected_of_them(small, searched)
         assert low < 100 * trial.expected_objective < high
     places = [small.source.index(text) for text in ("<figcaption>Expected objective<", "Settings", "All trials")]
     assert places == sorted(places)
+
+
+def test_what_to_do_next_stands_behind_the_answer(small, searched, confirmed_search):
+    """A confirmation, where there is none, and the network."""
+    folder = shlex.quote(str(searched))
+    text = small.all("pre")[0]["text"]
+    assert text.startswith(f"brainreg confirm {folder} ") and f"brainreg export {folder} " in text
+    assert "brainreg confirm" not in Page(report([confirmed_search])).all("pre")[0]["text"]
+
+
+def test_the_runs_of_a_setting_lead_to_their_rows(small, searched):
+    results = load_results(searched)
+    links = [link for link in small.all("a") if "data-t" in link]
+    assert {link["href"] for link in links} == {f"#t0-{trial}" for trial in results.trial}
+    settings = {row["id"]: row["data-s"] for row in small.all("tr") if "id" in row}
+    assert settings == {f"t0-{t}": f"0-s{s}" for t, s in zip(results.trial, results.setting_number, strict=True)}
 
 
 def test_texts_of_files_are_escaped(copy):
@@ -431,6 +449,18 @@ class TestBrowser:
             assert page.locator(f'use.on[data-t="0-{best.trial}"]').count() >= 2  # in the other plots, too
             page.mouse.move(5, 5)
             assert not card.is_visible()
+
+    def test_a_setting_leads_to_its_runs_in_every_plot(self, page, searched):
+        results = load_results(searched)
+        best = rank_trials(results).iloc[0]
+        row = page.locator(f'.settings tr[data-s="0-s{best.setting_number}"]')
+        row.hover()
+        runs = int((results.setting_number == best.setting_number).sum())
+        assert page.locator("use.on").evaluate_all("marks => new Set(marks.map((one) => one.dataset.t)).size") == runs
+        row.locator("summary").click()
+        row.get_by_role("link", name=f"trial {best.trial}", exact=True).click()
+        page.wait_for_timeout(300)
+        assert page.locator(f"#t0-{best.trial}").is_visible() and page.url.endswith(f"#t0-{best.trial}")
 
     def test_a_click_pins_it_and_its_command_is_copied(self, page, searched):
         best = rank_trials(load_results(searched)).iloc[0]
