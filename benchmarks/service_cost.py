@@ -43,7 +43,8 @@ import brainreg.search.run
 from brainreg.records.trial import TrialRecord
 from brainreg.search.cluster import start_ray
 from brainreg.search.database import open_database
-from brainreg.search.plan import SearchOptions, plan_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_search
 from brainreg.search.progress import SearchProgress
 from brainreg.search.samplers import make_sampler
 from brainreg.search.searcher import StudySearch

@@ -216,7 +216,8 @@ def _search(folder: Path, name: str) -> None:
     import ray
     from rich.console import Console
 
-    from brainreg.search.plan import SearchOptions, plan_search
+    from brainreg.search.options import SearchOptions
+    from brainreg.search.plan import plan_search
     from brainreg.search.run import run_search
     from brainreg.search.strategy import Strategy
     from brainreg.spaces.space import Space

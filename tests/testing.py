@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-from brainreg.search.plan import SearchOptions, plan_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_search
 from brainreg.search.run import run_search
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.space import Space

@@ -20,7 +20,7 @@ from brainreg.confirmation.plan import plan_confirmation
 from brainreg.confirmation.run import run_confirmation, show_plan
 from brainreg.confirmation.worker import read_result
 from brainreg.errors import InputError
-from brainreg.search.plan import SEARCH_ONLY, SearchOptions
+from brainreg.search.options import SEARCH_ONLY, SearchOptions
 
 # Flags of a search that mean nothing here.
 _OTHERS = (*SEARCH_ONLY, "storage_path")

@@ -15,48 +15,47 @@ from pathlib import Path
 from typing import Any
 
 from brainreg._utils.files import check_writable, make_folder
-from brainreg._utils.flags import Parser, from_flags, train_command
+from brainreg._utils.flags import train_command
 from brainreg._utils.paths import expand_home
+from brainreg.commands.search_name import check_name, find_named, search_parser
 from brainreg.errors import InputError
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import BEST
 from brainreg.records.searches import load_searches
 from brainreg.reports.model_card import model_card
-from brainreg.search.plan import SearchOptions, find_search
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import load_checkpoint, load_classifier
 from brainreg.training.export import save_onnx, save_safetensors
 
 _CHECKPOINT, _RECOMMENDATION, _COMMAND = f"{BEST}/checkpoint.pt", f"{BEST}/recommendation.json", f"{BEST}/command.txt"
 _CARD = "README.md"
-_OTHERS = tuple(name for name in SearchOptions.model_fields if name != "storage_path")
+_OR_ELSE = ", or a checkpoint.pt that brainreg train wrote"
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = Parser(__doc__)
-    parser.add_argument("name", nargs="?", metavar="NAME", help="name or folder of a search, or a checkpoint.pt")
-    parser.add_flag("save_dir", help="folder of the files (default: export in the search's folder, or beside PATH)")
-    parser.add_flags(SearchOptions, "the search", skip=_OTHERS)
+    parser = search_parser(__doc__, or_else=_OR_ELSE)
+    parser.add_flag(
+        "save_dir", help="folder of the files (default: export in the search's folder, or beside the checkpoint)"
+    )
     flags = parser.parse_args(arguments)
-    if flags.name is None:
-        raise InputError("NAME: missing; name a search, its folder, or a checkpoint.pt that brainreg train wrote")
+    name = check_name(flags, _OR_ELSE)
     for package in ("safetensors", "onnxscript", "onnxruntime"):
         import_module(package)  # one that is missing is named before anything is read
     with tempfile.TemporaryDirectory() as copies:
         search = None
-        if flags.name.endswith(".pt"):
-            checkpoint, beside = Path(expand_home(flags.name)), str(Path(flags.name).parent)
+        if name.endswith(".pt"):
+            checkpoint, beside = Path(expand_home(name)), str(Path(name).parent)
         else:
-            search = find_search(flags.name, from_flags(SearchOptions, flags).storage_path, "NAME")
+            search = find_named(flags)
             if not search.exists(_CHECKPOINT):
-                raise InputError(f"NAME={flags.name}: recommends no setting yet; {search.path(_CHECKPOINT)} is missing")
+                raise InputError(f"NAME={name}: recommends no setting yet; {search.path(_CHECKPOINT)} is missing")
             checkpoint = search.fetch(_CHECKPOINT, copies)
             beside = str(search) if search.is_local else "."
         folder = Path(flags.save_dir or Path(beside) / "export")
         check_writable("--save_dir", folder)
-        name = checkpoint.parent.name if search is None else str(search).rsplit("/", 1)[-1]
-        files = _write(checkpoint, search, name, Path(copies, "export"))
+        title = checkpoint.parent.name if search is None else str(search).rsplit("/", 1)[-1]
+        files = _write(checkpoint, search, title, Path(copies, "export"))
         make_folder("--save_dir", folder)
         for file in files:
             shutil.move(file, folder / file.name)

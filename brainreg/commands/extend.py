@@ -9,17 +9,16 @@ One that does not run is extended when it goes on: brainreg resume NAME --num-sa
 from collections.abc import Sequence
 
 from brainreg._utils.flags import given_values
-from brainreg.commands import stop
+from brainreg.commands.search_name import find_named, search_parser
 from brainreg.search import steering
-from brainreg.search.plan import SearchOptions
+from brainreg.search.options import SearchOptions
 
 _LIMITS = ("num_samples", "minutes", "gpu_hours")
-_OTHERS = tuple(name for name in SearchOptions.model_fields if name not in (*_LIMITS, "storage_path"))
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    flags = stop.parser(__doc__, _OTHERS).parse_args(arguments)
+    flags = search_parser(__doc__, *_LIMITS).parse_args(arguments)
     given = given_values(SearchOptions, flags)
-    print(steering.extend(stop.named(flags), {name: given[name] for name in _LIMITS if given.get(name) is not None}))
+    print(steering.extend(find_named(flags), {name: given[name] for name in _LIMITS if given.get(name) is not None}))
     return 0

@@ -5,13 +5,12 @@ brainreg pause NAME
 
 from collections.abc import Sequence
 
-from brainreg.commands import stop
+from brainreg.commands.search_name import find_named, search_parser
 from brainreg.search import steering
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = stop.parser(__doc__)
-    flags = parser.parse_args(arguments)
-    print(steering.pause(stop.named(flags)))
+    flags = search_parser(__doc__).parse_args(arguments)
+    print(steering.pause(find_named(flags)))
     return 0

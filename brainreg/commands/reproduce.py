@@ -17,7 +17,7 @@ from brainreg.data.sources import to_download
 from brainreg.errors import InputError
 from brainreg.reproduction.row import Reproduction, Row
 from brainreg.reproduction.table import markdown_table
-from brainreg.search.plan import SEARCH_ONLY, SearchOptions
+from brainreg.search.options import SEARCH_ONLY, SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.training.device import default_device
 

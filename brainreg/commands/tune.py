@@ -12,17 +12,22 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from brainreg._utils.flags import Parser, from_flags, given_values
+from brainreg._utils.formats import format_duration
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.trial import FINISHED
 from brainreg.search.cluster import machines
-from brainreg.search.plan import SearchOptions, SearchPlan, find_search, plan_resume, plan_search
+from brainreg.search.costs import SearchCosts, search_costs
+from brainreg.search.folders import find_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import SearchPlan, plan_resume, plan_search
 from brainreg.search.run import is_done, run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.files import load_space, space_names
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget, Space
+from brainreg.training.device import device_name
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -140,4 +145,24 @@ def _show(plan: SearchPlan, console: Console) -> None:
             soft_wrap=True,
             highlight=False,
         )
+    else:
+        _show_costs(plan, search_costs(plan), console)
     console.print("nothing was started (--dry-run)")
+
+
+def _show_costs(plan: SearchPlan, costs: SearchCosts, console: Console) -> None:
+    """Print what the search would take."""
+    one, (fewest, most), hours = costs.trial, costs.trials, costs.gpu_hours
+    trials = f"{most}" if fewest == most else f"{fewest} to {most}"
+    parts = [
+        f"{trials} trials in {' to '.join(map(format_duration, costs.seconds))}",
+        *([f"{hours[0]:.2g} to {hours[1]:.2g} GPU hours"] if plan.gpus_per_trial else []),
+        f"up to {costs.disk / 1e6:.0f} MB",
+    ]
+    console.print(
+        f"cost: {', '.join(parts)}, by a few steps on {device_name(plan.device)}; a trial: up to"
+        f" {format_duration(one.training)} of training and {format_duration(one.objective)} of attacks. The least is"
+        " where weak trials are stopped early and attacks succeed at once.",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -27,7 +27,8 @@ from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials
 from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
-from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
+from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.plan import differences, format_value
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
@@ -131,7 +132,7 @@ def plan_confirmation(
         raise InputError(f"EXPERIMENT={experiment}: {len(searches)} searches; confirm one at a time")
     (search,) = searches.values()
     manifest = read_manifest(search)
-    space = validated(Space, manifest["space"], spell=lambda key: f"{search.path(MANIFEST)}: space.{key}")
+    space = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{search.path(MANIFEST)}: ")
     check_not_run(search, what="this search")
     check_not_run(search.child(FOLDER))
     results = load_results(search)

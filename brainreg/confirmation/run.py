@@ -33,7 +33,8 @@ from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import MANIFEST
 from brainreg.records.searches import CONFIRMATION
-from brainreg.search.cluster import check_gpus, check_nodes, say_dashboard, start_ray, watch_own_node
+from brainreg.search.cluster import say_dashboard, start_ray
+from brainreg.search.nodes import check_gpus, check_nodes, watch_own_node
 from brainreg.search.progress import time_left
 from brainreg.search.run import claimed_share
 from brainreg.spaces.names import shown_name

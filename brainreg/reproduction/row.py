@@ -34,12 +34,13 @@ from brainreg.reproduction.costs import (
     Costs,
     Measurement,
     Workload,
-    load_probe,
     payable_designs,
+    row_costs,
     workload_within,
 )
 from brainreg.reproduction.publish import publish
-from brainreg.search.plan import SearchOptions, differences, format_value, share_of_machines
+from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.plan import differences, format_value
 from brainreg.spaces.names import PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -207,11 +208,11 @@ class Row:
         say(f"{self.name}: timing a few steps ...")
         at_a_time = slots if not gpus else max(1, int(1 / gpus))
         arguments = (self.space, self.measurement, self.options.data_dir, device, self.options.threads)
-        costs = load_probe(*arguments, at_a_time=at_a_time, dry_run=dry_run)
+        costs = row_costs(*arguments, at_a_time, dry_run)
         asked, settings = Reproduction(**self.asked), 1 + len(self.space.controls)
         if asked.trials is not None and asked.seeds is not None:
             more = (asked.images or self.measurement.num_images) - self.measurement.num_images
-            seconds = costs.search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots, more)
+            seconds = costs.row_search(asked.trials, slots), costs.confirmation(settings, asked.seeds, slots, more)
             workload = Workload(asked.trials, asked.seeds, *seconds)
         else:
             cards = max(1, round(slots * gpus))

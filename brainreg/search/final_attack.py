@@ -1,5 +1,6 @@
 """The last, strongest attack on the best and the unregularized network of a search."""
 
+import math
 import tempfile
 import time
 from functools import partial
@@ -31,6 +32,15 @@ from brainreg.training.step import to_float
 
 # While the final attack runs, a line says so this often, in seconds.
 _LINE_SECONDS = 30
+
+
+# Trials that are attacked: the recommended one, and two unregularized ones.
+_TRIALS = 3
+
+
+def longest_final_attack(seconds: float, slots: int) -> float:
+    """Return the seconds of the final attack, which takes so many on each trial, with so many trials at a time."""
+    return math.ceil(_TRIALS / slots) * seconds
 
 
 def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,94 +12,28 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg._utils.files import check_writable
-from brainreg._utils.flags import DATA_DIR
-from brainreg._utils.timeouts import call_with_timeout
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import check_same_data
 from brainreg.data.sources import to_download
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.driver import DRIVER, check_no_driver, driver_of
+from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.trial import TrialRecord, read_trials
-from brainreg.search.claims import claims_of_others
-from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
 from brainreg.search.database import file_to_make, open_database, studies_of
+from brainreg.search.folders import answer_of, check_new, storage_of
+from brainreg.search.options import MOST_TRIALS, SearchOptions, share_of_machines
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import taken
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
-from brainreg.storage import PATIENCE, Storage, StorageError
+from brainreg.storage import Storage
 from brainreg.training.data import load_training_data
 
 _DATABASE = "study.db"
-
-
-# Options that end or name a search; what trains a fixed list of jobs has none of them.
-SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "tensorboard")
-
-
-# Trials of a search that another limit ends, at most.
-_MOST_TRIALS = 1000
-
-
-class SearchOptions(BaseModel):
-    """How a search is run; none of it changes what a trial is, and all of it may change when it is resumed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    num_samples: int | None = Field(
-        None, ge=1, description="trials (absent: the space's own number; with another limit, that alone)"
-    )
-    minutes: float | None = Field(None, gt=0, description="begin no trial after these minutes (absent: no such limit)")
-    gpu_hours: float | None = Field(
-        None, gt=0, description="begin no trial after trials held GPUs so long, each counted (absent: no such limit)"
-    )
-    tolerance: float | None = Field(
-        None,
-        gt=0,
-        description="begin no trial when the best setting is expected to be better than the recommended one by no more"
-        " than this, in the objective (absent: no such limit)",
-    )
-    max_concurrent: int | None = Field(
-        None, ge=1, description="trials at a time (absent: as many as the machine holds)"
-    )
-    cpus_per_trial: float = Field(1, ge=0.01, description="CPU cores that a trial takes")
-    gpus_per_trial: float | None = Field(
-        None, ge=0, description="GPUs that a trial takes, 0.5 for two trials a GPU (absent: 1 where there is one)"
-    )
-    max_retries: int = Field(
-        3, ge=0, description="times that a trial is tried again after a lost worker or node, or for lack of memory"
-    )
-    name: str | None = Field(None, description="name of the search's folder (absent: space and time)")
-    id: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="what a confirmation draws its fresh seeds from (absent: another one for each search)",
-    )
-    storage_path: str = Field("results", description="folder of the searches' folders, or s3://BUCKET/PATH")
-    study: str | None = Field(
-        None, description="database of the study, such as postgresql+psycopg://USER@HOST/NAME (absent: SQLite)"
-    )
-    data_dir: str = Field(DATA_DIR, description="folder of the data sets, on each node")
-    address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
-    dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
-    tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of a trial."""
-        return max(int(self.cpus_per_trial), 1)
-
-    @property
-    def open_ended(self) -> bool:
-        """Whether time ends the search, and no number of trials."""
-        return self.num_samples is None and (self.minutes is not None or self.gpu_hours is not None)
 
 
 @dataclass(frozen=True)
@@ -174,8 +107,8 @@ def plan_search(
     name = options.name or f"{space.name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     if Path(name).name != name:
         raise InputError(f"--name={name}: must be the name of a folder, not a path; --storage_path says where it is")
-    folder = _storage(options.storage_path).child(name)
-    _answering(folder, partial(check_new, folder, name))
+    folder = storage_of(options.storage_path).child(name)
+    answer_of(folder, partial(check_new, folder, name))
     own = Path(folder.root) if folder.is_local else None
     if own is not None and own.exists() and not (own.is_dir() and {path.name for path in own.iterdir()} <= {DRIVER}):
         raise InputError(f"--name={name}: {folder} already holds something; choose another name")
@@ -183,37 +116,6 @@ def plan_search(
     trials, _ = _trials(space, options, strategy.seeds)
     strategy = strategy.completed(space, trials, _seed(space))
     return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run)
-
-
-def check_new(folder: Storage, name: str) -> None:
-    """Raise InputError if a folder holds a search, or if one is being begun there."""
-    holds = folder.exists(MANIFEST)  # asked first: a storage that does not answer is named with this file
-    driver = driver_of(folder)
-    if driver is not None:
-        raise InputError(
-            f"--name={name}: process {driver['pid']} on {driver['host']} runs a search in {folder}; choose another name"
-        )
-    if holds:
-        raise InputError(
-            f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
-            f" --resume={shlex.quote(name)}"
-        )
-
-
-def find_search(name: str, storage_path: str, flag: str) -> Storage:
-    """Return the folder of a search by its name in `storage_path`, or by its path.
-
-    Raises:
-        InputError: there is none; the line begins with `flag`.
-    """
-    below = _storage(storage_path).child(name) if "/" not in name else None
-    for folder in (below, Storage(name)):
-        if folder is not None and _answering(folder, partial(folder.exists, MANIFEST)):
-            return folder
-    where = _storage(storage_path)
-    known = [one for one in _answering(where, where.names) if where.child(one).exists(MANIFEST)]
-    there = f"there {'is' if len(known) == 1 else 'are'} {', '.join(known)}" if known else "there is none"
-    raise InputError(f"{flag}={name}: no such search in {where}; {there}")
 
 
 def plan_resume(
@@ -244,11 +146,12 @@ def plan_resume(
         )
     check_no_driver(folder)
     where = f"{folder.path(MANIFEST)}: "
-    stored = validated(Space, manifest["space"], spell=lambda key: f"{where}space.{key}")
+    stored = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{where}")
     stored_strategy = validated(
         Strategy,
         manifest["strategy"],
-        spell=lambda key: f"{where}strategy.{key}",
+        spell=lambda key: f"strategy.{key}",
+        where=f"{where}",
     )
     identity = search_id(manifest)
     if options.get("id") not in (None, identity):
@@ -291,24 +194,6 @@ def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, A
 def format_value(value: Any) -> str:
     """Return a value of a flag as it is typed."""
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _storage(path: str) -> Storage:
-    if not path.startswith("s3://") and "://" in path:
-        raise InputError(f"--storage_path={path}: must be a folder or s3://BUCKET/PATH")
-    return Storage(path)
-
-
-def _answering(storage: Storage, action: Callable[[], Any]) -> Any:
-    """Do something that needs an answer of the storage.
-
-    Raises:
-        InputError: it does not answer.
-    """
-    try:
-        return action() if storage.is_local else call_with_timeout(PATIENCE, action)
-    except (TimeoutError, StorageError) as error:
-        raise InputError(f"--storage_path={storage}: {error}") from error
 
 
 def _seed(space: Space) -> int:
@@ -362,39 +247,9 @@ def _trials(
     """How many trials a search has, and whether those are all that are left: with one seed, a second training of a
     setting gives the same numbers again.
     """
-    asked = _MOST_TRIALS if options.open_ended else options.num_samples or space.budget.num_samples
+    asked = MOST_TRIALS if options.open_ended else options.num_samples or space.budget.num_samples
     most = most_trials(space, seeds, records)
     return (asked, False) if most is None or asked <= most else (most, True)
-
-
-def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
-    """Return how many of the jobs run at a time, and the GPUs that each takes.
-
-    On this machine, that is what other searches leave, and one at least; `max_concurrent` overrules them.
-
-    Raises:
-        InputError: a job takes more than there is; no cluster answers.
-    """
-    there = machines(options.address, options.dashboard_host)
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
-    for name, value, most, what in (
-        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
-        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
-    ):
-        if value > most:
-            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"--gpus_per_trial={gpus:g}: must be a part of one GPU, up to 1, or a whole number of GPUs")
-    if not there.slots(options.cpus_per_trial, gpus):
-        raise InputError(
-            f"--gpus_per_trial={gpus:g}: no machine has so many, with --cpus_per_trial={options.cpus_per_trial:g}"
-        )
-    others = claims_of_others() if options.address is None and options.max_concurrent is None else []
-    if others:
-        taken = {gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()}
-        there = Machines((Machine(there.cpus - sum(claim.cores for claim in others), there.gpus - len(taken)),))
-    slots = max(there.slots(options.cpus_per_trial, gpus), 1)
-    return min(slots, options.max_concurrent or slots, jobs), gpus
 
 
 def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:

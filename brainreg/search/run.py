@@ -46,19 +46,15 @@ from brainreg.records.trial import (
 )
 from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_time
-from brainreg.search.cluster import (
-    check_gpus,
-    check_nodes,
-    gpus_needed,
-    say_dashboard,
-    start_ray,
-    visible_gpus,
-    watch_own_node,
-)
+from brainreg.search.cluster import gpus_needed, say_dashboard, start_ray, visible_gpus
 from brainreg.search.conclusion import conclude, describe_settings_count
 from brainreg.search.database import set_aside_if_damaged
+from brainreg.search.final_attack import longest_final_attack
+from brainreg.search.folders import check_new
 from brainreg.search.limits import Limits
-from brainreg.search.plan import SearchOptions, SearchPlan, check_new, share_of_machines
+from brainreg.search.nodes import check_gpus, check_nodes, watch_own_node
+from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.plan import SearchPlan
 from brainreg.search.progress import SearchProgress
 from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
 from brainreg.search.searcher import StudySearch, WhenBroken
@@ -192,7 +188,7 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
         *(space.objective, folder.uri, data_dir, plan.data, options.threads, plan.device),
         proxy=plan.strategy.scheduler == "asha",
     )
-    final_attacks = -(-3 // plan.slots) * space.budget.final_attack_seconds  # on three trials
+    final_attacks = longest_final_attack(space.budget.final_attack_seconds, plan.slots)
     limits = _limits(plan)
     progress = SearchProgress(limits.trials, plan.slots, space, console, final_attacks, limits)
     progress.resume(plan.records)

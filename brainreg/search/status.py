@@ -11,6 +11,7 @@ from brainreg.records.manifest import read_manifest, trials_asked
 from brainreg.records.results import load_results, read_space, search_advice
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
+from brainreg.search.final_attack import longest_final_attack
 from brainreg.search.progress import time_left
 from brainreg.search.summary import advice_lines, confirm_lines, settings_table
 from brainreg.storage import Storage
@@ -58,7 +59,7 @@ def show_status(search: Storage, console: Console) -> None:
                 slots=driver["slots"],
                 done=results[results.state != UNFINISHED].seconds.fillna(0).tolist(),
                 running=[now - max(began, driver["began"]) for began in running.began],
-                afterwards=-(-2 // driver["slots"]) * manifest["space"]["budget"]["final_attack_seconds"],
+                afterwards=longest_final_attack(manifest["space"]["budget"]["final_attack_seconds"], driver["slots"]),
             )
             say("time left: " + ("unknown until a trial is done" if left is None else f"about {format_duration(left)}"))
         for row in running.itertuples():

@@ -10,7 +10,7 @@ from conftest import ROOT
 from brainreg._utils.flags import Parser, from_flags, given_values, run_command, to_flags, train_command
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.search.plan import SearchOptions
+from brainreg.search.options import SearchOptions
 from brainreg.spaces.files import load_space
 from brainreg.storage import Storage
 

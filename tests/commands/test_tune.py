@@ -14,9 +14,16 @@ from conftest import ROOT
 from brainreg.commands import tune
 from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
+from brainreg.search import costs as search_costs
 from brainreg.spaces.files import space_names
 
 SPACE = "--space=digits_double"
+DRY_RUN = [SPACE, "--dry-run", "--max-concurrent=1"]  # one network is timed, in this process
+
+
+@pytest.fixture(autouse=True)
+def few_timed_steps(monkeypatch):
+    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.1)
 
 
 @pytest.mark.parametrize(
@@ -78,27 +85,28 @@ def test_list_of_spaces(capsys):
 )
 def test_short_searches_stop_no_trial_unless_asked_to(flags, scheduler, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert tune.main([SPACE, "--dry-run", *flags]) == 0
+    assert tune.main([*DRY_RUN, *flags]) == 0
     assert f"sampler thompson, scheduler {scheduler}" in capsys.readouterr().out
 
 
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert tune.main([SPACE, "--dry-run", "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0
+    assert tune.main([*DRY_RUN, "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0
     shown = capsys.readouterr().out
     assert "searched: reg_thresh_2 0.05 to 0.9, times reg_thresh" in shown
     assert "first: unregularized, {" in shown and "'epoch_num': 3" in shown and "'seed': 7" in shown
     assert "objective: 0.2 clean + 0.8 robust; AutoAttack custom" in shown
+    assert re.search(r"^cost: 14 trials in \d+m\d\ds to .*, up to \d+ MB, by a few steps on ", shown, re.MULTILINE)
     assert shown.splitlines()[-1] == "nothing was started (--dry-run)"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dry_run_makes_no_database(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/study.db"]) == 0
+    assert tune.main([*DRY_RUN, f"--study=sqlite:///{tmp_path}/study.db"]) == 0
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"--study=sqlite.*/none is no folder that can be written to"):
-        tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/none/study.db"])
+        tune.main([*DRY_RUN, f"--study=sqlite:///{tmp_path}/none/study.db"])
 
 
 def test_dry_run_leaves_a_database_as_it_is(tmp_path, monkeypatch):
@@ -110,12 +118,12 @@ def test_dry_run_leaves_a_database_as_it_is(tmp_path, monkeypatch):
     optuna.create_study(study_name="taken", storage=f"sqlite:///{tmp_path}/studies.db")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for url in (*(f"sqlite:///{tmp_path}/{name}.db" for name in ("mine #1", "empty #1", "studies")), "sqlite://"):
-        assert tune.main([SPACE, "--dry-run", "--name=new", f"--study={url}"]) == 0
+        assert tune.main([*DRY_RUN, "--name=new", f"--study={url}"]) == 0
     with pytest.raises(InputError, match="already holds a study taken"):
-        tune.main([SPACE, "--dry-run", "--name=taken", f"--study=sqlite:///{tmp_path}/studies.db"])
+        tune.main([*DRY_RUN, "--name=taken", f"--study=sqlite:///{tmp_path}/studies.db"])
     (tmp_path / "text.db").write_text("no database, but text that is long enough to be taken for one" * 10)
     with pytest.raises(InputError, match="no database answers there"):
-        tune.main([SPACE, "--dry-run", f"--study=sqlite:///{tmp_path}/text.db"])
+        tune.main([*DRY_RUN, f"--study=sqlite:///{tmp_path}/text.db"])
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.name != "text.db"} == before
 
 

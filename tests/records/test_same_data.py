@@ -21,7 +21,8 @@ from brainreg.records.searches import load_searches
 from brainreg.records.trial import read_trials
 from brainreg.reproduction.row import Row
 from brainreg.search import run as search_run
-from brainreg.search.plan import SearchOptions, plan_resume, plan_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.space import Space

@@ -13,21 +13,17 @@ import time
 
 import pandas as pd
 import pytest
-import torch
 from conftest import ROOT
-from torch import nn
 
 from brainreg.analysis import comparison as analysis_comparison
-from brainreg.attacks import AutoAttack
 from brainreg.commands import reproduce as commands_reproduce
 from brainreg.confirmation.pilot import Pilot
 from brainreg.errors import InputError
-from brainreg.reproduction import costs as reproduction_costs
 from brainreg.reproduction import row as reproduction_row
-from brainreg.reproduction.costs import Costs, Measurement, payable_designs, probe, robust_counts, workload_within
+from brainreg.reproduction.costs import Costs, Measurement, payable_designs, row_costs, workload_within
 from brainreg.reproduction.row import SIZES, Row
 from brainreg.reproduction.table import load_reproductions, markdown_table
-from brainreg.search.plan import SearchOptions
+from brainreg.search.options import SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.spaces.published import PUBLISHED_SETTINGS
 from brainreg.statistics import least_seeds
@@ -106,7 +102,7 @@ def test_the_workload_fits_into_the_budget_and_uses_it():
             continue
         assert workload.seconds <= 60 * minutes
         assert 6 <= workload.trials <= DIGITS.budget.num_samples and few <= workload.seeds <= many
-        assert workload.search == COSTS.search(workload.trials, slots) == -(-workload.trials // 2) * 40
+        assert workload.search == COSTS.row_search(workload.trials, slots) == -(-workload.trials // 2) * 40
         assert workload.confirmation == COSTS.confirmation(settings, workload.seeds, slots)
         more = dataclasses.replace(workload, seeds=workload.seeds + 1)
         unused = 60 * minutes - workload.seconds
@@ -159,37 +155,11 @@ def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, mo
     assert row(trials=3, seeds=workload["seeds"], images=30).design(asked) == (workload["seeds"], 30)
 
 
-def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
-    """On a network that nothing changes the mind of."""
-
-    class Counted(nn.Module):
-        images = 0
-
-        def forward(self, images):
-            Counted.images += len(images)
-            logits = torch.zeros(len(images), 10) + torch.arange(10.0) + 1e-3 * images.flatten(1).mean(1)[:, None]
-            return logits * torch.linspace(1, 2, 10)
-
-    images, labels = torch.rand(20, 1, 28, 28), torch.full((20,), 9)
-    for attack in (
-        AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=10, n_target_classes=3),
-        AutoAttack(version="custom", attacks=("square",), n_queries=40),
-    ):
-        Counted.images = 0
-        assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
-        counted = 20 * robust_counts(attack, 2, 1.0, 1.0)
-        assert 0.7 * counted < Counted.images < 1.4 * counted
-
-
-def test_a_probe_tells_what_a_trial_costs(monkeypatch):
-    monkeypatch.setattr(reproduction_costs, "_PROBE_SECONDS", 0.5)
+def test_a_row_costs_what_its_space_and_its_measurement_say():
     space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
-    short = probe(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), str(ROOT / "data"), "cpu", 1)
-    longer = probe(
-        space.override({"epoch_num": 20}, {}, {}), Measurement(seeds=(2, 2), num_images=80), "data", "cpu", 1
-    )
-    assert 0 < short.training < longer.training and 0 < short.evaluation < longer.evaluation
-    assert short.objective > 0
+    data = str(ROOT / "data")
+    short = row_costs(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), data, "cpu", 1, 1)
+    assert 0 < short.attacked_image * 8 < short.evaluation and min(short.training, short.objective) > 0
 
 
 # ---------------------------------------------------------------------------------------------
@@ -200,7 +170,6 @@ _SMALL = """
 import sys
 from brainreg.analysis import comparison as analysis_comparison
 from brainreg.commands import reproduce as commands_reproduce
-from brainreg.reproduction import costs as reproduction_costs
 from brainreg.reproduction import row as reproduction_row
 from brainreg._utils.flags import run_command as run
 from brainreg.reproduction.costs import Measurement

@@ -19,17 +19,8 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.results import load_results
 from brainreg.records.trial import read_trials
-from brainreg.search.cluster import (
-    Machine,
-    Machines,
-    _temporary_folder,
-    check_gpus,
-    check_nodes,
-    machines,
-    pack,
-    start_ray,
-    unpack,
-)
+from brainreg.search.cluster import Machine, Machines, _temporary_folder, machines, start_ray
+from brainreg.search.nodes import check_gpus, check_nodes, pack, unpack
 from brainreg.storage import Storage
 from brainreg.training.data import load_training_data
 

@@ -18,10 +18,11 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.manifest import read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
-from brainreg.search import plan as search_plan
+from brainreg.search import options as search_options
 from brainreg.search.cluster import Machine, Machines
 from brainreg.search.limits import Limits
-from brainreg.search.plan import SearchOptions, plan_resume, plan_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import sampler_seed
@@ -283,7 +284,7 @@ class TestPlan:
         assert self.refused(tmp_path, gpus_per_trial=gpus + 1) == f"--gpus_per_trial={gpus + 1}: there are {gpus} GPUs"
 
     def test_a_part_above_one_gpu(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(search_plan, "machines", lambda address, host: Machines((Machine(8, 4), Machine(8, 1))))
+        monkeypatch.setattr(search_options, "machines", lambda address, host: Machines((Machine(8, 4), Machine(8, 1))))
         expected = "--gpus_per_trial=1.5: must be a part of one GPU, up to 1, or a whole number of GPUs"
         assert self.refused(tmp_path, gpus_per_trial=1.5) == expected
         assert self.refused(tmp_path, gpus_per_trial=5).startswith("--gpus_per_trial=5: no machine has so many")

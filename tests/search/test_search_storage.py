@@ -20,7 +20,9 @@ from brainreg.records.driver import driver_of
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial
 from brainreg.records.trial import TrialFiles
-from brainreg.search.plan import SearchOptions, find_search, plan_resume, plan_search
+from brainreg.search.folders import find_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.storage import Storage

@@ -26,7 +26,8 @@ from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.records.driver import Driver
 from brainreg.records.trial import TrialFiles, read_trials
 from brainreg.search import trial as search_trial
-from brainreg.search.plan import SearchOptions, plan_resume, plan_search
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.searcher import StudySearch
 from brainreg.search.strategy import Strategy

@@ -1,0 +1,44 @@
+"""The argument NAME of the commands that take a search: its name, or its folder."""
+
+import argparse
+
+from brainreg._utils.flags import Parser, from_flags
+from brainreg.errors import InputError
+from brainreg.search.folders import find_search
+from brainreg.search.options import SearchOptions
+from brainreg.storage import Storage
+
+
+def search_parser(description: str, *flags: str, or_else: str = "") -> Parser:
+    """Return a parser of a command whose first argument is NAME.
+
+    Args:
+        description: the module's docstring.
+        flags: fields of `SearchOptions` that are flags of the command, beside `storage_path`.
+        or_else: what else may be named.
+    """
+    parser = Parser(description)
+    parser.add_argument("name", nargs="?", metavar="NAME", help=f"name of a search, or its folder{or_else}")
+    others = [name for name in SearchOptions.model_fields if name not in (*flags, "storage_path")]
+    parser.add_flags(SearchOptions, "the search", skip=others)
+    return parser
+
+
+def check_name(flags: argparse.Namespace, or_else: str = "") -> str:
+    """Return NAME.
+
+    Raises:
+        InputError: it is missing.
+    """
+    if flags.name is None:
+        raise InputError(f"NAME: missing; name a search, or its folder{or_else}")
+    return str(flags.name)
+
+
+def find_named(flags: argparse.Namespace) -> Storage:
+    """Return the folder of the search NAME.
+
+    Raises:
+        InputError: NAME is missing, or there is no such search.
+    """
+    return find_search(check_name(flags), from_flags(SearchOptions, flags).storage_path, "NAME")

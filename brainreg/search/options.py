@@ -1,0 +1,100 @@
+"""What a search runs on and what ends it: none of it changes what a trial is."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from brainreg._utils.flags import DATA_DIR
+from brainreg.errors import InputError
+from brainreg.search.claims import claims_of_others
+from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
+
+# Options that end or name a search; what trains a fixed list of jobs has none of them.
+SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "tensorboard")
+
+
+# Trials of a search that another limit ends, at most.
+MOST_TRIALS = 1000
+
+
+class SearchOptions(BaseModel):
+    """How a search is run; none of it changes what a trial is, and all of it may change when it is resumed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    num_samples: int | None = Field(
+        None, ge=1, description="trials (absent: the space's own number; with another limit, that alone)"
+    )
+    minutes: float | None = Field(None, gt=0, description="begin no trial after these minutes (absent: no such limit)")
+    gpu_hours: float | None = Field(
+        None, gt=0, description="begin no trial after trials held GPUs so long, each counted (absent: no such limit)"
+    )
+    tolerance: float | None = Field(
+        None,
+        gt=0,
+        description="begin no trial when the best setting is expected to be better than the recommended one by no more"
+        " than this, in the objective (absent: no such limit)",
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="trials at a time (absent: as many as the machine holds)"
+    )
+    cpus_per_trial: float = Field(1, ge=0.01, description="CPU cores that a trial takes")
+    gpus_per_trial: float | None = Field(
+        None, ge=0, description="GPUs that a trial takes, 0.5 for two trials a GPU (absent: 1 where there is one)"
+    )
+    max_retries: int = Field(
+        3, ge=0, description="times that a trial is tried again after a lost worker or node, or for lack of memory"
+    )
+    name: str | None = Field(None, description="name of the search's folder (absent: space and time)")
+    id: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="what a confirmation draws its fresh seeds from (absent: another one for each search)",
+    )
+    storage_path: str = Field("results", description="folder of the searches' folders, or s3://BUCKET/PATH")
+    study: str | None = Field(
+        None, description="database of the study, such as postgresql+psycopg://USER@HOST/NAME (absent: SQLite)"
+    )
+    data_dir: str = Field(DATA_DIR, description="folder of the data sets, on each node")
+    address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
+    dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
+    tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of a trial."""
+        return max(int(self.cpus_per_trial), 1)
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether time ends the search, and no number of trials."""
+        return self.num_samples is None and (self.minutes is not None or self.gpu_hours is not None)
+
+
+def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
+    """Return how many of the jobs run at a time, and the GPUs that each takes.
+
+    On this machine, that is what other searches leave, and one at least; `max_concurrent` overrules them.
+
+    Raises:
+        InputError: a job takes more than there is; no cluster answers.
+    """
+    there = machines(options.address, options.dashboard_host)
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
+    for name, value, most, what in (
+        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
+        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
+    ):
+        if value > most:
+            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--gpus_per_trial={gpus:g}: must be a part of one GPU, up to 1, or a whole number of GPUs")
+    if not there.slots(options.cpus_per_trial, gpus):
+        raise InputError(
+            f"--gpus_per_trial={gpus:g}: no machine has so many, with --cpus_per_trial={options.cpus_per_trial:g}"
+        )
+    others = claims_of_others() if options.address is None and options.max_concurrent is None else []
+    if others:
+        taken = {gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()}
+        there = Machines((Machine(there.cpus - sum(claim.cores for claim in others), there.gpus - len(taken)),))
+    slots = max(there.slots(options.cpus_per_trial, gpus), 1)
+    return min(slots, options.max_concurrent or slots, jobs), gpus

@@ -1,0 +1,96 @@
+"""What a search will cost."""
+
+import dataclasses
+
+import pytest
+import torch
+from testing import make_space
+from torch import nn
+
+from brainreg.attacks import AutoAttack
+from brainreg.records.trial import FINISHED, TrialRecord
+from brainreg.search import costs as search_costs
+from brainreg.search.costs import Timing, TrialCosts, costs_of, robust_counts, time_setting, under_load
+from brainreg.search.options import SearchOptions
+from brainreg.search.plan import SearchPlan
+from brainreg.search.strategy import Strategy
+from brainreg.storage import Storage
+
+TIMING = Timing(step=0.1, forward=0.001, gradient=0.003, steps=200, validation_images=100, checkpoint=1000)
+
+
+def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
+    """On a network that nothing changes the mind of."""
+
+    class Counted(nn.Module):
+        images = 0
+
+        def forward(self, images):
+            Counted.images += len(images)
+            logits = torch.zeros(len(images), 10) + torch.arange(10.0) + 1e-3 * images.flatten(1).mean(1)[:, None]
+            return logits * torch.linspace(1, 2, 10)
+
+    images, labels = torch.rand(20, 1, 28, 28), torch.full((20,), 9)
+    for attack in (
+        AutoAttack(version="custom", attacks=("apgd-ce", "apgd-t"), n_iter=10, n_target_classes=3),
+        AutoAttack(version="custom", attacks=("square",), n_queries=40),
+    ):
+        Counted.images = 0
+        assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
+        counted = 20 * robust_counts(attack, 2, 1.0, 1.0)
+        assert 0.7 * counted < Counted.images < 1.4 * counted
+
+
+def plan(trials=20, slots=2, scheduler="asha", records=(), **options) -> SearchPlan:
+    space = make_space().override({}, {}, {"final_attack_seconds": 60})
+    return SearchPlan(
+        space, Strategy(scheduler=scheduler), SearchOptions(**options), 0, "id", trials, slots, 0, Storage("s"), records
+    )
+
+
+class TestCosts:
+    def test_of_a_whole_search(self):
+        one = TrialCosts.of(TIMING, plan().space)
+        costs = costs_of(plan(scheduler="none"), TIMING)
+        least, most = (seconds - search_costs.START_SECONDS for seconds in costs.seconds)
+        assert costs.trials == (20, 20) and costs.disk == 21 * 1000
+        assert least == pytest.approx(20 * one.training / 2)
+        assert most == pytest.approx(10 * (one.training + one.objective) + one.choice + 2 * 60)  # three final attacks
+
+    def test_asha_may_stop_most_trials(self):
+        stopped, whole = costs_of(plan(), TIMING), costs_of(plan(scheduler="none"), TIMING)
+        assert stopped.seconds[0] < 0.7 * whole.seconds[0]
+        assert stopped.seconds[1] > whole.seconds[1]  # the proxy of each epoch
+
+    def test_what_has_ended_costs_nothing_more(self):
+        ended = tuple(TrialRecord(number=i, setting="", hyperparameters={}, ended=FINISHED) for i in range(15))
+        left = costs_of(plan(records=ended), TIMING)
+        assert left.trials == (5, 5) and left.seconds[1] < costs_of(plan(), TIMING).seconds[1]
+
+    def test_a_limit_of_time_leaves_as_many_trials_as_fit(self):
+        costs = costs_of(plan(1000, minutes=5), TIMING)
+        fewest, most = costs.trials
+        assert 1 <= fewest < most < 1000
+        one = costs.trial
+        assert one.search(fewest, 2, "asha") <= 300 < one.search(fewest + 1, 2, "asha")
+        assert costs.seconds[1] >= 300 and costs.seconds[0] <= 300 + search_costs.START_SECONDS
+        assert costs_of(plan(8, minutes=1000), TIMING) == costs_of(plan(8), TIMING)  # the limit is never met
+
+    def test_a_limit_of_gpu_hours_counts_every_gpu(self):
+        on_gpus = dataclasses.replace(plan(1000, slots=4, gpu_hours=1), gpus_per_trial=0.5)
+        costs = costs_of(on_gpus, TIMING)
+        assert costs.gpu_hours[0] <= 1 <= costs.gpu_hours[1] < 1.1
+        assert costs.seconds[0] <= 1800 + search_costs.START_SECONDS
+
+
+def test_a_setting_is_timed(monkeypatch):
+    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.2)
+    threads = torch.get_num_threads()
+    space = make_space()
+    timing = under_load(1, time_setting, space, "data", "cpu", 1)
+    assert min(timing.step, timing.forward) > 0 and timing.steps % space.setting("unregularized")["epoch_num"] == 0
+    assert timing.checkpoint > 1000 and torch.get_num_threads() == threads
+
+
+def test_under_load_is_the_mean_of_all():
+    assert under_load(2, TrialCosts, 1.0, 2.0, 3.0) == TrialCosts(1.0, 2.0, 3.0)
