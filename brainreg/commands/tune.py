@@ -119,7 +119,7 @@ def _show(plan: SearchPlan, console: Console) -> None:
     objective = space.objective
     console.print(
         f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
-        f" eps {objective.eps:g}, {objective.attack_image_num} validation images",
+        f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images",
         soft_wrap=True,
         highlight=False,
     )

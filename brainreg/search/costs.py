@@ -92,12 +92,13 @@ class TrialCosts:
         """Return what a trial of a space takes."""
         epochs, objective = Hyperparameters(**space.setting(space.given[0])).epoch_num, space.objective
         validation = timing.validation_images * timing.forward
-        attacked = objective.attack_image_num * timing.attack(objective.attack)
+        images = objective.attacked_of(timing.validation_images)
+        attacked = images * timing.attack(objective.attack)
         return cls(
             training=timing.steps * timing.step + epochs * validation,
             proxy=epochs * objective.proxy_image_num * timing.attack(PROXY),
             objective=2 * validation + attacked,
-            choice=epochs * (objective.attack_image_num * timing.attack(PROXY) + attacked),
+            choice=epochs * (images * timing.attack(PROXY) + attacked),
         )
 
     def search(self, trials: int, slots: int, scheduler: str) -> float:

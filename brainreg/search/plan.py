@@ -281,7 +281,8 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict
     """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too.
 
     Returns:
-        The space, with the attacks that its number of classes allows, and the data's fingerprints.
+        The space, with the attacks that its number of classes allows and the number of attacked images that its data
+        have, and the data's fingerprints.
     """
     found: dict[str, str] = {}
     for name in space.given:
@@ -295,7 +296,9 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict
     objective, budget = space.objective, space.budget
     space = space.model_copy(
         update={
-            "objective": objective.model_copy(update={"attack": attack}),
+            "objective": objective.model_copy(
+                update={"attack": attack, "attack_image_num": objective.attacked_of(len(data.valid_labels))}
+            ),
             "budget": budget.model_copy(update={"final_attack": final}),
         }
     )

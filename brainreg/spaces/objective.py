@@ -22,6 +22,10 @@ from brainreg.training.checkpoint import fold_batchnorm
 EPOCH_OBJECTIVE = "epoch_objective"
 
 
+# Images that are attacked, unless there are few.
+_ATTACKED = 200
+
+
 # Images classified together.
 _CLEAN_BATCH = 500
 
@@ -38,11 +42,16 @@ class Objective(BaseModel):
     weight: float = Field(0.5, ge=0, le=1, description="w, weight of the clean accuracy in the objective")
     eps: float = Field(gt=0, le=1, description="largest perturbation of the attack, in units of [0, 1] pixels")
     attack: AutoAttack = Field(AutoAttack(), description="version of AutoAttack")
-    attack_image_num: int = Field(200, ge=1, description="validation images that are attacked")
+    attack_image_num: int | None = Field(
+        None,
+        ge=1,
+        description=f"validation images that are attacked (absent: {_ATTACKED}, or half of them where there are fewer"
+        f" than {2 * _ATTACKED})",
+    )
     attack_batch_size: int = Field(250, ge=1, description="images attacked together")
     proxy_image_num: int = Field(100, ge=1, description="of those, images of the proxy after each epoch, at most")
     noise: NoiseName = Field("Gaussian", description="noise of the accuracy that is not optimized")
-    noise_eps: float = Field(gt=0, le=1, description="its strength, a fraction of the pixel range")
+    noise_eps: float = Field(0.1, gt=0, le=1, description="its strength, a fraction of the pixel range")
 
     def measure(self, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, Any]:
         """Measure a classifier.
@@ -73,7 +82,7 @@ class Objective(BaseModel):
             "clean_accuracy": clean,
             "clean_n": len(labels),
             "robust_accuracy": robust,
-            "robust_n": self.attack_image_num,
+            "robust_n": self.attacked_of(len(labels)),
             "noise_accuracy": noisy,
             "attack_seconds": time.monotonic() - began,
         }
@@ -133,7 +142,7 @@ class Objective(BaseModel):
             `measure` of `brainreg.training.loop.train`, to be used with `choose_by=EPOCH_OBJECTIVE`.
         """
         best = max((epoch.get(EPOCH_OBJECTIVE, -math.inf) for epoch in history), default=-math.inf)
-        fewer_steps = self.model_copy(update={"proxy_image_num": self.attack_image_num})
+        fewer_steps = self.model_copy(update={"proxy_image_num": self.attacked_of(len(labels))})
 
         def measure(classifier: nn.Sequential, metrics: Mapping[str, float]) -> dict[str, float]:
             nonlocal best
@@ -149,7 +158,12 @@ class Objective(BaseModel):
 
     def divide(self, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of `n` validation images are attacked to measure the objective, and all others, shuffled."""
-        if self.attack_image_num > n:
-            raise InputError(f"attack_image_num={self.attack_image_num}: there are {n} validation images")
+        attacked = self.attacked_of(n)
+        if attacked > n:
+            raise InputError(f"attack_image_num={attacked}: there are {n} validation images")
         shuffled = torch.randperm(n, generator=seeded_generator(seed, Stream.ATTACKED_IMAGES))
-        return shuffled[: self.attack_image_num], shuffled[self.attack_image_num :]
+        return shuffled[:attacked], shuffled[attacked:]
+
+    def attacked_of(self, n: int) -> int:
+        """Return how many of `n` validation images are attacked."""
+        return self.attack_image_num or max(min(_ATTACKED, n // 2), 1)

@@ -23,7 +23,7 @@ class Budget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    num_samples: int = Field(ge=1, description="trials")
+    num_samples: int = Field(40, ge=1, description="trials")
     final_attack: AutoAttack = Field(
         AutoAttack(), description="attack on the best setting and the unregularized ones at the end"
     )
@@ -57,7 +57,7 @@ class Space(BaseModel):
     search: dict[str, Distribution] = Field(min_length=1)
     published: dict[str, Any] | None = None
     objective: Objective
-    budget: Budget
+    budget: Budget = Budget()
 
     @model_validator(mode="before")
     @classmethod

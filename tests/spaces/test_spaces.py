@@ -353,7 +353,7 @@ class TestBadFiles:
         content["search"]["reg_alpha"]["low"] = "x"
         content["search"]["reg_batch_size"]["choices"] = [0]
         content["objective"] |= {"eps": -1, "weight": 2}
-        del content["budget"]["num_samples"]
+        content["budget"]["num_samples"] = 0
         file = write(content)
         with pytest.raises(InputError) as caught:
             load_space(file)
@@ -362,12 +362,20 @@ class TestBadFiles:
         for fault in (
             "fixed.epochs: no such hyperparameter", "fixed.lr=0: must be greater than 0", "serch: no such key",
             "search.reg_alpha.low=x: must be a number", "objective.eps=-1: must be greater than 0",
-            "objective.weight=2: must be at most 1", "budget.num_samples: missing",
+            "objective.weight=2: must be at most 1", "budget.num_samples=0: must be at least 1",
         ):  # fmt: skip
             assert fault in line
         content["search"]["reg_alpha"]["low"] = 0.1  # a distribution that can be read is checked, too
         with pytest.raises(InputError, match=r"search\.reg_batch_size=0: must be at least 1"):
             load_space(write(content))
+
+    def test_what_need_not_be_said(self, write):
+        """Of the objective only the strength, which has to be measured; of the budget nothing."""
+        content = changed("budget", None)
+        content["objective"] = {"eps": 0.1}
+        space = load_space(write(content))
+        assert space.budget.num_samples == 40 and space.objective.attacked_of(1000) == 200
+        assert space.objective.attacked_of(60) == 30 and space.objective.attacked_of(1) == 1
 
     def test_a_misspelt_key_is_named_and_not_the_one_that_is_missing_for_it(self, write):
         content = changed("budget", None)
