@@ -154,8 +154,9 @@ def _show_costs(plan: SearchPlan, costs: SearchCosts, console: Console) -> None:
     """Print what the search would take."""
     one, (fewest, most), hours = costs.trial, costs.trials, costs.gpu_hours
     trials = f"{most}" if fewest == most else f"{fewest} to {most}"
+    last = f" (the attack at the end up to {format_duration(costs.final_attack)})" if costs.final_attack else ""
     parts = [
-        f"{trials} trials in {' to '.join(map(format_duration, costs.seconds))}",
+        f"{trials} trials in {' to '.join(map(format_duration, costs.seconds))}{last}",
         *([f"{hours[0]:.2g} to {hours[1]:.2g} GPU hours"] if plan.gpus_per_trial else []),
         f"up to {costs.disk / 1e6:.0f} MB",
     ]

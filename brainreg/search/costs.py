@@ -132,6 +132,7 @@ class SearchCosts:
         trial: what a trial takes.
         trials: how many its limits leave.
         seconds: until it has ended.
+        final_attack: of those, at most, the attack at the end.
         gpu_hours: of all trials together.
         disk: bytes, at most.
     """
@@ -139,6 +140,7 @@ class SearchCosts:
     trial: TrialCosts
     trials: tuple[int, int]
     seconds: tuple[float, float]
+    final_attack: float
     gpu_hours: tuple[float, float]
     disk: int
 
@@ -307,6 +309,7 @@ def costs_of(plan: SearchPlan, timing: Timing) -> SearchCosts:
         trial=costs,
         trials=(fewest, all_fit),
         seconds=(START_SECONDS + ends[0], START_SECONDS + ends[1] + final),
+        final_attack=final,
         gpu_hours=(to_hours * ends[0], to_hours * ends[1]),
         disk=(all_fit + 1) * timing.checkpoint,  # the recommended network twice
     )
