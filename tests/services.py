@@ -1,4 +1,4 @@
-"""Servers that tests start for themselves: S3, PostgreSQL, and ones that do not answer."""
+"""Servers that tests start for themselves: S3, PostgreSQL, Slurm, and ones that do not answer."""
 
 import contextlib
 import logging
@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -123,3 +125,94 @@ def postgresql_server() -> Iterator[PostgreSQL]:
         finally:
             with contextlib.suppress(AssertionError):  # a test may have stopped it
                 server.stop()
+
+
+_SLURM = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket,cred_expire=10
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+ReturnToService=2
+MpiDefault=none
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+class Slurm:
+    """A Slurm of one node, this machine, from Debian's packages; a job that is run again waits ten seconds.
+
+    Attributes:
+        environment: variables with which its commands find it.
+    """
+
+    def __init__(self, folder: Path):
+        if os.getuid() or not all(map(shutil.which, ("munged", "slurmctld", "slurmd", "sbatch"))):
+            pytest.skip("Slurm is not installed (Debian: apt install slurmctld slurmd slurm-client munge), or not root")
+        self.folder = folder
+        for name in ("munge", "state", "spool"):
+            (folder / name).mkdir()
+        with contextlib.ExitStack() as free:
+            sockets = [free.enter_context(socket.socket()) for _ in range(2)]
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            ports = [one.getsockname()[1] for one in sockets]
+        key = folder / "munge" / "key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        config = folder / "slurm.conf"
+        content = _SLURM.format(host=socket.gethostname(), ports=ports, folder=folder, cores=os.cpu_count())
+        config.write_text(content)
+        self.environment = {**os.environ, "SLURM_CONF": str(config)}
+        files = [f"--{name}-file={folder}/munge/{name}" for name in ("pid", "log", "seed")]
+        munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge/socket", *files]
+        self._processes: list[subprocess.Popen] = []
+        for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
+            log = (folder / f"{command[0]}.out").open("w")
+            process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+            self._processes.append(process)
+            time.sleep(1)
+        self._wait_for("idle")
+
+    def _wait_for(self, state: str) -> None:
+        for _ in range(60):
+            if state in self.run("sinfo", "--noheader", "--format=%t", check=False):
+                return
+            time.sleep(1)
+        raise AssertionError("\n".join(path.read_text() for path in self.folder.glob("*.out")))
+
+    def run(self, *command: str, check: bool = True, **options: Any) -> str:
+        """Run one of Slurm's commands, and return what it prints."""
+        ended = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, **options)
+        assert not check or ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def stop(self) -> None:
+        self.run("scancel", "--signal=KILL", "--full", "--user=root", check=False)  # the scripts, and what they started
+        for process in reversed(self._processes):
+            process.terminate()
+            process.wait(30)
+
+
+@contextlib.contextmanager
+def slurm() -> Iterator[Slurm]:
+    """Run a Slurm."""
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        server = Slurm(Path(folder))
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -18,7 +18,7 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.trial import FINISHED
 from brainreg.search.cluster import machines
 from brainreg.search.costs import SearchCosts, search_costs
-from brainreg.search.folders import find_search
+from brainreg.search.folders import find_search, is_begun
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import SearchPlan, plan_resume, plan_search
 from brainreg.search.run import is_done, run_search
@@ -35,6 +35,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(__doc__)
     parser.add_flag("space", help="name of a space in search_spaces/, or path of a space file")
     parser.add_flag("resume", help="name or folder of a search that was interrupted: go on with it")
+    parser.add_flag(
+        "resume-if-begun",
+        action="store_true",
+        help="go on with the search --name where it was begun, else begin it: for what runs a command again",
+    )
     parser.add_flag("status", help="name or folder of a search: show how far it is, and exit")
     parser.add_flag("list-spaces", action="store_true", help="list the spaces and exit")
     parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
@@ -56,6 +61,11 @@ def main(arguments: Sequence[str]) -> int:
     if flags.status is not None:
         show_status(find_search(flags.status, storage_path, "--status"), console)
         return 0
+    if flags.resume_if_begun:
+        if "name" not in flags:
+            raise InputError("--resume_if_begun: names no search; give --name")
+        if is_begun(flags.name, storage_path):
+            flags.resume = flags.__dict__.pop("name")
     if flags.resume is not None:
         if "name" in flags:
             raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")

@@ -27,6 +27,12 @@ def check_new(folder: Storage, name: str) -> None:
         )
 
 
+def is_begun(name: str, storage_path: str) -> bool:
+    """Return whether there is a search of this name."""
+    folder = storage_of(storage_path).child(name)
+    return bool(answer_of(folder, partial(folder.exists, MANIFEST)))
+
+
 def find_search(name: str, storage_path: str, flag: str) -> Storage:
     """Return the folder of a search by its name in `storage_path`, or by its path.
 

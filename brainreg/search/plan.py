@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy
 
 from brainreg._utils.files import check_writable
+from brainreg.attacks import AutoAttack
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import check_same_data
 from brainreg.data.sources import to_download
@@ -156,7 +157,7 @@ def plan_resume(
     identity = search_id(manifest)
     if options.get("id") not in (None, identity):
         raise InputError(f"--id={options['id']}: this search has {identity}; resume it without the flag")
-    now = space(stored).model_dump(mode="json")
+    now = _as_stored(space(stored), stored).model_dump(mode="json")
     now_strategy = {**stored_strategy.model_dump(), **(strategy or {})}
     for old, new in ((stored.model_dump(mode="json"), now), (stored_strategy.model_dump(), now_strategy)):
         for key, before, after in differences(old, new):
@@ -180,6 +181,26 @@ def plan_resume(
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
     return plan
+
+
+def _as_stored(space: Space, stored: Space) -> Space:
+    """A space as a search of it is stored: where its data decided, by what they decided; see `_check_settings`."""
+
+    def decided(attack: AutoAttack, then: AutoAttack) -> AutoAttack:
+        return then if then in [attack.for_classes(classes) for classes in (2, 3, 4)] else attack
+
+    objective, budget = space.objective, space.budget
+    images = objective.attack_image_num or stored.objective.attack_image_num
+    attack, final = (
+        decided(objective.attack, stored.objective.attack),
+        decided(budget.final_attack, stored.budget.final_attack),
+    )
+    return space.model_copy(
+        update={
+            "objective": objective.model_copy(update={"attack": attack, "attack_image_num": images}),
+            "budget": budget.model_copy(update={"final_attack": final}),
+        }
+    )
 
 
 def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

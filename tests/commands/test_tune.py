@@ -15,6 +15,7 @@ from brainreg.commands import tune
 from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
 from brainreg.search import costs as search_costs
+from brainreg.search.costs import Timing
 from brainreg.spaces.files import space_names
 
 SPACE = "--space=digits_double"
@@ -22,8 +23,11 @@ DRY_RUN = [SPACE, "--dry-run", "--max-concurrent=1"]  # one network is timed, in
 
 
 @pytest.fixture(autouse=True)
-def few_timed_steps(monkeypatch):
+def timed_before(request, monkeypatch):
+    """Few steps are timed in the test of what it costs, and none in the others, which are about something else."""
     monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.1)
+    if "shows_the_plan" not in request.node.name:
+        monkeypatch.setattr(search_costs, "time_setting", lambda *arguments: Timing(0.03, 1e-4, 3e-4, 170, 360, 10**6))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,17 @@ def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys
     assert re.search(r"^cost: 14 trials in \d+m\d\ds to .*, up to \d+ MB, by a few steps on ", shown, re.MULTILINE)
     assert shown.splitlines()[-1] == "nothing was started (--dry-run)"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_that_was_begun_goes_on_and_another_one_begins(searched, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    begun = ["--name=small", f"--storage_path={searched.parent}", "--resume-if-begun", "--dry-run"]
+    assert tune.main([*begun, "--max-concurrent=1", "--num-samples=12"]) == 0
+    assert "\ncost: 3 trials in " in capsys.readouterr().out  # nine have ended
+    assert tune.main([*DRY_RUN, "--name=new", "--resume-if-begun"]) == 0
+    assert "\ncost: 14 trials in " in capsys.readouterr().out
+    with pytest.raises(InputError, match="--resume_if_begun: names no search; give --name"):
+        tune.main([*DRY_RUN, "--resume-if-begun"])
 
 
 def test_dry_run_makes_no_database(tmp_path, monkeypatch):

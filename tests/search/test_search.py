@@ -16,7 +16,7 @@ from testing import SHORT_ATTACK, TINY, TO_THE_END, make_space, search
 from brainreg._utils.flags import to_flags
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.manifest import read_manifest, write_manifest
+from brainreg.records.manifest import FORMAT, read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
 from brainreg.search import options as search_options
 from brainreg.search.cluster import Machine, Machines
@@ -64,6 +64,21 @@ class TestFewClasses:
             objective={"eps": 0.02, "noise_eps": 0.2, "attack_image_num": 4},
             budget={"num_samples": 4, **budget},
         )
+
+    def test_what_the_data_decided_is_no_difference_when_it_is_resumed(self, write_folder, tmp_path):
+        """The attacks that few classes allow, and how many of few images are attacked."""
+        space = self.space(write_folder).override({}, {"attack_image_num": None})
+        plan = plan_search(space, SearchOptions(name="s", storage_path=str(tmp_path / "out")))
+        assert plan.space.objective.attack != space.objective.attack
+        assert plan.space.objective.attack_image_num == 4  # of nine
+        models = {"space": plan.space, "strategy": plan.strategy, "options": plan.options}
+        kept = {name: model.model_dump(mode="json") for name, model in models.items()}
+        about = {"format": FORMAT, "id": plan.id, "num_samples": plan.num_samples, "data": dict(plan.data)}
+        write_manifest(plan.folder, about | kept)
+        assert plan_resume(plan.folder, {}, lambda stored: space).space == plan.space
+        changed = space.override({}, {"attack_image_num": 1})
+        with pytest.raises(InputError, match="attack_image_num=1: this search has 4"):
+            plan_resume(plan.folder, {}, lambda stored: changed)
 
     def test_the_other_attacks_run_and_are_named(self, write_folder, tmp_path):
         plan = plan_search(self.space(write_folder), SearchOptions(storage_path=str(tmp_path)))
