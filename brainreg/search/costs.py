@@ -258,14 +258,12 @@ def robust_counts(attack: AutoAttack, strengths: int, forward: float, gradient: 
 
 
 def under_load(at_a_time: int, function: Callable[..., Numbers], *arguments: Any) -> Numbers:
-    """Return the mean of what so many processes at a time find: they slow each other down.
+    """Return the mean of what so many processes at a time find: they slow each other down, and leave no GPU held.
 
     Args:
         at_a_time: networks that share the processor, or one GPU.
         function, arguments: gives a dataclass of numbers.
     """
-    if at_a_time == 1:
-        return function(*arguments)
     with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
         found: Sequence[Any] = [job.result() for job in [pool.submit(function, *arguments) for _ in range(at_a_time)]]
     kind = type(found[0])

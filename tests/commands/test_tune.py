@@ -19,15 +19,15 @@ from brainreg.search.costs import Timing
 from brainreg.spaces.files import space_names
 
 SPACE = "--space=digits_double"
-DRY_RUN = [SPACE, "--dry-run", "--max-concurrent=1"]  # one network is timed, in this process
+DRY_RUN = [SPACE, "--dry-run", "--max-concurrent=1"]
 
 
 @pytest.fixture(autouse=True)
 def timed_before(request, monkeypatch):
-    """Few steps are timed in the test of what it costs, and none in the others, which are about something else."""
-    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.1)
+    """Steps are timed in the test of what it costs, and none in the others, which are about something else."""
     if "shows_the_plan" not in request.node.name:
-        monkeypatch.setattr(search_costs, "time_setting", lambda *arguments: Timing(0.03, 1e-4, 3e-4, 170, 360, 10**6))
+        timing = Timing(0.03, 1e-4, 3e-4, 170, 360, 10**6)
+        monkeypatch.setattr(search_costs, "under_load", lambda *arguments: timing)
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,12 @@ from brainreg.analysis import comparison as analysis_comparison
 from brainreg.commands import reproduce as commands_reproduce
 from brainreg.confirmation.pilot import Pilot
 from brainreg.errors import InputError
+from brainreg.reproduction import costs as reproduction_costs
 from brainreg.reproduction import row as reproduction_row
 from brainreg.reproduction.costs import Costs, Measurement, payable_designs, row_costs, workload_within
 from brainreg.reproduction.row import SIZES, Row
 from brainreg.reproduction.table import load_reproductions, markdown_table
+from brainreg.search import costs as search_costs
 from brainreg.search.options import SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.spaces.published import PUBLISHED_SETTINGS
@@ -155,11 +157,17 @@ def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, mo
     assert row(trials=3, seeds=workload["seeds"], images=30).design(asked) == (workload["seeds"], 30)
 
 
-def test_a_row_costs_what_its_space_and_its_measurement_say():
+def test_a_row_costs_what_its_space_and_its_measurement_say(monkeypatch):
+    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(reproduction_costs, "under_load", lambda at_a_time, time_it, *arguments: time_it(*arguments))
     space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
-    data = str(ROOT / "data")
-    short = row_costs(space, Measurement(seeds=(2, 2), num_epsilons=2, num_images=8), data, "cpu", 1, 1)
-    assert 0 < short.attacked_image * 8 < short.evaluation and min(short.training, short.objective) > 0
+    less = Measurement(seeds=(2, 2), num_epsilons=2, num_images=8)
+    short = row_costs(space, less, str(ROOT / "data"), "cpu", 1, 1)
+    longer = row_costs(
+        space.override({"epoch_num": 20}, {}, {}), Measurement(seeds=(2, 2), num_images=80), "data", "cpu", 1, 1
+    )
+    assert 0 < short.training < longer.training and 0 < short.evaluation < longer.evaluation
+    assert 0 < short.attacked_image * 8 < short.evaluation and short.objective > 0
 
 
 # ---------------------------------------------------------------------------------------------
