@@ -46,6 +46,8 @@ test: $(INSTALLED)
 
 $(SERVICES): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,services]'
+	$(PYTHON) -m venv --without-pip .venv/mlflow  # a server of MLflow wants other versions than what is tested
+	$(PYTHON) -m pip --python .venv/mlflow/bin/python install --quiet mlflow
 	@touch $@
 
 # make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql

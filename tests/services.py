@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -216,3 +217,31 @@ def slurm() -> Iterator[Slurm]:
             yield server
         finally:
             server.stop()
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of an MLflow server, from an environment of its own; skips the test where it is not installed."""
+    program = Path(__file__).parent.parent / ".venv" / "mlflow" / "bin" / "mlflow"
+    if not program.exists():
+        pytest.skip("MLflow's server is not installed: make .venv/services")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder.mkdir()
+    store = [f"--backend-store-uri=sqlite:///{folder}/mlflow.db", f"--artifacts-destination={folder}"]
+    command = [str(program), "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *store]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        end = time.monotonic() + 240
+        while True:
+            assert server.poll() is None, (folder / "log").read_text()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert time.monotonic() < end, "MLflow's server does not begin"
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

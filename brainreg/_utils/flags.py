@@ -183,8 +183,11 @@ def from_flags(model: type[Model], flags: argparse.Namespace, **others: Any) -> 
 _EXTRAS = {
     **dict.fromkeys(("pyautoattack", "foolbox", "imagecorruptions"), "attacks"),
     **dict.fromkeys(("ray", "optuna", "sqlalchemy"), "search"),
-    **dict.fromkeys(("matplotlib", "papermill", "nbclient", "nbformat", "ipykernel"), "analysis"),
+    **dict.fromkeys(
+        ("matplotlib", "altair", "vl_convert", "papermill", "nbclient", "nbformat", "ipykernel"), "analysis"
+    ),
     **dict.fromkeys(("safetensors", "onnx", "onnxruntime", "onnxscript"), "export"),
+    **dict.fromkeys(("mlflow", "wandb"), "trackers"),
     "timm": "timm",
 }
 

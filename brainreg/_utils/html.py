@@ -29,7 +29,9 @@ def static(name: str) -> str:
     return loader.get_source(_templates(), name)[0]
 
 
-def render_page(template: str, title: str, *, style: str, script: str | None = None, **content: Any) -> str:
+def render_page(
+    template: str, title: str, *, style: str, script: str | None = None, library: str = "", **content: Any
+) -> str:
     """Return a page that loads nothing, and that runs no script but its own.
 
     Args:
@@ -37,13 +39,14 @@ def render_page(template: str, title: str, *, style: str, script: str | None = N
         title: a text.
         style: name of its style sheet, beside that of all pages.
         script: name of its JavaScript.
+        library: JavaScript that runs before it, which may make functions of texts (as Vega does of expressions).
         content: what the template shows; texts are escaped.
     """
     policy, code = "default-src 'none'; style-src 'unsafe-inline'; img-src data:", ""
     if script is not None:
-        code = static(script)
+        code = f"{library}\n{static(script)}".replace("</script", "<\\/script")
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-        policy += f"; script-src 'sha256-{digest}'"
+        policy += f"; script-src 'sha256-{digest}'" + (" 'unsafe-eval'" if library else "")
     return (
         _templates()
         .get_template(template)

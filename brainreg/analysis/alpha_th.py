@@ -328,7 +328,7 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table*}", ""])
 
 
-_LATEX_HEADS = {UNREGULARIZED: "unreg.", EARLY_STOPPED: "stopped", PUBLISHED: "publ.", FOUND: "found"}
+_LATEX_HEADS: dict[str, str] = {UNREGULARIZED: "unreg.", EARLY_STOPPED: "stopped", PUBLISHED: "publ.", FOUND: "found"}
 
 
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

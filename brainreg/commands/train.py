@@ -29,7 +29,7 @@ from brainreg.evaluation.robustness import Robustness
 from brainreg.evaluation.settings import Evaluation, plan_attacks
 from brainreg.evaluation.subject import TABLE, Subject, evaluate_subject, forget, show
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.driver import Driver, driver_of
+from brainreg.records.driver import Driver, check_no_driver
 from brainreg.spaces.published import published_setting
 from brainreg.storage import Storage
 from brainreg.training.data import TrainingData, load_test_images, load_training_data
@@ -92,11 +92,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check_not_run(folder: Storage, file: str) -> None:
     """Raise InputError if another process trains this network."""
-    if (driver := driver_of(folder, file)) is not None:
-        raise InputError(
-            f"--save_dir: process {driver['pid']} on {driver['host']} trains this network in {folder}; wait for its"
-            " end, or choose another folder"
-        )
+    runs, then = f"trains this network in {folder}", ", or choose another folder"
+    check_no_driver(folder, file, flag="--save_dir", runs=runs, then=then)
 
 
 def _train(

@@ -1,6 +1,5 @@
 """What a confirmation trains and how it measures, checked before anything is written."""
 
-import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -22,13 +21,13 @@ from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part
 from brainreg.errors import InputError, validated
 from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import Evaluation, plan_attacks
-from brainreg.records.driver import DRIVER, driver_of
+from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials
+from brainreg.records.resume import differences, format_value, read_begun, write_begun
 from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
 from brainreg.search.options import SearchOptions, share_of_machines
-from brainreg.search.plan import differences, format_value
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
@@ -37,14 +36,14 @@ from brainreg.statistics import front, least_seeds
 from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
 
-FOLDER = "confirmation"
+FOLDER, _FILE = "confirmation", "confirmation.json"
 
 
 _FORMAT = 1
 
 
 # What a confirmation must find of itself to go on.
-_KEPT = {"extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
+_KEPT = {"format", "extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
 
 
 # Given settings of a confirmation that does not say which it trains; earlier ones knew no other.
@@ -133,7 +132,7 @@ def plan_confirmation(
     (search,) = searches.values()
     manifest = read_manifest(search)
     space = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{search.path(MANIFEST)}: ")
-    check_not_run(search, what="this search")
+    check_no_driver(search, flag=f"EXPERIMENT={search}")
     check_not_run(search.child(FOLDER))
     results = load_results(search)
     order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
@@ -218,12 +217,9 @@ def plan_confirmation(
     )
 
 
-def check_not_run(folder: Storage, file: str = DRIVER, what: str = "this confirmation") -> None:
-    """Raise InputError if another process writes to a folder."""
-    if (driver := driver_of(folder, file)) is not None:
-        raise InputError(
-            f"EXPERIMENT={folder}: process {driver['pid']} on {driver['host']} runs {what}; wait for its end"
-        )
+def check_not_run(folder: Storage, file: str = DRIVER) -> None:
+    """Raise InputError if another process runs the confirmation of a folder."""
+    check_no_driver(folder, file, flag=f"EXPERIMENT={folder}", runs="runs this confirmation")
 
 
 def _are(count: int, what: str) -> str:
@@ -274,28 +270,25 @@ def _evaluation(
 
 def _said(value: Any) -> str:
     """A field of an evaluation as a flag gives it."""
-    if value == _NO_LIMIT:
-        return "no limit"
-    return ",".join(map(format_value, value)) if isinstance(value, list) else format_value(value)
+    return "no limit" if value == _NO_LIMIT else format_value(value)
 
 
 def read_plan(search: Storage) -> dict[str, Any] | None:
     """What a confirmation that was begun says of itself; None where none was."""
     where = search.child(FOLDER)
-    content = where.read(f"{FOLDER}.json")
-    if content is None:
-        return None
-    try:
-        manifest = json.loads(content)
-        if manifest["format"] != _FORMAT:
-            raise ValueError(f"format {manifest['format']}; this version reads format {_FORMAT}")
-        if missing := _KEPT - manifest.keys():
-            raise ValueError(f"{', '.join(sorted(missing))}: missing")
-    except (ValueError, KeyError, TypeError) as error:
+    anew = f"remove {where} to begin anew"
+    manifest = read_begun(where, _FILE, _KEPT, anew)
+    if manifest is not None and manifest["format"] != _FORMAT:
         raise InputError(
-            f"{where.path(f'{FOLDER}.json')}: not of this version, or damaged ({error}); remove {where} to begin anew"
-        ) from error
+            f"{where.path(_FILE)}: written in format {manifest['format']}; this version goes on with format {_FORMAT};"
+            f" {anew}"
+        )
     return manifest
+
+
+def write_plan(plan: Plan) -> None:
+    """Write what a confirmation says of itself."""
+    write_begun(plan.folder, _FILE, plan.manifest)
 
 
 def _check_data(

@@ -1,6 +1,5 @@
 """A confirmation from its first job to its table."""
 
-import json
 import os
 import re
 import time
@@ -26,7 +25,7 @@ from brainreg.analysis.comparison import (
     format_confirmation,
 )
 from brainreg.confirmation.jobs import Job
-from brainreg.confirmation.plan import FOLDER, Plan, check_not_run, read_plan
+from brainreg.confirmation.plan import FOLDER, Plan, check_not_run, read_plan, write_plan
 from brainreg.confirmation.worker import ERROR, read_result, run_job
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import REPORT
@@ -110,7 +109,7 @@ class _Confirmation:
                     self.results[job] = result
             show_plan(plan, len(self.results), self.say)
             todo = deque(job for job in plan.jobs if job not in self.results)
-            folder.write(f"{FOLDER}.json", json.dumps(plan.manifest, indent=2) + "\n")
+            write_plan(plan)
             if todo:
                 say_dashboard(start_ray(plan.options.address, plan.options.dashboard_host), self.say)
                 data_dir = str(Path(plan.options.data_dir).resolve())

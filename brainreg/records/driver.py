@@ -167,12 +167,21 @@ def _one_at_a_time(search: Storage) -> Iterator[bool]:
         os.close(folder)  # which unlocks it
 
 
-def check_no_driver(search: Storage, file: str = DRIVER) -> None:
-    """Raise InputError if another process runs a search."""
-    driver = driver_of(search, file)
-    if driver is not None:
-        name = str(search).rsplit("/", 1)[-1]
-        raise InputError(
-            f"--resume={name}: process {driver['pid']} on {driver['host']} runs this search; wait for its end, or stop"
-            " it first (--status shows how far it is)"
-        )
+def check_no_driver(
+    folder: Storage, file: str = DRIVER, *, flag: str = "", runs: str = "runs this search", then: str = ""
+) -> None:
+    """Raise InputError if another process runs what a folder holds.
+
+    Args:
+        folder: of a search, a confirmation, a reproduction or a training.
+        file: name of the file that says so.
+        flag: how it was named on the command line; where it is not given, as the search that goes on.
+        runs: what the other process does.
+        then: what can be done beside waiting for its end.
+    """
+    if (driver := driver_of(folder, file)) is None:
+        return
+    if not flag:
+        name = str(folder).rsplit("/", 1)[-1]
+        flag, then = f"--resume={name}", ", or stop it first (--status shows how far it is)"
+    raise InputError(f"{flag}: process {driver['pid']} on {driver['host']} {runs}; wait for its end{then}")

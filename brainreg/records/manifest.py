@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainreg.errors import InputError
+from brainreg.records.resume import damaged, read_begun, write_begun
 from brainreg.storage import Storage
 
 MANIFEST = "search.json"
@@ -20,7 +21,7 @@ _EARLIER = (2, 3)
 
 def write_manifest(search: Storage, content: dict[str, Any]) -> None:
     """Write what is searched, and with which versions: the first file of a search's folder."""
-    search.write(MANIFEST, json.dumps({"format": FORMAT, **content}, indent=2) + "\n")
+    write_begun(search, MANIFEST, {"format": FORMAT, **content})
 
 
 class FormatError(InputError):
@@ -41,22 +42,16 @@ def read_manifest(search: Storage) -> dict[str, Any]:
     Raises:
         InputError: `search` holds no search of this project, or one of another format (`FormatError`).
     """
-    content = search.read(MANIFEST)
-    if content is None:
+    manifest = read_begun(search, MANIFEST)
+    if manifest is None:
         raise InputError(f"{search}: not the folder of a search; {MANIFEST} is missing")
-    try:
-        manifest = json.loads(content)
-    except ValueError as error:
-        raise InputError(f"{search.path(MANIFEST)}: damaged ({error})") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{search.path(MANIFEST)}: damaged (it is no mapping)")
     if manifest.get("format") not in (FORMAT, *_EARLIER):
         raise FormatError(
             f"{search.path(MANIFEST)}: written in format {manifest.get('format')}; this version reads format {FORMAT}",
             manifest,
         )
     if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
-        raise InputError(f"{search.path(MANIFEST)}: damaged (it does not say what is searched)")
+        raise damaged(search, MANIFEST, "it does not say what is searched")
     return manifest
 
 

@@ -9,12 +9,12 @@ import brainreg
 from brainreg._utils.html import ABSENT, render_page
 from brainreg.records.searches import RUNNING, split_folders
 from brainreg.reports.alpha_th import alpha_th
+from brainreg.reports.charts import library
 from brainreg.reports.importance import importance
 from brainreg.reports.landscape import front, landscape
 from brainreg.reports.overview import overview
 from brainreg.reports.parts import Note, Part
 from brainreg.reports.robustness import robustness
-from brainreg.reports.scatter import SHAPES
 from brainreg.reports.subject import Subject
 from brainreg.reports.trials import Trials
 from brainreg.storage import Storage
@@ -47,6 +47,7 @@ def report(folders: Sequence[str | Path | Storage]) -> str:
         f"{len(names)} searches: {', '.join(names)}" if subject.several else f"Search {names[0]}",
         style="search.css",
         script="search.js",
+        library=library(),
         running=(f": {', '.join(running)}" if subject.several else "") if running else None,
         now=time.strftime("%Y-%m-%d %H:%M:%S %z"),
         version=brainreg.__version__,
@@ -60,7 +61,6 @@ def report(folders: Sequence[str | Path | Storage]) -> str:
             _Section("robustness", "Robustness by strength", robustness(subject)),
             _Section("importance", "Importance", importance(subject)),
         ],
-        shapes=SHAPES,
         absent=ABSENT,
     )
 

@@ -1,7 +1,6 @@
 """One row of the published table, from its plan to its files: search, confirmation, notebooks, figures."""
 
 import contextlib
-import json
 import math
 import shlex
 import signal
@@ -24,9 +23,10 @@ from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.driver import Driver, driver_of
+from brainreg.records.driver import Driver, check_no_driver
 from brainreg.records.manifest import MANIFEST
 from brainreg.records.results import load_results
+from brainreg.records.resume import damaged, differences, format_value, read_begun, write_begun
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FINISHED, UNFINISHED
 from brainreg.reproduction.costs import (
@@ -40,7 +40,6 @@ from brainreg.reproduction.costs import (
 )
 from brainreg.reproduction.publish import publish
 from brainreg.search.options import SearchOptions, share_of_machines
-from brainreg.search.plan import differences, format_value
 from brainreg.spaces.names import PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -52,6 +51,10 @@ _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness
 
 # Differences over seeds need as many.
 _ENOUGH_SEEDS = 2
+
+
+# What the file of a reproduction must say of it to go on.
+_NEEDED = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds", "workload"}
 
 
 SIZES = {
@@ -163,14 +166,10 @@ class Row:
 
     def _check_not_run(self, folder: Storage, file: str) -> None:
         """Raise InputError if another process reproduces this row in this folder."""
-        if (driver := driver_of(folder, file)) is not None:
-            raise InputError(
-                f"ROW={self.row}: process {driver['pid']} on {driver['host']} reproduces it in {folder}; wait for"
-                " its end"
-            )
+        check_no_driver(folder, file, flag=f"ROW={self.row}", runs=f"reproduces it in {folder}")
 
     def _go(self, plan: dict[str, Any]) -> int:
-        self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+        write_begun(self.folder, self.plan_file, plan)
         stages = (("search", self._search), ("confirmation", self._confirm), ("notebooks", self._show))
         for stage, action in stages:
             if status := action(plan):
@@ -257,18 +256,15 @@ class Row:
 
     def _planned(self) -> dict[str, Any] | None:
         """The plan of before; one line where it is of something else."""
-        content, path = self.folder.read(self.plan_file), self.folder.path(self.plan_file)
-        if content is None:
-            return None
+        path = self.folder.path(self.plan_file)
         anew = f"remove {self.search} and {path} to begin anew"
+        plan = read_begun(self.folder, self.plan_file, _NEEDED, anew)
+        if plan is None:
+            return None
         try:
-            plan = json.loads(content)
             Workload(**plan["workload"])
-            missing = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds"} - plan.keys()
-            if missing:
-                raise ValueError(f"{', '.join(sorted(missing))}: missing")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: damaged, or not of this version ({error}); {anew}") from error
+        except TypeError as error:
+            raise damaged(self.folder, self.plan_file, error, anew) from error
         begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "images", "id", "sampler_seed")}}
         for key, value in self.asked.items():
             if value != begun[key]:
@@ -343,7 +339,7 @@ class Row:
                 plan["design"] = list(best_design(pilot, payable, count_comparisons(self.space.controls)))
                 seeds, images = plan["design"]
                 say(f"as the search's repeated runs tell: {seeds} seeds, {images} attacked images of each network")
-            self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+            write_begun(self.folder, self.plan_file, plan)
         seeds, images = plan["design"]
         return seeds, images
 
@@ -391,7 +387,7 @@ class Row:
                     interrupted = True
                     process.send_signal(signal.SIGINT)
                 plan["wall_seconds"][stage] = before + time.monotonic() - began
-                self.folder.write(self.plan_file, json.dumps(plan, indent=1))
+                write_begun(self.folder, self.plan_file, plan)
         finally:  # a full disk, say
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)

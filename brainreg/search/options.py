@@ -1,6 +1,8 @@
 """What a search runs on and what ends it: none of it changes what a trial is."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from brainreg._utils.flags import DATA_DIR
 from brainreg.errors import InputError
@@ -8,7 +10,7 @@ from brainreg.search.claims import claims_of_others
 from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
-SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "tensorboard")
+SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
 
 
 # Trials of a search that another limit ends, at most.
@@ -57,12 +59,25 @@ class SearchOptions(BaseModel):
     data_dir: str = Field(DATA_DIR, description="folder of the data sets, on each node")
     address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
     dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
-    tensorboard: bool = Field(False, description="write logs for TensorBoard, too")
+    log: tuple[Literal["mlflow", "wandb", "tensorboard"], ...] = Field(
+        (), description="what else is told of each trial, a list of mlflow, wandb, tensorboard"
+    )
+    tensorboard: bool = Field(False, description="the same as --log=tensorboard")
+
+    @field_validator("log", mode="after")
+    @classmethod
+    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
 
     @property
     def threads(self) -> int:
         """CPU threads of a trial."""
         return max(int(self.cpus_per_trial), 1)
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """What is told of each trial, beside the search's own files."""
+        return tuple(dict.fromkeys((*self.log, *(["tensorboard"] if self.tensorboard else []))))
 
     @property
     def open_ended(self) -> bool:

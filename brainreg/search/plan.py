@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
+from brainreg.records.resume import differences, format_value
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.database import file_to_make, open_database, studies_of
 from brainreg.search.folders import answer_of, check_new, storage_of
@@ -201,20 +202,6 @@ def _as_stored(space: Space, stored: Space) -> Space:
             "budget": budget.model_copy(update={"final_attack": final}),
         }
     )
-
-
-def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """The keys in which two nested mappings differ, dotted, with both values."""
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in [*old, *(name for name in new if name not in old)]:
-            yield from differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    elif old != new:
-        yield key, old, new
-
-
-def format_value(value: Any) -> str:
-    """Return a value of a flag as it is typed."""
-    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _seed(space: Space) -> int:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +24,6 @@ from ray.tune.search import ConcurrencyLimiter
 from rich.console import Console
 
 import brainreg.search.cluster
-from brainreg._utils.commands import python_name, tool_name
 from brainreg._utils.console import make_printer, sigterm_as_interrupt
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
@@ -60,7 +58,7 @@ from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
 from brainreg.search.searcher import StudySearch, WhenBroken
 from brainreg.search.steering import Steering
 from brainreg.search.study import SearchStudy
-from brainreg.search.tensorboard import TensorBoardLogger
+from brainreg.search.trackers import make_loggers
 from brainreg.search.trial import TrialJob, run_trial
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
@@ -134,10 +132,8 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
     for note in plan.notes:
         say(f"note: {note}")
+    loggers = make_loggers(plan, _RAYS_FOLDER, say)
     say_dashboard(start_ray(options.address, options.dashboard_host), say)
-    if options.tensorboard:
-        missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
-        say(f"TensorBoard: {tool_name('tensorboard')} --logdir={shlex.quote(folder.path(_RAYS_FOLDER))}{missing}")
     check = check_no_driver if plan.resumed else lambda folder, file: check_new(folder, plan.name)
     with Driver(folder, plan.slots, check) as driver:
         # Another process may have gone on with it until now.
@@ -146,7 +142,7 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
                 say(f"note: {note}")
             plan = replace(plan, records=tuple(read_trials(folder)))
         try:
-            return _drive(plan, driver, console)
+            return _drive(plan, driver, loggers, console)
         except StorageError as error:
             done = _ended(_readable(folder))
             raise InputError(
@@ -175,7 +171,7 @@ def _readable(folder: Storage) -> Sequence[TrialRecord]:
     return ()
 
 
-def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
+def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], console: Console) -> pd.DataFrame:
     """Run a search as the one process that writes to its folder.
 
     Raises:
@@ -202,7 +198,8 @@ def _drive(plan: SearchPlan, driver: Driver, console: Console) -> pd.DataFrame:
     driver.on_lost = partial(setattr, search, "broken")
     if _ended(plan.records) < plan.num_samples:
         scheduler = _scheduler(plan)
-        tuner = _tuner(plan, job, search, scheduler, progress)
+        callbacks = [SearchCallback(search, scheduler, progress, Gauges(plan.name)), JsonLoggerCallback(), *loggers]
+        tuner = _tuner(plan, job, search, scheduler, callbacks)
         watch_own_node(partial(_end_at_once, plan, progress, console))
         driver.on_beat = Steering(folder, limits, scheduler, progress).look
         with progress, sigterm_as_interrupt(), _full_disks_named():
@@ -272,15 +269,16 @@ def _scheduler(plan: SearchPlan) -> RecoveringScheduler:
 
 
 def _tuner(
-    plan: SearchPlan, job: TrialJob, search: StudySearch, scheduler: RecoveringScheduler, progress: SearchProgress
+    plan: SearchPlan,
+    job: TrialJob,
+    search: StudySearch,
+    scheduler: RecoveringScheduler,
+    callbacks: Sequence[tune.Callback],
 ) -> tune.Tuner:
     options = plan.options
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # two of its three formats nobody asked for
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial's traceback stands in its error.txt
-    loggers: list[tune.Callback] = [JsonLoggerCallback()]
-    if options.tensorboard:
-        loggers.append(TensorBoardLogger(plan.space.search, plan.records))
     rays = plan.folder.child(_RAYS_FOLDER)
     trainable = partial(run_trial, job=job)
     trainable.__name__ = run_trial.__name__  # type: ignore[attr-defined]  # which the dashboard shows
@@ -300,7 +298,7 @@ def _tuner(
             storage_path=rays.root.rsplit("/", 1)[0],
             storage_filesystem=rays.filesystem,
             stop=WhenBroken(search),
-            callbacks=[SearchCallback(search, scheduler, progress, Gauges(plan.name)), *loggers],
+            callbacks=[*callbacks],
             failure_config=tune.FailureConfig(max_failures=options.max_retries),
             sync_config=tune.SyncConfig(sync_period=_RAYS_PERIOD),
             verbose=0,

@@ -1,18 +1,35 @@
 """What the settings are called that are compared: unregularized, published, found."""
 
-# Settings that a search runs before Optuna proposes any. Their names mark the trials in the results.
-PUBLISHED, UNREGULARIZED = "published", "unregularized"
+from enum import StrEnum
 
 
-# The unregularized setting, but its best epoch is the one with the largest objective: what stopping earlier gives.
-EARLY_STOPPED = "early_stopped"
+class SettingName(StrEnum):
+    """What tells a setting that everybody compares with from those that a search proposes; files have its value.
+
+    Attributes:
+        PROPOSED: Optuna proposed it; an empty text in files.
+        PUBLISHED, UNREGULARIZED: run before Optuna proposes any.
+        EARLY_STOPPED: the unregularized setting, but its best epoch is the one with the largest objective: what
+            stopping earlier gives.
+        LIKE_FOUND: a confirmation's control where a space searches more than the regularizer: the found setting
+            without its regularizer.
+        FOUND: the best of the proposed ones, in a confirmation.
+    """
+
+    PROPOSED = ""
+    PUBLISHED = "published"
+    UNREGULARIZED = "unregularized"
+    EARLY_STOPPED = "early_stopped"
+    LIKE_FOUND = "unregularized_like_found"
+    FOUND = "found"
 
 
-# A confirmation's control where a space searches more than the regularizer: the found setting without its regularizer.
-LIKE_FOUND = "unregularized_like_found"
+PROPOSED, PUBLISHED, UNREGULARIZED, EARLY_STOPPED, LIKE_FOUND, FOUND = SettingName
 
+# The settings that the table compares, in its order.
+SETTINGS = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED, FOUND)
 
-_SHOWN = {
+_SHOWN: dict[str, str] = {
     EARLY_STOPPED: "unregularized, epoch by objective",
     LIKE_FOUND: "unregularized, otherwise as found",
 }
@@ -21,11 +38,3 @@ _SHOWN = {
 def shown_name(setting: str) -> str:
     """Return what people read for the name of a setting."""
     return _SHOWN.get(setting, setting)
-
-
-# What `setting` is of a trial that Optuna proposed; the best of them is the one that a search found.
-PROPOSED, FOUND = "", "found"
-
-
-# The settings that the table compares, in its order.
-SETTINGS = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED, FOUND)

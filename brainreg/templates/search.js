@@ -1,51 +1,109 @@
-"use strict";
-(() => {
-  // Every trial is a row of the table; a mark of a plot names its row.
+// Every trial is a row of the table, a mark in charts, and a row of their data.
+const table = document.getElementById("trials");
+if (table) start();
+
+function start() {
   const main = document.querySelector("main");
-  const table = document.getElementById("trials");
-  if (!table) return;
   document.documentElement.classList.add("js");
   const heads = [...table.tHead.rows[0].cells];
   const names = heads.map((head) => head.textContent);
-  const NARROW = "(max-width: 36rem)";
-  const NEAR = 18; // CSS pixels around a mark that count as on it
+  const rows = [...table.tBodies[0].rows];
+  const keyOf = (row) => row.id.slice(1);
+  const rowOf = (key) => document.getElementById(`t${key}`);
+  const setOf = (keys) => Object.fromEntries(keys.map((key) => [key, true]));
+
+  // -------------------------------------------------------------------------------------------
+  // The charts: what is selected, under the pointer or hidden is so in all of them
+  // -------------------------------------------------------------------------------------------
+
+  const data = JSON.parse(document.getElementById("trials-data").textContent);
+  const specs = JSON.parse(document.getElementById("charts").textContent);
+  const views = {};
+  let picked = null; // keys of trials, or null for all of them
+
+  async function signal(name, value) {
+    await Promise.all(Object.values(views).map((view) => view.signal(name, value).runAsync()));
+  }
+
+  function pick(keys) {
+    picked = keys;
+    signal("picked", keys === null ? null : setOf(keys));
+    for (const row of rows) row.classList.toggle("left-out", keys !== null && !keys.includes(keyOf(row)));
+    document.getElementById("all").hidden = keys === null;
+    recount();
+  }
+
+  function point(keys) {
+    signal("over", keys === null ? null : setOf(keys));
+    for (const row of rows) row.classList.toggle("on", keys !== null && keys.includes(keyOf(row)));
+  }
+
+  // The points of a trial in a chart, each with the fields that a brush may bound.
+  function points(chart, trial) {
+    if (chart === "parallel") {
+      const axes = views.parallel.data("axes").map((one) => one.axis);
+      return (trial.places ?? []).map((place, i) => ({ axis: axes[i], place }));
+    }
+    if (chart === "curves") return (trial.curve ?? []).map(([epoch, accuracy]) => ({ epoch, accuracy }));
+    return [trial];
+  }
+
+  function inBrush(bounds, at) {
+    return Object.entries(bounds).every(([name, bound]) => {
+      const value = at[name];
+      if (value === null || value === undefined) return false;
+      if (typeof bound[0] === "string") return bound.includes(value);
+      return Math.min(...bound) <= value && value <= Math.max(...bound);
+    });
+  }
+
+  function brushed(chart, bounds) {
+    if (!Object.keys(bounds).length) {
+      if (picked !== null) pick(null);
+      return;
+    }
+    for (const [name, view] of Object.entries(views)) {
+      if (name !== chart) view.data("brush_store", []); // one box at a time
+    }
+    const inside = data.filter((trial) => points(chart, trial).some((at) => inBrush(bounds, at)));
+    pick(inside.map((trial) => trial.key));
+  }
+
+  async function draw(chart, spec) {
+    const place = document.getElementById(`chart-${chart}`);
+    const options = { actions: false, renderer: "svg", logLevel: 1 };
+    const { view } = await vegaEmbed(place, { ...spec, datasets: { ...spec.datasets, trials: data } }, options);
+    views[chart] = view;
+    view.addSignalListener("brush", (_, bounds) => brushed(chart, bounds));
+    view.addEventListener("click", (_, item) => {
+      if (item?.datum?.key) openCard(item.datum.key, null);
+    });
+    view.addEventListener("mouseover", (_, item) => point(item?.datum?.key ? [item.datum.key] : null));
+    view.addEventListener("mouseout", () => point(null));
+  }
+
+  Promise.all(Object.entries(specs).map(([chart, spec]) => draw(chart, spec))).then(() => {
+    main.dataset.charts = Object.keys(views).length;
+    hideGroups();
+  });
+  document.getElementById("all").addEventListener("click", () => pick(null));
+  for (const link of document.querySelectorAll("a[data-t]")) link.addEventListener("click", () => pick(null));
 
   // -------------------------------------------------------------------------------------------
   // The card of one trial
   // -------------------------------------------------------------------------------------------
 
   const card = document.getElementById("card");
-  const title = card.querySelector("h3");
-  const list = card.querySelector("dl");
   const command = card.querySelector("code");
   const copy = card.querySelector(".copy");
-  let shown = null; // key of the trial
-  let pinned = false;
   let opener = null; // where the keyboard was
 
-  const marksOf = (key) => main.querySelectorAll(`use[data-t="${key}"]`);
-
-  // A trial, and less strongly the other runs of its setting.
-  function highlight(key, on) {
-    if (key === null) return;
-    const row = document.getElementById(`t${key}`);
-    highlightSetting(row.dataset.s, on, "same");
-    for (const mark of marksOf(key)) mark.classList.toggle("on", on);
-    row.classList.toggle("on", on);
-  }
-
-  function highlightSetting(setting, on, name) {
-    for (const row of main.querySelectorAll(`tr[data-s="${setting}"]`)) {
-      row.classList.toggle("same", on);
-      if (row.id) for (const mark of marksOf(row.id.slice(1))) mark.classList.toggle(name, on);
-    }
-  }
-
   function fill(key) {
-    const cells = [...document.getElementById(`t${key}`).cells];
+    const cells = [...rowOf(key).cells];
     const value = Object.fromEntries(names.map((name, i) => [name, cells[i].textContent]));
     const search = value.search ? `, ${value.search}` : "";
-    title.textContent = `Trial ${value.trial}: ${value.state}${search}`;
+    card.querySelector("h3").textContent = `Trial ${value.trial}: ${value.state}${search}`;
+    const list = card.querySelector("dl");
     list.replaceChildren();
     names.forEach((name, i) => {
       if (["trial", "state", "search", "command"].includes(name) || !cells[i].textContent.trim()) return;
@@ -63,42 +121,30 @@
     copy.textContent = "Copy";
   }
 
-  function place(mark) {
-    card.style.left = card.style.top = "";
-    if (matchMedia(NARROW).matches) return;
-    const at = mark.getBoundingClientRect();
-    const own = card.getBoundingClientRect();
-    const right = at.right + 14;
-    const left = right + own.width < innerWidth ? right : Math.max(at.left - own.width - 14, 8);
-    const top = Math.min(Math.max(at.top - 24, 8), Math.max(innerHeight - own.height - 8, 8));
-    card.style.left = `${left}px`;
-    card.style.top = `${top}px`;
-  }
-
-  function show(mark, pin) {
-    const key = mark.dataset.t;
-    if (key !== shown) {
-      highlight(shown, false);
-      fill(key);
-      highlight(key, true);
-      shown = key;
-    }
-    pinned = pin;
-    card.classList.toggle("pinned", pin);
+  // Shows a trial, and in the charts the runs of its setting alone.
+  function openCard(key, from) {
+    const setting = rowOf(key).dataset.s;
+    opener = from;
+    fill(key);
     card.hidden = false;
-    place(mark);
+    pick(data.filter((trial) => trial.setting === setting).map((trial) => trial.key));
+    point([key]);
+    if (from) card.querySelector(".close").focus();
   }
 
-  function hide() {
-    highlight(shown, false);
-    shown = null;
-    pinned = false;
+  function closeCard() {
+    if (card.hidden) return;
     card.hidden = true;
-  }
-
-  card.querySelector(".close").addEventListener("click", () => {
-    hide();
+    pick(null);
+    point(null);
     if (opener) opener.focus();
+    opener = null;
+  }
+  card.querySelector(".close").addEventListener("click", closeCard);
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    if (card.hidden) pick(null);
+    closeCard();
   });
 
   async function copyText(text, button) {
@@ -122,126 +168,25 @@
   copy.addEventListener("click", () => copyText(command.textContent, copy));
 
   // -------------------------------------------------------------------------------------------
-  // Plots
-  // -------------------------------------------------------------------------------------------
-
-  const seen = (mark) => mark.getClientRects().length > 0;
-
-  function described(key) {
-    const cells = [...document.getElementById(`t${key}`).cells];
-    const said = names.map((name, i) => [name, cells[i].textContent]);
-    return said
-      .filter(([name, text]) => name !== "command" && text.trim() && text !== "\u2013")
-      .map(([name, text]) => `${name} ${text}`)
-      .join(", ");
-  }
-
-  for (const plot of document.querySelectorAll("svg.plot")) {
-    const marks = [...plot.querySelectorAll("use[data-t]")];
-    if (!marks.length) continue;
-    const places = marks.map((mark) => [Number(mark.getAttribute("x")), Number(mark.getAttribute("y"))]);
-    const order = marks.map((_, i) => i).sort((a, b) => places[a][0] - places[b][0] || places[b][1] - places[a][1]);
-    let current = order[0];
-    plot.dataset.count = marks.length;
-
-    function reach(i) {
-      marks[current].removeAttribute("tabindex");
-      current = i;
-      marks[i].setAttribute("tabindex", "0");
-      marks[i].setAttribute("role", "button");
-      marks[i].setAttribute("aria-label", described(marks[i].dataset.t));
-    }
-    reach(current);
-
-    function nearest(event) {
-      const matrix = plot.getScreenCTM();
-      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(matrix.inverse());
-      const most = NEAR / matrix.a;
-      let best = -1;
-      let least = most * most;
-      // The later marks lie above the earlier ones.
-      for (let i = 0; i < marks.length; i++) {
-        const distance = (places[i][0] - at.x) ** 2 + (places[i][1] - at.y) ** 2;
-        if (distance <= least && seen(marks[i])) [best, least] = [i, distance];
-      }
-      return best;
-    }
-
-    plot.addEventListener("pointermove", (event) => {
-      if (event.pointerType === "touch" || pinned) return;
-      const i = nearest(event);
-      if (i < 0) hide();
-      else show(marks[i], false);
-    });
-    plot.addEventListener("pointerleave", () => {
-      if (!pinned && !plot.contains(document.activeElement)) hide();
-    });
-    plot.addEventListener("click", (event) => {
-      const i = nearest(event);
-      if (i < 0) return hide();
-      opener = null;
-      reach(i);
-      show(marks[i], true);
-    });
-    plot.addEventListener("focusin", (event) => {
-      const i = marks.indexOf(event.target);
-      if (i >= 0 && !pinned && event.target.matches(":focus-visible")) show(marks[i], false);
-    });
-    plot.addEventListener("focusout", () => {
-      if (!pinned) hide();
-    });
-    plot.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-      const visible = order.filter((i) => seen(marks[i]));
-      if (!visible.length) return;
-      let to = null;
-      if (step) to = visible[(visible.indexOf(current) + step + visible.length) % visible.length];
-      else if (event.key === "Home") to = visible[0];
-      else if (event.key === "End") to = visible[visible.length - 1];
-      else if (event.key === "Enter" || event.key === " ") {
-        opener = marks[current];
-        show(marks[current], true);
-        copy.focus();
-      } else return;
-      event.preventDefault();
-      if (to !== null) {
-        hide();
-        reach(to);
-        marks[to].focus();
-      }
-    });
-  }
-
-  document.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || card.hidden) return;
-    hide();
-    if (opener) opener.focus();
-    opener = null;
-  });
-  addEventListener("scroll", () => {
-    if (!pinned && !document.activeElement.matches("use")) hide();
-  });
-
-  // -------------------------------------------------------------------------------------------
-  // Which trials are shown, and in what order
+  // The table: which trials are shown, in what order, and which one the keyboard is at
   // -------------------------------------------------------------------------------------------
 
   const count = document.getElementById("count");
-  const rows = [...table.tBodies[0].rows];
+  const seen = (row) => row.getClientRects().length > 0;
 
   function recount() {
-    const left = rows.filter((row) => row.getClientRects().length > 0).length;
+    const left = rows.filter(seen).length;
     count.textContent = left === rows.length ? `${rows.length} trials` : `${left} of ${rows.length} trials`;
   }
-  for (const box of document.querySelectorAll("input[data-hide]")) {
-    const apply = () => main.classList.toggle(`hide-${box.dataset.hide}`, !box.checked);
-    box.addEventListener("change", () => {
-      apply();
-      hide();
-      recount();
-    });
-    apply(); // some browsers keep boxes when a page is loaded again
+
+  const boxes = [...document.querySelectorAll("input[data-hide]")];
+  function hideGroups() {
+    const hidden = boxes.filter((box) => !box.checked).map((box) => box.dataset.hide);
+    for (const box of boxes) main.classList.toggle(`hide-${box.dataset.hide}`, !box.checked);
+    signal("hidden", setOf(hidden));
+    recount();
   }
+  for (const box of boxes) box.addEventListener("change", hideGroups);
 
   const valueOf = (row, i) => {
     const cell = row.cells[i];
@@ -275,27 +220,39 @@
     });
   });
 
-  // All runs of the setting under the pointer are seen in the plots.
-  for (const row of document.querySelectorAll(".settings tr[data-s]")) {
-    row.addEventListener("pointerenter", () => {
-      if (pinned) return;
-      hide();
-      highlightSetting(row.dataset.s, true, "on");
-    });
-    row.addEventListener("pointerleave", () => highlightSetting(row.dataset.s, false, "on"));
-  }
+  table.tBodies[0].addEventListener("keydown", (event) => {
+    const row = event.target;
+    if (row.tagName !== "TR") return;
+    const visible = [...table.tBodies[0].rows].filter(seen);
+    const at = visible.indexOf(row);
+    const to = {
+      ArrowDown: visible[at + 1], ArrowUp: visible[at - 1], Home: visible[0], End: visible[visible.length - 1],
+    }[event.key];
+    if (event.key === "Enter") openCard(keyOf(row), row);
+    else if (to) {
+      row.tabIndex = -1;
+      to.tabIndex = 0;
+      to.focus();
+    } else return;
+    event.preventDefault();
+  });
+  table.tBodies[0].addEventListener("focusin", (event) => {
+    if (event.target.tagName === "TR" && event.target.matches(":focus-visible")) point([keyOf(event.target)]);
+  });
+  table.tBodies[0].addEventListener("focusout", () => point(null));
 
-  // The row under the pointer is seen in the plots, and its command can be copied.
+  // The trial under the pointer, or all runs of the setting under it, are seen in the charts.
   table.tBodies[0].addEventListener("pointerover", (event) => {
     const row = event.target.closest("tr");
-    if (pinned || !row) return;
-    hide();
-    shown = row.id.slice(1);
-    highlight(shown, true);
+    if (row) point([keyOf(row)]);
   });
-  table.addEventListener("pointerleave", () => {
-    if (!pinned) hide();
-  });
+  table.addEventListener("pointerleave", () => point(null));
+  for (const row of document.querySelectorAll(".settings tr[data-s]")) {
+    const runs = data.filter((trial) => trial.setting === row.dataset.s).map((trial) => trial.key);
+    row.addEventListener("pointerenter", () => point(runs));
+    row.addEventListener("pointerleave", () => point(null));
+  }
+
   table.addEventListener(
     "toggle",
     (event) => {
@@ -309,4 +266,4 @@
     },
     true,
   );
-})();
+}

@@ -441,9 +441,7 @@ class TestPlan:
             next(job for job in plan_confirmation(search, {}, {}, {}).jobs if job.name == result.parent.name)
         )) is None  # fmt: skip
         (search / FOLDER / "confirmation.json").write_text("{")
-        with pytest.raises(
-            InputError, match=r"confirmation\.json: not of this version, or damaged .*; remove .* to begin"
-        ):
+        with pytest.raises(InputError, match=r"confirmation\.json: damaged \(.*\); remove .* to begin anew$"):
             plan_confirmation(search, {}, {}, {})
 
     def test_a_wrong_flag_ends_the_process_with_status_2(self):

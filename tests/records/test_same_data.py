@@ -215,7 +215,7 @@ class TestDryRuns:
         monkeypatch.chdir(tmp_path)
         before = sorted(tmp_path.rglob("*"))
         line = ["--space=mnist_mnist", "--dry-run", f"--data_dir={data_dir}", "--valid_portion=0.1"]
-        assert tune.main([*line, "--reg_image_num=100", "--attack_image_num=10"]) == 0
+        assert tune.main([*line, "--base_channels=1", "--reg_image_num=100", "--attack_image_num=10"]) == 0
         assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -19,9 +19,12 @@ from brainreg.analysis.importance import importances
 from brainreg.commands.report import REPORT, main
 from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
+from brainreg.records.searches import load_searches
 from brainreg.records.trial import TrialFiles
+from brainreg.reports.chart_data import FIRST, parallel_axes
 from brainreg.reports.search import report
 from brainreg.spaces.names import EARLY_STOPPED, shown_name
+from brainreg.statistics import front
 from brainreg.storage import Storage
 
 SEARCHES = ROOT / "tests" / "searches"
@@ -57,9 +60,14 @@ def trial_rows(page: Page) -> list[dict]:
     return [dict(zip(head, row, strict=True)) for row in rows]
 
 
-def marks(page: Page, caption: str) -> list[dict]:
-    (figure,) = [one for one in page.all("figure") if page.all("figcaption", one)[0]["text"].startswith(caption)]
-    return [mark for mark in page.all("use", figure) if "data-t" in mark]
+def chart_data(page: Page) -> dict[str, dict]:
+    """What the charts of a page draw: a row for each trial, by its key."""
+    return {row["key"]: row for row in json.loads(page.all("script", id="trials-data")[0]["text"])}
+
+
+def charts(page: Page) -> dict[str, dict]:
+    """The specifications of the charts of a page, by their names."""
+    return json.loads(page.all("script", id="charts")[0]["text"])
 
 
 def test_every_trial_is_in_the_table_with_the_command_that_trains_it(small, searched):
@@ -80,26 +88,44 @@ def test_every_trial_is_in_the_table_with_the_command_that_trains_it(small, sear
     assert commands[str(stopped)] == ABSENT and all("--task=digits" in commands[str(trial)] for trial in (0, 2))
 
 
-def test_a_mark_for_each_trial_where_it_lies(small, searched):
+def test_the_charts_draw_every_trial(small, searched):
     results = load_results(searched)
-    keys = {f"0-{trial}" for trial in results.trial}
-    for caption, among in (
-        ("Objective of each trial", results),
-        ("Alpha and Th of", results[results.reg_alpha > 0]),
-        ("Clean and robust accuracy; line", results),
-    ):
-        seen = marks(small, caption)
-        assert sorted(mark["data-t"] for mark in seen) == sorted(f"0-{trial}" for trial in among.trial)
-        assert keys >= {mark["data-t"] for mark in seen}
-    place = {
-        mark["data-t"]: (float(mark["x"]), -float(mark["y"]))
-        for mark in marks(small, "Clean and robust accuracy; line")
-    }
-    clean = results.sort_values("clean_accuracy").trial
-    assert [place[f"0-{trial}"][0] for trial in clean] == sorted(x for x, _ in place.values())
-    robust = results.sort_values("robust_accuracy").trial
-    assert [place[f"0-{trial}"][1] for trial in robust] == sorted(y for _, y in place.values())
-    assert {mark["id"] for mark in small.all("tr") if "id" in mark} == {f"t{key}" for key in keys}
+    rows = chart_data(small)
+    assert {*rows} == {f"0-{trial}" for trial in results.trial}
+    for trial in results.itertuples():
+        row = rows[f"0-{trial.trial}"]
+        assert row["setting"] == f"0-s{trial.setting_number}" and row["state"] == "finished"
+        for name in ("clean", "robust"):
+            assert row[name] == pytest.approx(100 * getattr(trial, f"{name}_accuracy"), abs=0.01)
+        assert row["objective"] == pytest.approx(100 * trial.objective, abs=0.01)
+        assert row["alpha"] == pytest.approx(trial.reg_alpha, rel=1e-5)
+        assert [epoch for epoch, _ in row["curve"]] == [one["epoch"] for one in trial.epochs]
+        assert (row["places"] is None) == (trial.reg_alpha == 0)
+    kinds = {row["kind"] for row in rows.values()}
+    assert {"unregularized", shown_name(EARLY_STOPPED), FIRST} <= kinds
+    best = rank_trials(results[results.setting == ""]).iloc[0]
+    assert [key for key, row in rows.items() if row["kind"] == FIRST] == [f"0-{best.trial}"]
+    members = front(results.clean_accuracy, results.robust_accuracy)
+    assert [rows[f"0-{trial}"]["front"] for trial in results.trial] == members
+    assert {mark["id"] for mark in small.all("tr") if "id" in mark} == {f"t{key}" for key in rows}
+
+
+def test_a_selection_goes_through_all_charts(small):
+    """What a script sets is there in each of them, and each has a brush."""
+    assert [*charts(small)] == ["progress", "landscape", "front", "parallel", "curves"]
+    for spec in charts(small).values():
+        assert {"picked", "over", "hidden", "brush"} <= {one["name"] for one in spec["params"]}
+
+
+def test_parallel_coordinates_place_each_trial_between_the_ends(small, searched):
+    trials = load_searches([searched]).trials
+    axes = parallel_axes(trials)
+    assert [*axes][:2] == ["alpha", "Th"] and [*axes][-1] == "objective"
+    places = pd.DataFrame([row["places"] for row in chart_data(small).values() if row["places"]], columns=[*axes])
+    assert ((places >= 0) & (places <= 1) | places.isna()).all(axis=None)
+    regularized = trials[trials.reg_alpha > 0].sort_values("reg_alpha")
+    order = [chart_data(small)[f"0-{trial}"]["places"][0] for trial in regularized.trial]
+    assert order == sorted(order) and order[0] == 0 and order[-1] == 1
 
 
 def test_everything_that_the_notebooks_show(small, searched):
@@ -111,14 +137,14 @@ def test_everything_that_the_notebooks_show(small, searched):
     results = load_results(searched)
     predicted = bool((importances(searched).r2 > 0).all())
     varied = {"by range": "reg_range", "by N": "reg_image_num", "by k": "reg_batch_size"}
-    assert captions[0] == "Expected objective" and captions[4:] == [
+    assert captions[0] == "Expected objective" and captions[1 + len(charts(small)) :] == [
         *("Clean and robust accuracy", "Alpha and Th"),
         *(caption for caption, name in varied.items() if results[name].nunique() > 1),
         "objective over N and over k",
         *("Clean against robust accuracy", "Hypervolume over time"),
         *["Importance"] * predicted,
     ]
-    assert len(pictures) == len(captions) - 3 and all(
+    assert len(pictures) == len(captions) - len(charts(small)) and all(
         len(one.convert("L").getcolors()) > 20 for one in pictures
     )  # not blank
     assert all(len(image["alt"]) > 20 for image in small.all("img"))
@@ -144,7 +170,7 @@ def test_nothing_is_loaded_and_only_its_own_script_runs(small):
     policy = small.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"].split("; ")
     assert policy[:3] == ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:"]
     assert len(policy) == 4 and policy[3].startswith("script-src 'sha256-")
-    assert len(small.all("script")) == 1
+    assert len(small.all("script", type="module")) == 1
 
 
 def confirmed_row(measure: str) -> dict:
@@ -231,7 +257,8 @@ def test_texts_of_files_are_escaped(copy):
     )
     named = copy.rename(copy.with_name("<i>x<&"))
     page = Page(report([named]))
-    assert len(page.all("script")) == 1 and page.all("i") == []
+    kinds = [script["type"] for script in page.all("script")]
+    assert sorted(kinds) == ["application/json"] * 2 + ["module"] and page.all("i") == []
     assert all(image["src"].startswith("data:") for image in page.all("img"))
     (row,) = [row for row in trial_rows(page) if row["state"] == "failed"]
     assert row["why"] == f"{evil}; tried again: {evil}"
@@ -256,8 +283,9 @@ def test_states_of_trials_and_a_search_that_runs(copy):
     states = {row["trial"]: row["state"] for row in trial_rows(page)}
     assert [states[trial] for trial in "345"] == ["stopped", "failed", "unfinished"]
     assert all(row["objective (%)"] == ABSENT for row in trial_rows(page) if row["trial"] in "345")
-    at_foot = {m["data-t"]: m["href"] for m in marks(page, "Objective")}
-    assert [at_foot[f"0-{i}"] for i in (3, 4, 5)] == ["#m-cross", "#m-bolt", "#m-ring"]
+    rows = chart_data(page)
+    assert [rows[f"0-{i}"]["kind"] for i in (3, 4, 5)] == ["stopped", "failed", "unfinished"]
+    assert [rows[f"0-{i}"]["groups"][0] for i in (3, 4, 5)] == ["s-stopped", "s-failed", "s-unfinished"]
     boxes = {box["data-hide"] for box in page.all("input")}
     assert boxes == {"s-finished", "s-stopped", "s-failed", "s-unfinished"}
     assert "running" not in Page(report([copy])).all("h1")[0]["text"]
@@ -330,7 +358,7 @@ def test_several_searches_share_tables_and_figures(searched):
     count = len(pd.read_csv(SEARCHES / "digits_ranges" / "results.csv"))
     rows = trial_rows(page)
     assert [row["search"] for row in rows] == ["small"] * 9 + ["digits_ranges"] * count
-    assert {mark["class"].split()[1] for mark in marks(page, "Clean and robust accuracy; line")} == {"n0", "n1"}
+    assert {row["groups"][1] for row in chart_data(page).values()} == {"n0", "n1"}
     assert {box["data-hide"] for box in page.all("input")} >= {"n0", "n1"}
     assert any("cannot be compared" in item["text"] for item in page.all("li"))
     captions = [one["text"] for one in page.all("figcaption")]
@@ -426,67 +454,85 @@ class TestBrowser:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto((tmp_path / "page.html").as_uri())
+        page.wait_for_selector("main[data-charts='5']")
         yield page
         assert complaints == [] and [url for url in asked if not url.startswith(("file:", "data:"))] == []
         context.close()
 
-    def test_hovering_over_a_trial_shows_its_setting_and_command(self, page, searched):
-        results = load_results(searched)
-        best = rank_trials(results).iloc[0]
-        card = page.locator("#card")
-        assert not card.is_visible()
-        for caption in ("Objective of each trial", "Clean and robust accuracy; line"):
-            plot = page.locator("figure", has_text=caption)
-            plot.scroll_into_view_if_needed()
-            page.wait_for_timeout(300)  # scrolling hides the card
-            plot.locator(f'use[data-t="0-{best.trial}"]').hover(force=True)
-            assert card.is_visible()
-            text = card.inner_text()
-            assert f"Trial {best.trial}: finished" in text
-            assert f"{best.reg_alpha:.3g}" in text and f"{100 * best.objective:.1f}" in text
-            command = (searched / "best" / "command.txt").read_text().strip()
-            assert card.locator("code").inner_text() == command
-            assert page.locator(f'use.on[data-t="0-{best.trial}"]').count() >= 2  # in the other plots, too
-            page.mouse.move(5, 5)
-            assert not card.is_visible()
+    def shown(self, page, chart: str) -> int:
+        """How many points of a chart are not faded."""
+        opacities = page.locator(f"#chart-{chart} path[aria-roledescription=point]").evaluate_all(
+            "marks => marks.map((mark) => Number(mark.getAttribute('opacity') ?? 1))"
+        )
+        return sum(opacity > 0.5 for opacity in opacities)
 
-    def test_a_setting_leads_to_its_runs_in_every_plot(self, page, searched):
+    def test_a_box_in_one_chart_selects_in_all_of_them(self, page, searched):
+        results = load_results(searched)
+        assert self.shown(page, "progress") == self.shown(page, "front") == len(results)
+        page.locator("#chart-progress").scroll_into_view_if_needed()
+        box = page.locator("#chart-progress svg").bounding_box()
+        page.mouse.move(box["x"] + box["width"] - 6, box["y"] + 225)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] - 10, steps=4)
+        page.mouse.up()
+        page.wait_for_function("!document.getElementById('all').hidden")
+        chosen = page.locator("#trials tbody tr:not(.left-out)").evaluate_all("rows => rows.map((row) => row.id)")
+        assert 0 < len(chosen) < len(results) and f"t0-{len(results) - 1}" in chosen and "t0-0" not in chosen
+        page.wait_for_timeout(300)
+        assert self.shown(page, "progress") == self.shown(page, "front") == len(chosen)
+        assert page.locator("#count").inner_text() == f"{len(chosen)} of {len(results)} trials"
+        page.keyboard.press("Escape")
+        page.wait_for_timeout(300)
+        assert self.shown(page, "front") == len(results) and page.locator("#all").is_hidden()
+
+    def test_a_setting_leads_to_its_runs_in_every_chart(self, page, searched):
         results = load_results(searched)
         best = rank_trials(results).iloc[0]
         row = page.locator(f'.settings tr[data-s="0-s{best.setting_number}"]')
         row.hover()
         runs = int((results.setting_number == best.setting_number).sum())
-        assert page.locator("use.on").evaluate_all("marks => new Set(marks.map((one) => one.dataset.t)).size") == runs
+        assert page.locator("#trials tr.on").count() == runs
         row.locator("summary").click()
         row.get_by_role("link", name=f"trial {best.trial}", exact=True).click()
         page.wait_for_timeout(300)
         assert page.locator(f"#t0-{best.trial}").is_visible() and page.url.endswith(f"#t0-{best.trial}")
 
-    def test_a_click_pins_it_and_its_command_is_copied(self, page, searched):
-        best = rank_trials(load_results(searched)).iloc[0]
+    def test_a_click_shows_a_trial_and_its_command_is_copied(self, page, searched):
+        results = load_results(searched)
         card = page.locator("#card")
-        page.locator(f'use[data-t="0-{best.trial}"]').first.click(force=True)
-        page.mouse.move(5, 5)
-        assert card.is_visible()
+        assert not card.is_visible()
+        chart = page.locator("#chart-front")
+        chart.scroll_into_view_if_needed()
+        box = page.locator("#chart-front path[aria-roledescription=point]").last.bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        card.wait_for(state="visible")
+        trial = results[results.trial == int(card.locator("h3").inner_text().split(":")[0].split()[1])].iloc[0]
+        text = card.inner_text()
+        assert f"{100 * trial.objective:.1f}" in text and "finished" in text
+        runs = (results.setting_number == trial.setting_number).sum()
+        assert page.locator("#trials tbody tr:not(.left-out)").count() == runs
         card.locator(".copy").click()
         page.wait_for_function("document.querySelector('#card .copy').textContent === 'Copied'")
         page.keyboard.press("Escape")
-        assert not card.is_visible()
+        page.wait_for_timeout(100)
+        assert not card.is_visible() and page.locator("#trials tr.left-out").count() == 0
 
     def test_the_keyboard_reaches_every_trial(self, page, searched):
-        plot = page.locator("svg.plot").first
-        plot.locator("use[tabindex]").focus()
-        seen = []
-        for _ in range(9):
-            seen.append(page.evaluate("document.activeElement.dataset.t"))
-            assert "objective (%)" in page.evaluate("document.activeElement.getAttribute('aria-label')")
-            page.keyboard.press("ArrowRight")
-            assert page.locator("#card").is_visible()
-        assert sorted(seen) == [f"0-{i}" for i in range(9)]
+        results = load_results(searched)
+        best = rank_trials(results).iloc[0]
+        page.locator("#trials tbody tr").first.focus()
+        for trial in results.trial:
+            assert page.evaluate("document.activeElement.id") == f"t0-{trial}"
+            page.keyboard.press("ArrowDown")
+        page.keyboard.press("Home")
+        for _ in range(best.trial):
+            page.keyboard.press("ArrowDown")
         page.keyboard.press("Enter")
-        assert page.evaluate("document.activeElement.className") == "copy"
+        command = (searched / "best" / "command.txt").read_text().strip()
+        assert page.locator("#card code").inner_text() == command
+        assert page.evaluate("document.activeElement.className") == "close"
         page.keyboard.press("Escape")
-        assert page.evaluate("document.activeElement.dataset.t") == seen[0]
+        assert page.evaluate("document.activeElement.id") == f"t0-{best.trial}"
 
     def test_the_table_is_sorted_and_filtered(self, page, searched):
         order = [str(trial) for trial in rank_trials(load_results(searched)).trial]
@@ -497,5 +543,6 @@ class TestBrowser:
         assert page.evaluate(cells) == [str(i) for i in range(9)]
         page.get_by_label("finished (9)").uncheck()
         assert not page.locator("#trials tbody tr").first.is_visible()
-        assert not page.locator("svg.plot use").first.is_visible()
+        page.wait_for_timeout(300)
+        assert page.locator("#chart-front path[aria-roledescription=point]").count() == 0
         assert page.locator("#count").inner_text() == "0 of 9 trials"

@@ -55,6 +55,7 @@ class TestWhereRayCannotStart:
         for name in ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             monkeypatch.delenv(name, raising=False)
 
+    @pytest.mark.slow
     def test_a_long_temporary_folder(self, tmp_path):
         """As batch systems set it: Ray runs all the same, and leaves nothing behind."""
         folder = tmp_path / ("slurm_job_scratch_" * 5)
@@ -111,6 +112,7 @@ class TestWhereRayCannotStart:
         assert "\n" not in str(caught.value) and "RAY_TMPDIR" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_search_loses_a_node_and_finishes(cluster, tmp_path):
     cluster, nodes = cluster
     with (tmp_path / "log.txt").open("w+") as log:

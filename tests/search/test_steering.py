@@ -64,6 +64,7 @@ def searched(folder, begun, *lines, **options):
     return results, text, terminal.errors
 
 
+@pytest.mark.slow
 def test_it_is_extended_and_one_of_its_trials_is_stopped(tmp_path, capsys):
     lines = [
         (extend, "--num-samples=4"),

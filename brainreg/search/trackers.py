@@ -1,0 +1,247 @@
+"""A search in MLflow and in Weights & Biases: a run for each trial, the runs of a setting together.
+
+A tracker that fails while a search runs is left alone from then on, with a line: the search has files of its own.
+"""
+
+import math
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from ray.tune.experiment import Trial
+
+from brainreg._utils.commands import python_name, tool_name
+from brainreg.errors import InputError
+from brainreg.hyperparameters import Hyperparameters
+from brainreg.records.trial import TrialRecord, trial_name
+from brainreg.search.logger import TrialLogger
+from brainreg.search.plan import SearchPlan
+from brainreg.search.tensorboard import TensorBoardLogger
+from brainreg.spaces.names import shown_name
+
+# How long a server of MLflow may take to answer, in seconds, and how often it is asked again.
+_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+
+_PROJECT = "brainreg"
+
+
+class _Tracker(TrialLogger):
+    """What MLflow and Weights & Biases are told of a trial, and what happens where they cannot be told.
+
+    Args:
+        search: the search's name.
+        search_id: tells it from every other search, so that one that is resumed goes on in its own runs.
+        searched: names of the hyperparameters that are searched.
+        records: as for `TrialLogger`.
+        say: takes a line.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        search: str,
+        search_id: str,
+        searched: Iterable[str],
+        records: Iterable[TrialRecord],
+        say: Callable[[str], None],
+    ):
+        super().__init__(records)
+        self.search, self.search_id, self._searched, self._say = search, search_id, [*searched], say
+        self._broken = False
+
+    def parameters(self, trial: Trial) -> dict[str, Any]:
+        """What differs between trials, and the seed."""
+        given = trial.config["hyperparameters"]
+        known = {name: given[name] for name in self._searched if given.get(name) is not None}
+        return {**known, "seed": Hyperparameters(**given).seed}
+
+    def setting(self, trial: Trial) -> str:
+        """What the setting of a trial is called."""
+        number, name = trial.config["setting_number"], trial.config["setting"]
+        return f"setting {number}" + (f", {shown_name(name)}" if name else "")
+
+    def log_trial_start(self, trial: Trial) -> None:
+        self._tell(super().log_trial_start, trial)
+
+    def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:
+        if trial in self._runs:
+            self._tell(super().log_trial_result, iteration, trial, result)
+
+    def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
+        self._tell(super().log_trial_end, trial, failed)
+
+    def _tell(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something, unless it failed before; whatever fails is said once."""
+        if self._broken:
+            return
+        try:
+            action(*arguments)
+        except Exception as error:  # whatever a client of another project raises
+            self._broken = True
+            self._say(
+                f"note: {self.name} is told no more of this search ({_reason(error)}); its own files have everything"
+            )
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+class MlflowLogger(_Tracker):
+    """An experiment of MLflow: a run for each setting, and in it a run for each of its trials.
+
+    Where its files or its server are, `MLFLOW_TRACKING_URI` says.
+
+    Raises:
+        ModuleNotFoundError: MLflow is not installed.
+        InputError: it does not answer.
+    """
+
+    name = "MLflow"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        for name, value in _MLFLOW_PATIENCE.items():
+            os.environ.setdefault(name, value)
+        import mlflow
+
+        self.address = mlflow.get_tracking_uri()
+        self._client = mlflow.MlflowClient()
+        try:
+            found = self._client.get_experiment_by_name(self.search)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(self.search)
+        except Exception as error:
+            raise InputError(
+                f"--log=mlflow: {self.address} does not answer ({_reason(error)}); set MLFLOW_TRACKING_URI, or leave it"
+                " out"
+            ) from error
+        self._settings: dict[int, str] = {}
+
+    def begin(self, trial: Trial) -> str:
+        number, setting = trial.config["number"], trial.config["setting_number"]
+        if setting not in self._settings:
+            tags = {"brainreg.setting": str(setting)}
+            self._settings[setting] = self._run(self.setting(trial), tags)
+            self._log_parameters(self._settings[setting], {**self.parameters(trial), "seed": None})
+        tags = {"brainreg.trial": str(number), "mlflow.parentRunId": self._settings[setting]}
+        run = self._run(trial_name(number), tags)
+        self._log_parameters(run, self.parameters(trial))
+        return run
+
+    def _run(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of a run with these tags: one that was begun before the search was resumed, or a new one."""
+        own = {"brainreg.search_id": self.search_id, **tags}
+        asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in own.items())
+        found = self._client.search_runs([self._experiment], asked, max_results=1)
+        if found:
+            self._client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        return self._client.create_run(self._experiment, tags=own, run_name=name).info.run_id
+
+    def _log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        known = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
+        self._client.log_batch(run, params=known)
+
+    def log(self, run: str, group: str, values: Mapping[str, float], epoch: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        finite = [Metric(name, value, now, epoch) for name, value in values.items() if math.isfinite(value)]
+        self._client.log_batch(run, metrics=finite)
+
+    def end(self, run: str, failed: bool) -> None:
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        self._tell(self._end_settings)
+
+    def _end_settings(self) -> None:
+        for run in self._settings.values():
+            self._client.set_terminated(run, "FINISHED")
+
+
+class WandbLogger(_Tracker):
+    """A project of Weights & Biases: a run for each trial, in a group for each setting.
+
+    `WANDB_PROJECT`, `WANDB_ENTITY`, `WANDB_DIR` and `WANDB_MODE=offline` are its own.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+        InputError: nobody is logged in.
+    """
+
+    name = "W&B"
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        import wandb
+
+        self._wandb = wandb
+        mode = os.environ.get("WANDB_MODE", "online")
+        if mode == "online":
+            try:
+                wandb.Api()
+            except wandb.errors.UsageError as error:
+                raise InputError(
+                    "--log=wandb: nobody is logged in; run `wandb login`, or set WANDB_MODE=offline"
+                ) from error
+        project = os.environ.get("WANDB_PROJECT", _PROJECT)
+        self.address = f"project {project}, group {self.search}/..." + (f" ({mode})" if mode != "online" else "")
+
+    def begin(self, trial: Trial) -> Any:
+        number = trial.config["number"]
+        run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            group=f"{self.search}/{self.setting(trial)}",
+            name=f"{self.search}/{trial_name(number)}",
+            id=f"{self.search_id[:40]}-{number}".replace(" ", "_").replace("/", "_"),
+            tags=[self.search],
+            config={**self.parameters(trial), "setting": self.setting(trial)},
+            resume="allow",
+            reinit="create_new",
+            settings=self._wandb.Settings(silent=True, console="off"),
+        )
+        run.define_metric("*", step_metric="epoch")
+        return run
+
+    def log(self, run: Any, group: str, values: Mapping[str, float], epoch: int) -> None:
+        run.log({**{name: value for name, value in values.items() if math.isfinite(value)}, "epoch": epoch})
+
+    def end(self, run: Any, failed: bool) -> None:
+        run.finish(exit_code=int(failed))
+
+
+TRACKERS: dict[str, type[MlflowLogger | WandbLogger]] = {"mlflow": MlflowLogger, "wandb": WandbLogger}
+
+
+def make_loggers(plan: SearchPlan, rays_folder: str, say: Callable[[str], None]) -> list[TrialLogger]:
+    """Return what tells other tools of each trial of a search, and say where it is seen.
+
+    Args:
+        plan: of the search.
+        rays_folder: name of the folder in which Ray's trials are.
+        say: takes a line.
+
+    Raises:
+        ModuleNotFoundError: one of the tools is not installed.
+        InputError: it does not answer.
+    """
+    loggers: list[TrialLogger] = []
+    for name in plan.options.loggers:
+        if name == "tensorboard":
+            logs = shlex.quote(plan.folder.path(rays_folder))
+            missing = "" if find_spec("tensorboard") else f" (after: {python_name()} -m pip install tensorboard)"
+            say(f"TensorBoard: {tool_name('tensorboard')} --logdir={logs}{missing}")
+            loggers.append(TensorBoardLogger(plan.space.search, plan.records))
+        else:
+            tracker = TRACKERS[name](plan.name, plan.id, plan.space.search, plan.records, say)
+            say(f"{tracker.name}: {tracker.address}")
+            loggers.append(tracker)
+    return loggers
