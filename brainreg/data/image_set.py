@@ -37,7 +37,7 @@ class ImageSet:
     @property
     def fingerprint(self) -> str:
         """A short text that differs between sets, from all bytes of the images and all labels; see
-        `brainreg.fingerprints`.
+        `brainreg.data.fingerprints`.
         """
         if isinstance(self.images, ImageFiles):
             return self.images.fingerprint()

@@ -1,6 +1,7 @@
-"""What a search, a confirmation and a reproduction need to go on: what was begun, and whether it is that still.
+"""How what was begun is stored, and compared with what is asked for now: of searches, confirmations, reproductions.
 
-Who runs it now is in `brainreg.records.driver`, and on which data in `brainreg.data.fingerprints`.
+What of it may change, each of them decides: `search.plan.plan_resume`, `confirmation.plan.plan_confirmation`,
+`reproduction.row.Row`. Who runs it now is in `brainreg.records.driver`, on which data in `brainreg.data.fingerprints`.
 """
 
 import json

@@ -52,7 +52,7 @@ class SearchPlan:
         folder: of the search.
         records: trials that began before the search is resumed; none of a new one.
         resumed: whether it goes on.
-        data: fingerprints of what the trials train on; see `brainreg.fingerprints`.
+        data: fingerprints of what the trials train on; see `brainreg.data.fingerprints`.
         missing: data sets that a search downloads first; of a dry run only, which then has not checked the data.
         notes: what to know beforehand.
         used_up: whether these trials are all that the space has.

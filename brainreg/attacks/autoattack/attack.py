@@ -11,7 +11,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from brainreg.attacks.autoattack.cascade import Search
+from brainreg.attacks.autoattack.cascade import Cascade
 from brainreg.attacks.autoattack.stages import (
     AttackName,
     Square,
@@ -49,7 +49,7 @@ class AutoAttack(BaseModel, Attack):
     authors' code, the targeted attacks try nine target classes at the most (five in L1), or all the wrong ones if
     there are fewer.
 
-    `standard` and `custom` run the authors' attacks, unchanged, from this module's search for each image's breaking
+    `standard` and `custom` run the authors' attacks, unchanged, from the search (`Cascade`) for each image's breaking
     point; random starts are shared by all images, so that an image's outcome depends neither on the size of a batch
     nor on the images beside it. `plus` and `rand` are run by the authors' own loop, once a strength, on the images
     that smaller strengths have left; there, starts depend on both.
@@ -132,11 +132,11 @@ class AutoAttack(BaseModel, Attack):
             self.check_shape(shape)
         if self.version in ("plus", "rand"):
             return self._authors_loop(target, strengths)
-        search = Search(target.model, target.images, target.labels, target.right, self.norm, levels)
+        cascade = Cascade(target.model, target.images, target.labels, target.right, self.norm, levels)
         if levels:
             stages = self._stages(target.model, shape, target.classes, target.seed)
-            search.run(stages, target.batch_size, target.on_progress, infer)
-        return search.outcome(strengths, self._names)
+            cascade.run(stages, target.batch_size, target.on_progress, infer)
+        return cascade.outcome(strengths, self._names)
 
     def check_shape(self, shape: Sequence[int]) -> None:
         """Raise InputError if Square cannot take images of this shape (c, h, w).

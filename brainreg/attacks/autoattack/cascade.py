@@ -1,4 +1,7 @@
-"""The cascade: which attack runs on which image at which strength, until one breaks it."""
+"""The cascade of `standard` and `custom`: which attack runs on which image at which strength, until one breaks it.
+
+`plus` and `rand` run as in the authors' own loop, in `attack.py`. The order in which stages run is `Stage.when`.
+"""
 
 from collections.abc import Sequence
 
@@ -18,7 +21,7 @@ _ROUNDING = 1e-5, 2**-24
 _NO_GRADIENT, _BY_SQUARE, _BELOW = 1, 2, 3
 
 
-class Search:
+class Cascade:
     """Finds the smallest strength of a grid at which each image breaks.
 
     `needed` (n,) is the strength of the nearest adversarial example known. An image's level is the largest strength
