@@ -1,6 +1,6 @@
 # make tune   a search on real images, on any machine, in minutes
 # make reproduce ROW=mnist_mnist   a row of the published table, found again: search, confirmation, figures
-# make test   the tests, without those of more than a minute
+# make test   the tests, in a few minutes
 # All first make the virtual environment in .venv where it is missing or older than pyproject.toml.
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ NUMERICAL := $(addprefix tests/,attacks evaluation method models training comman
 INSTALLED := .venv/installed
 SERVICES := .venv/services
 
-.PHONY: help venv tune reproduce test test-all test-wheel test-processors coverage docs lint constraints clean
+.PHONY: help venv tune reproduce test test-long test-all test-wheel test-processors coverage docs lint constraints clean
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
@@ -42,7 +42,11 @@ reproduce: $(INSTALLED)
 	$(BIN)/brainreg reproduce $(ROW) $(if $(SIZE),--size=$(SIZE)) $(if $(BUDGET),--budget=$(BUDGET)) $(ARGS)
 
 test: $(INSTALLED)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not long'
+
+# make test-long   real searches that are killed, run out of disk, lose a node, and the like
+test-long: $(INSTALLED)
+	$(PYTEST) -m 'long and not slow'
 
 $(SERVICES): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,services]'
@@ -50,7 +54,7 @@ $(SERVICES): $(INSTALLED)
 	$(PYTHON) -m pip --python .venv/mlflow/bin/python install --quiet mlflow
 	@touch $@
 
-# make test-all   the slow tests too; those of services need Debian's packages chromium and postgresql
+# make test-all   all of them, the slow ones too; those of services need Debian's packages chromium and postgresql
 test-all: $(SERVICES)
 	$(PYTEST)
 

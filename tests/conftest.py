@@ -39,7 +39,10 @@ ROOT = Path(__file__).parent.parent
 
 
 # The files that take longest, in seconds rather than in tests: two processes share the files, and begin with these.
-LONGEST = ("test_kills.py", "test_survival.py", "test_search.py", "test_search_storage.py")
+LONGEST = (
+    *("test_kills.py", "test_survival.py", "test_search.py", "test_search_storage.py"),
+    *("test_confirmation.py", "test_report.py", "test_curves.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -193,7 +193,7 @@ def test_a_step_launches_less_than_600_kernels(monkeypatch):
     assert 400 < one < 600 < three
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_part_that_fails_does_not_take_the_others_along(tmp_path):
     flags = ["--parts", "pairs", "step", "--made_up_images", "--rounds=1", "--threads=1", "--device=cpu"]
     script = [sys.executable, str(BENCHMARKS / "performance.py"), *flags, f"--save={tmp_path / 'p.csv'}"]

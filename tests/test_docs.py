@@ -175,9 +175,9 @@ def headings(page: Path) -> set[str]:
 class TestPictures:
     def test_each_has_a_light_and_a_dark_form(self):
         for page in PAGES:
-            for name in re.findall(r"pictures/(\w+)-light\.svg", page.read_text()):
-                assert (DOCS / "pictures" / f"{name}-light.svg").exists()
-                assert (DOCS / "pictures" / f"{name}-dark.svg").exists()
+            for name, kind in re.findall(r"pictures/(\w+)-light\.(svg|png)", page.read_text()):
+                assert (DOCS / "pictures" / f"{name}-light.{kind}").exists()
+                assert (DOCS / "pictures" / f"{name}-dark.{kind}").exists()
 
     def test_the_script_draws_all_of_them(self, tmp_path):
         run(f"{sys.executable} {DOCS}/pictures/draw.py --folder={tmp_path}", ROOT)

@@ -154,6 +154,7 @@ def test_published_corruptions_are_used_where_they_are(cifar_folder, tmp_path, m
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.long
 def test_it_goes_on_after_it_was_killed(checkpoint, tmp_path):
     line = [
         sys.executable, "-m", "brainreg", "evaluate", f"--checkpoint={checkpoint}", "--attacks=pgd", "--threads=1",

@@ -152,7 +152,7 @@ def test_a_wrong_flag_ends_the_process_with_status_2():
     assert ended.stderr == "error: --reg_alpha=-1: must be at least 0\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     """As a user would: a space file of one's own, a search, its last line."""
     space = tmp_path / "mine.yaml"

@@ -310,6 +310,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
     pd.testing.assert_frame_equal(table[names], expected[names])
 
 
+@pytest.mark.long
 def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
     search = copied(searched, tmp_path)
     plan = plan_confirmation(search, {"top": 1, "seeds": 2}, {**CHEAP, "attacks": ("fgsm",)}, {})

@@ -105,6 +105,7 @@ class TestEvaluate:
         assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
         assert (table.correct == table.accuracy * table.n).all()
 
+    @pytest.mark.long
     def test_accuracy_is_what_it_must_be(self):
         """Of this model every adversarial accuracy is known; the attacked images are those of the seed."""
         table = self.measured(attacks=("pgd", "autoattack"), eps=(0.004, 0.02), num_images=30).table

@@ -123,6 +123,7 @@ class TestSearch:
             assert seed or record.data[own] == data[own]
         assert len(seeds) > 1
 
+    @pytest.mark.long
     def test_a_node_with_other_data_is_refused(self, space, data_dir, tmp_path):
         """Its data change after the search was planned, as if a node had others."""
         plan = plan_search(space, options(tmp_path, data_dir), Strategy(scheduler="none"))

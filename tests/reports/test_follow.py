@@ -64,6 +64,7 @@ def test_it_answers_nobody_else(growing):
         assert follower._server.server_address[0] == "127.0.0.1"
 
 
+@pytest.mark.long
 def test_it_is_served_until_ctrl_c(searched, tmp_path):
     line = [sys.executable, "-m", "brainreg", "report", str(searched), "--follow"]
     with subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -15,6 +15,7 @@ from pages import Page
 from testing import decoded
 
 from brainreg._utils.html import ABSENT
+from brainreg.analysis import importance as analysis_importance
 from brainreg.analysis.importance import importances
 from brainreg.commands.report import REPORT, main
 from brainreg.errors import InputError
@@ -48,8 +49,9 @@ def small(searched) -> Page:
 
 
 @pytest.fixture
-def copy(searched, tmp_path) -> Path:
-    """A copy of the small search, whose files a test may change."""
+def copy(searched, tmp_path, monkeypatch) -> Path:
+    """A copy of the small search, whose files a test may change; its report shuffles objectives less often."""
+    monkeypatch.setattr(analysis_importance, "_ORDERS", 2)
     ignored = shutil.ignore_patterns("ray", "study.db", "*.pt", REPORT)
     return Path(shutil.copytree(searched, tmp_path / "copy", ignore=ignored))
 

@@ -233,6 +233,7 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
 # ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_documentation_shows_what_was_reproduced():
     assert markdown_table(RESULTS) in (ROOT / "docs/found.md").read_text()
 

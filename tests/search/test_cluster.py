@@ -55,7 +55,7 @@ class TestWhereRayCannotStart:
         for name in ("RAY_TMPDIR", "TMPDIR", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
             monkeypatch.delenv(name, raising=False)
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_a_long_temporary_folder(self, tmp_path):
         """As batch systems set it: Ray runs all the same, and leaves nothing behind."""
         folder = tmp_path / ("slurm_job_scratch_" * 5)
@@ -112,7 +112,7 @@ class TestWhereRayCannotStart:
         assert "\n" not in str(caught.value) and "RAY_TMPDIR" in str(caught.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_loses_a_node_and_finishes(cluster, tmp_path):
     cluster, nodes = cluster
     with (tmp_path / "log.txt").open("w+") as log:
@@ -143,6 +143,7 @@ def test_a_search_loses_a_node_and_finishes(cluster, tmp_path):
     assert "3 at a time" in text
 
 
+@pytest.mark.long
 def test_a_node_that_lacks_the_data_or_the_folder_is_named(cluster, tmp_path):
     cluster, _ = cluster
     start_ray(cluster.address, "127.0.0.1")
@@ -172,6 +173,7 @@ def test_a_node_that_is_lost_meanwhile_is_left_out(cluster, tmp_path, monkeypatc
     assert next(before, None) is None
 
 
+@pytest.mark.long
 def test_a_node_whose_gpu_cannot_be_used_is_named(cluster, monkeypatch):
     """Ray believes the number that it was given; a trial would fail there, again and again."""
     cluster, _ = cluster

@@ -198,7 +198,7 @@ class TestFinishedSearch:
         assert lines[told + 1] in console.file.getvalue()
         assert "searched beside the regularizer" not in text
 
-    @pytest.mark.slow
+    @pytest.mark.long
     def test_what_is_searched_beside_the_regularizer_is_told(self, tmp_path):
         """The given settings keep its default, and the gain mixes the two."""
         space = make_space(
@@ -213,7 +213,7 @@ class TestFinishedSearch:
         assert "--reg_alpha=0.0" in flags and (f"--lr={best.lr}" in flags) == (best.lr != 0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
     fixed = {**make_space().fixed, "epoch_num": 1, "seed": 3}
     first, second = (
@@ -225,7 +225,8 @@ def test_two_searches_of_one_seed_and_one_worker_propose_the_same(tmp_path):
     assert first.reg_alpha.nunique() == 6
 
 
-@pytest.mark.parametrize("limit", [{"num_samples": 8}, pytest.param({"minutes": 4}, marks=pytest.mark.slow)])
+@pytest.mark.long
+@pytest.mark.parametrize("limit", [{"num_samples": 8}, {"minutes": 4}])
 def test_a_space_that_is_used_up_ends_the_search(limit, tmp_path):
     space = make_space(
         fixed={**TINY, "reg_alpha": 0.5, "reg_image_num": 100, "epoch_num": 1},
@@ -238,6 +239,7 @@ def test_a_space_that_is_used_up_ends_the_search(limit, tmp_path):
     assert plan_resume(Storage(tmp_path / "s"), {"num_samples": 9}).num_samples == len(results)
 
 
+@pytest.mark.long
 def test_failed_trials_are_named_and_told_as_failed(tmp_path):
     """Half of the proposals diverge or select no pair; the search goes on, and Optuna learns nothing false."""
     space = make_space(
@@ -270,7 +272,7 @@ def test_a_search_in_which_nothing_finishes_says_why(tmp_path):
     assert not (tmp_path / "s" / BEST).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_search_never_sees_the_test_split(cifar_folder, tmp_path):
     """It runs where there are no test images at all."""
     shutil.rmtree(cifar_folder / "CIFAR10" / "test")
@@ -380,7 +382,7 @@ class TestPlan:
         assert slots(cpus_per_trial=0.25, num_samples=3) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_search_runs_settings_again_with_other_seeds_and_ends_by_its_time(tmp_path, monkeypatch):
     """The space has four settings; as no number of trials is given, time ends the search. Each trial takes 3 s of it,
     however long it takes on this machine."""

@@ -97,6 +97,7 @@ def resumed(interrupted, server, home):
     return folder, results, text, between
 
 
+@pytest.mark.long
 class TestS3:
     def test_an_interrupted_search_says_how_it_goes_on(self, interrupted):
         folder, results, text = interrupted

@@ -64,7 +64,7 @@ def searched(folder, begun, *lines, **options):
     return results, text, terminal.errors
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_is_extended_and_one_of_its_trials_is_stopped(tmp_path, capsys):
     lines = [
         (extend, "--num-samples=4"),
@@ -85,6 +85,7 @@ def test_it_is_extended_and_one_of_its_trials_is_stopped(tmp_path, capsys):
     assert not Storage(tmp_path / "s" / "requests").names()
 
 
+@pytest.mark.long
 def test_it_is_stopped_and_recommends(tmp_path):
     results, text, errors = searched(tmp_path, 2, (stop,), num_samples=40)
     assert not errors and len(results) < 10 and UNFINISHED not in {*results.state}

@@ -146,7 +146,7 @@ def damage(trial, checkpoint=None, progress=None, record=None) -> None:
         (trial / "trial.json").write_bytes(record)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_damaged_files_of_a_trial_cost_its_training_and_nothing_else(tmp_path):
     first, _ = search(make_space(), tmp_path, num_samples=5, max_concurrent=1)
     folder = tmp_path / "s"
@@ -181,6 +181,7 @@ def test_ray_tunes_own_way_to_resume_says_what_to_do_instead(tmp_path):
         StudySearch(study, Storage(tmp_path / "s"), []).restore("anything")
 
 
+@pytest.mark.long
 def test_asha_stops_trials_and_the_study_knows(tmp_path):
     space = make_space(fixed={**make_space().fixed, "epoch_num": 3})
     results, text = search(space, tmp_path, strategy=Strategy(scheduler="asha"), num_samples=12, max_concurrent=1)
@@ -199,7 +200,7 @@ def test_asha_stops_trials_and_the_study_knows(tmp_path):
     assert study_of(tmp_path / "s").best_trial.value == results.objective.max()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pareto(tmp_path):
     results, text = search(make_space(), tmp_path, strategy=Strategy(objective="pareto"), num_samples=4)
     study = study_of(tmp_path / "s")
@@ -218,6 +219,7 @@ def test_pareto(tmp_path):
     assert shown == members
 
 
+@pytest.mark.long
 def test_sigterm_interrupts_as_ctrl_c_does(tmp_path):
     """A cluster that takes a machine back sends it."""
     command = [
@@ -256,7 +258,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_later(small_disk):
     disk, enlarge = small_disk
     space = make_space(fixed={**make_space().fixed, "base_channels": 4})
@@ -271,7 +273,7 @@ def test_a_full_disk_ends_the_search_cleanly_and_it_goes_on_later(small_disk):
     check_whole(disk / "s", results, ["finished"] * 4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_full_disk_of_ray_tunes_own_folder_is_one_line_too(tmp_path, monkeypatch):
     """Ray Tune writes into a folder of its own below the temporary one, which may be another disk."""
     plan = plan_search(make_space(), SearchOptions(name="s", storage_path=str(tmp_path), num_samples=2), TO_THE_END)

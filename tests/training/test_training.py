@@ -418,6 +418,7 @@ class TestTraining:
         assert result.history[-1]["valid_accuracy"] > 0.85
         assert result.best_epoch == min(result.history, key=lambda epoch: epoch["valid_cross_entropy"])["epoch"]
 
+    @pytest.mark.long
     def test_it_learns_in_bfloat16_and_is_measured_in_float32(self, monkeypatch):
         dtypes = set()
         forward = ResNet.forward
