@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg._utils.flags import DATA_DIR
 from brainreg.errors import InputError
@@ -63,11 +63,6 @@ class SearchOptions(BaseModel):
         (), description="what else is told of each trial, a list of mlflow, wandb, tensorboard"
     )
     tensorboard: bool = Field(False, description="the same as --log=tensorboard")
-
-    @field_validator("log", mode="after")
-    @classmethod
-    def _once_each(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(value))
 
     @property
     def threads(self) -> int:
