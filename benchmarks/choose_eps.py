@@ -19,6 +19,7 @@ from brainreg._utils.flags import Parser, given_values, run_command
 from brainreg.attacks import AutoAttack, add_noise
 from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.objective import Objective
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import train
@@ -52,7 +53,8 @@ def main(arguments: list[str]) -> int:
         for eps in flags.noise:
             noisy = correct(classifier, add_noise("Gaussian", images, eps, seed), labels)
             found.setdefault(f"Gaussian noise {eps:g}", []).append(noisy.float().mean().item())
-        chosen, _ = Objective(eps=1, noise_eps=1, attack_image_num=flags.images).divide(len(labels), seed)
+        objective = Objective(eps=1, noise_eps=1, attack_image_num=flags.images)
+        chosen, _ = divide_images(objective, len(labels), seed)
         strengths = sorted(flags.eps)
         outcome = attack(classifier, images[chosen], labels[chosen], strengths, seed=seed)
         for eps, survived in zip(strengths, outcome.correct, strict=True):

@@ -16,13 +16,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from brainreg.attacks import AutoAttack
 from brainreg.data.load import load_dataset
 from brainreg.evaluation.accuracy import correct
-from brainreg.evaluation.settings import attacked_images
+from brainreg.evaluation.plan import attacked_images
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.files import load_space
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE, objective_by_epoch
 from brainreg.spaces.names import UNREGULARIZED
-from brainreg.spaces.objective import EPOCH_OBJECTIVE
 from brainreg.training.checkpoint import fold_batchnorm
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import train
@@ -56,7 +57,7 @@ def measured(space, seed: int, flags: argparse.Namespace) -> list[dict]:
     data = load_training_data(settings, flags.data_dir, "cpu")
     objective = space.objective
     chooser = objective.model_copy(update={"attack_image_num": flags.choice_images or objective.attack_image_num})
-    by_epoch = chooser.by_epoch(to_float(data.valid_images), data.valid_labels, seed)
+    by_epoch = objective_by_epoch(chooser, to_float(data.valid_images), data.valid_labels, seed)
     lowest: dict = {"loss": float("inf")}
 
     def measure(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
@@ -76,7 +77,7 @@ def measured(space, seed: int, flags: argparse.Namespace) -> list[dict]:
         ("objective", result.best_epoch, result.classifier),
     ):
         model = fold_batchnorm(network)
-        outcome = objective.attack(model, images[attacked], labels[attacked], [objective.eps], seed=seed)
+        outcome = AutoAttack.of(objective.attack)(model, images[attacked], labels[attacked], [objective.eps], seed=seed)
         rows.append(
             {
                 "seed": seed,

@@ -26,8 +26,10 @@ import optuna
 import pandas as pd
 import torch
 
+from brainreg.attacks import AutoAttack
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.files import load_space
+from brainreg.spaces.measurement import divide_images, measure_objective, measure_proxy
 from brainreg.spaces.names import EARLY_STOPPED
 from brainreg.spaces.space import Space
 from brainreg.training.data import load_training_data
@@ -63,7 +65,7 @@ def tabulate(row: dict[str, Any], space: Space, data_dir: str) -> list[dict[str,
 
     def proxy(classifier: torch.nn.Module, metrics: dict[str, float]) -> dict[str, float]:
         before = time.process_time()
-        measured = space.objective.proxy(classifier, images, labels, settings.seed, metrics["valid_accuracy"])
+        measured = measure_proxy(space.objective, classifier, images, labels, settings.seed, metrics["valid_accuracy"])
         proxy_seconds[0] = time.process_time() - before
         return measured
 
@@ -74,12 +76,12 @@ def tabulate(row: dict[str, Any], space: Space, data_dir: str) -> list[dict[str,
 
     result = train(settings, data, device="cpu", on_epoch=on_epoch, measure=proxy)
     before = time.process_time()
-    measured = space.objective.measure(result.classifier, images, labels, settings.seed)
+    measured = measure_objective(space.objective, result.classifier, images, labels, settings.seed)
     measured["attack_seconds"] = time.process_time() - before
-    rest = space.objective.divide(len(labels), settings.seed)[1][: space.objective.attack_image_num]
+    rest = divide_images(space.objective, len(labels), settings.seed)[1][: space.objective.attack_image_num]
     measured["rest_n"], measured["rest_accuracy"] = len(rest), float("nan")
     if len(rest):
-        outcome = space.objective.attack(
+        outcome = AutoAttack.of(space.objective.attack)(
             result.classifier, images[rest], labels[rest], [space.objective.eps], seed=settings.seed
         )
         measured["rest_accuracy"] = outcome.correct[0].float().mean().item()

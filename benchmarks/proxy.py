@@ -25,6 +25,7 @@ from brainreg.evaluation.accuracy import correct, robust_accuracy
 from brainreg.evaluation.proxy import proxy_accuracy
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.files import load_space
+from brainreg.spaces.measurement import divide_images, measure_objective
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.training.data import load_training_data
 from brainreg.training.device import default_device, device_name
@@ -65,7 +66,7 @@ def main(arguments: list[str]) -> int:
                 classifier = train(part, data, checkpoint=Path(folder) / "checkpoint.pt").classifier
                 device = next(classifier.parameters()).device
                 images, labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
-                attacked, _ = objective.divide(len(labels), settings.seed)
+                attacked, _ = divide_images(objective, len(labels), settings.seed)
                 clean = correct(classifier, images, labels).float().mean().item()
                 for n in IMAGES:
                     began = time.monotonic()
@@ -73,7 +74,7 @@ def main(arguments: list[str]) -> int:
                     row[f"proxy_{when}_{n}"] = proxy
                     row[f"proxy_objective_{when}_{n}"] = objective.weight * clean + (1 - objective.weight) * proxy
                     row[f"proxy_seconds_{when}_{n}"] = time.monotonic() - began
-        measured = objective.measure(classifier, images, labels, settings.seed)
+        measured = measure_objective(objective, classifier, images, labels, settings.seed)
         if flags.standard:
             some, began = attacked[: flags.standard], time.monotonic()
             row["standard_accuracy"] = robust_accuracy(classifier, images[some], labels[some], eps=objective.eps)

@@ -7,42 +7,14 @@ representations toward the thresholded similarities of the images' pixels (arXiv
 The names of `__all__` are the public interface; each is imported when it is first used.
 """
 
-from importlib import import_module
-from typing import Any
+import lazy_loader
 
 __version__ = "0.1.0"
 
-# Where each public name lives.
-_PUBLIC = {
-    "pixel_similarity": "method.similarity",
-    "select_pairs": "method.pairs",
-    "PairSampler": "method.sampler",
-    "similarity_loss": "method.loss",
-    "build_model": "models.build",
-    "as_logits": "models.logits",
-    "Hyperparameters": "hyperparameters",
-    "load_training_data": "training.data",
-    "train": "training.loop",
-    "load_classifier": "training.checkpoint",
-    "load_exported": "training.export",
-    "robust_accuracy": "evaluation.accuracy",
-    "Evaluation": "evaluation.settings",
-    "evaluate": "evaluation.robustness",
-    "load_results": "records.results",
-    "rank_trials": "records.results",
-    "load_searches": "records.searches",
-}
-
-__all__ = [*_PUBLIC, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
-    globals()[name] = value
-    return value
+# What is imported from where, each when it is first used, is in `__init__.pyi`.
+__getattr__, _, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ += ["__version__"]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return __all__

@@ -11,9 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from brainreg._utils.paths import expand_home
 from brainreg.data.datasets import DATASETS, find_dataset
-from brainreg.method.pairs import RangeName, check_range
-from brainreg.models.build import check_architecture
-from brainreg.models.resnet import ARCHITECTURES
+from brainreg.method.ranges import RangeName, check_range
+from brainreg.models.names import RESNETS, check_architecture
 
 
 def _known_dataset(name: str) -> str:
@@ -42,7 +41,7 @@ class Hyperparameters(BaseModel):
     )
     archi: Annotated[str, AfterValidator(_known_architecture)] = Field(
         "ResNet18",
-        description=f"architecture: {', '.join(ARCHITECTURES)}, or timm:NAME, a convolutional network of timm"
+        description=f"architecture: {', '.join(RESNETS)}, or timm:NAME, a convolutional network of timm"
         " (not in the published code)",
     )
     base_channels: int = Field(

@@ -1,11 +1,14 @@
 """Every draw of a run comes from its one seed, by a stream for each use."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
-import torch
+
+from brainreg._utils.lazy import torch
 
 
 class Stream(IntEnum):

@@ -137,37 +137,41 @@ SlurmdPort={ports[1]}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge/socket,cred_expire=10
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool-%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 MpiDefault=none
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+{nodes}
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
 class Slurm:
-    """A Slurm of one node, this machine, from Debian's packages; a job that is run again waits ten seconds.
+    """A Slurm from Debian's packages, whose nodes are all this machine; a job that is run again waits ten seconds.
+
+    Args:
+        folder: of its files.
+        nodes: how many, each with a part of the cores.
 
     Attributes:
         environment: variables with which its commands find it.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, nodes: int = 1):
         if os.getuid() or not all(map(shutil.which, ("munged", "slurmctld", "slurmd", "sbatch"))):
             pytest.skip("Slurm is not installed (Debian: apt install slurmctld slurmd slurm-client munge), or not root")
         self.folder = folder
-        for name in ("munge", "state", "spool"):
+        for name in ("munge", "state"):
             (folder / name).mkdir()
         with contextlib.ExitStack() as free:
-            sockets = [free.enter_context(socket.socket()) for _ in range(2)]
+            sockets = [free.enter_context(socket.socket()) for _ in range(1 + nodes)]
             for one in sockets:
                 one.bind(("127.0.0.1", 0))
             ports = [one.getsockname()[1] for one in sockets]
@@ -175,14 +179,20 @@ class Slurm:
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         config = folder / "slurm.conf"
-        content = _SLURM.format(host=socket.gethostname(), ports=ports, folder=folder, cores=os.cpu_count())
+        host, cores = socket.gethostname(), max((os.cpu_count() or 1) // nodes, 1)
+        names = [host] if nodes == 1 else [f"node{i}" for i in range(nodes)]
+        lines = [
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cores} State=UNKNOWN"
+            for name, port in zip(names, ports[1:], strict=True)
+        ]
+        content = _SLURM.format(host=host, ports=ports, folder=folder, nodes="\n".join(lines))
         config.write_text(content)
         self.environment = {**os.environ, "SLURM_CONF": str(config)}
         files = [f"--{name}-file={folder}/munge/{name}" for name in ("pid", "log", "seed")]
         munged = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge/socket", *files]
         self._processes: list[subprocess.Popen] = []
-        for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
-            log = (folder / f"{command[0]}.out").open("w")
+        for i, command in enumerate((munged, ["slurmctld", "-D"], *(["slurmd", "-D", "-N", name] for name in names))):
+            log = (folder / f"{command[0]}{i}.out").open("w")
             process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
             self._processes.append(process)
             time.sleep(1)
@@ -209,10 +219,10 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def slurm() -> Iterator[Slurm]:
+def slurm(nodes: int = 1) -> Iterator[Slurm]:
     """Run a Slurm."""
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        server = Slurm(Path(folder))
+        server = Slurm(Path(folder), nodes)
         try:
             yield server
         finally:

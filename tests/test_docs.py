@@ -179,6 +179,7 @@ class TestPictures:
                 assert (DOCS / "pictures" / f"{name}-light.{kind}").exists()
                 assert (DOCS / "pictures" / f"{name}-dark.{kind}").exists()
 
+    @pytest.mark.long
     def test_the_script_draws_all_of_them(self, tmp_path):
         run(f"{sys.executable} {DOCS}/pictures/draw.py --folder={tmp_path}", ROOT)
         assert {path.name for path in tmp_path.iterdir()} == {path.name for path in DOCS.glob("pictures/*.svg")}

@@ -2,12 +2,14 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from services import slurm
 
@@ -15,6 +17,48 @@ from brainreg.records.results import load_results
 from brainreg.records.trial import FINISHED
 
 SCRIPT = ROOT / "examples" / "slurm" / "search.sh"
+RAY_UP = ROOT / "examples" / "ray_up" / "cluster.yaml"
+KUBERAY = ROOT / "examples" / "kuberay" / "search.yaml"
+
+
+def entrypoint() -> str:
+    """What the job of KubeRay runs."""
+    return yaml.safe_load(KUBERAY.read_text())["spec"]["entrypoint"]
+
+
+def typed_for_ray_up() -> str:
+    """What the file's comment lets the head run."""
+    return re.search(r"(brainreg tune [^']*)'", RAY_UP.read_text().replace("\\\n#", ""))[1]
+
+
+@pytest.mark.parametrize("command", [entrypoint, typed_for_ray_up])
+def test_what_a_cluster_runs_goes_on_where_the_search_was_begun(command):
+    """Its flags are flags of today, and running it again is resuming it."""
+    from brainreg._utils.flags import parser_of
+    from brainreg.commands import tune
+
+    program, name, *flags = shlex.split(command())
+    given = vars(parser_of(tune.main).parse_args(flags))
+    assert (program, name) == ("brainreg", "tune") and given["space"] == "cifar10_double"
+    assert given["resume_if_begun"] and given["name"] == "week" and given["address"] == "auto"
+
+
+def test_ray_takes_the_file_of_ray_up():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load(RAY_UP.read_text()))
+    validate_config(config)
+    workers = {name: kind["min_workers"] for name, kind in config["available_node_types"].items()}
+    assert workers == {"head": 0, "gpu": config["max_workers"]}, "a search takes the GPUs that are there when it begins"
+    with pytest.raises(Exception, match="max_wokers"):
+        validate_config({**config, "max_wokers": 1})
+
+
+def test_the_job_of_kuberay_has_the_packages_versions():
+    job = yaml.safe_load(KUBERAY.read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob") and job["spec"]["backoffLimit"] > 0
+    pinned = re.search(r"^ray\[?.*==(.+?)(?: ;.*)?$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+    assert job["spec"]["rayClusterSpec"]["rayVersion"] == pinned
 
 
 def test_a_job_array_is_refused(tmp_path):

@@ -36,13 +36,25 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert len(lines) < 25 and {line.split()[0] for line in lines if line.startswith("  ")} >= {*COMMANDS}
 
-    def test_its_list_needs_neither_pytorch_nor_ray(self):
+    def test_no_help_needs_pytorch_ray_or_pandas(self):
+        """They take seconds, most of all PyTorch: that is why a help is there at once."""
         code = (
-            "import sys; from brainreg.commands.main import main; main(['--help']); print({*sys.modules} & {*sys.argv})"
+            "import contextlib, sys\n"
+            "from brainreg.commands.main import COMMANDS, main\n"
+            "main(['--help'])\n"
+            "for name in COMMANDS:\n"
+            "    with contextlib.suppress(SystemExit):\n"
+            "        main([name, '--help'])\n"
+            "    print(name, sorted({*sys.modules} & {*slow}))\n"
         )
-        line = [sys.executable, "-c", code, "torch", "ray", "optuna", "pandas", "scipy"]
-        ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert ended.stdout.splitlines()[-1] == "set()"
+        code = f"slow = {('torch', 'ray', 'optuna', 'pandas', 'scipy', 'sklearn', 'pyautoattack')}\n" + code
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert {f"{name} []" for name in COMMANDS} <= {*ended.stdout.splitlines()}
+
+    def test_what_exists_is_listed_without_pytorch_too(self):
+        code = "import sys; from brainreg.commands.main import main; main(['spaces']); print('torch' in sys.modules)"
+        ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert "digits_double" in ended.stdout and ended.stdout.splitlines()[-1] == "False"
 
     @pytest.mark.parametrize("name", COMMANDS)
     def test_each_has_a_help(self, name, capsys):

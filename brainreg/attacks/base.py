@@ -8,16 +8,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
 from brainreg.attacks.inputs import as_images, as_labels, check_labels, checked_model
+from brainreg.attacks.names import Norm
 from brainreg.errors import InputError
 from brainreg.models.precision import ieee_float32
-
-Norm = Literal["Linf", "L2", "L1"]
 
 # Called with the number of images whose outcome is known, and of all images.
 Progress = Callable[[int, int], None]

@@ -15,26 +15,10 @@ from PIL import Image
 
 from brainreg.attacks.base import Attack, Outcome, Target, outcome_of_versions
 from brainreg.attacks.inputs import as_images
+from brainreg.attacks.names import CORRUPTIONS
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream
 
-CORRUPTIONS = (
-    "gaussian_noise",
-    "shot_noise",
-    "impulse_noise",
-    "defocus_blur",
-    "glass_blur",
-    "motion_blur",
-    "zoom_blur",
-    "snow",
-    "frost",
-    "fog",
-    "brightness",
-    "contrast",
-    "elastic_transform",
-    "pixelate",
-    "jpeg_compression",
-)
 SEVERITIES = 5
 
 # The published corrupted test images, by the data set that they are of.

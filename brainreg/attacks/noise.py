@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from brainreg.attacks.base import Attack, Outcome, Target, outcome_of_versions
 from brainreg.attacks.inputs import as_images
+from brainreg.attacks.names import NoiseName
 from brainreg.errors import InputError, nearest
 from brainreg.seeds import Stream, seeded_generator
 
@@ -27,9 +27,6 @@ def _uniform(shape: torch.Size, eps: float, generator: torch.Generator) -> torch
 def _salt_pepper(shape: torch.Size, eps: float, generator: torch.Generator) -> torch.Tensor:
     draw = torch.rand(shape, generator=generator)
     return (draw < eps / 2).float() - (draw > 1 - eps / 2).float()
-
-
-NoiseName = Literal["Gaussian", "Uniform", "SaltPepper"]
 
 
 # Independent for each pixel and channel: N(0, eps^2); U(-eps, eps); +1 or -1 with probability eps / 2 each.

@@ -1,6 +1,6 @@
 """Attacks, noise and corruptions by name, and what each needs to know before it can be made."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,12 +10,13 @@ from torch import nn
 from brainreg.attacks.autoattack.attack import AutoAttack, strongest
 from brainreg.attacks.base import Attack
 from brainreg.attacks.boundary import Boundary
-from brainreg.attacks.corruptions import CORRUPTIONS, Corruption
+from brainreg.attacks.corruptions import Corruption
 from brainreg.attacks.fgsm import FGSM
+from brainreg.attacks.names import CORRUPTIONS
 from brainreg.attacks.noise import Noise
 from brainreg.attacks.pgd import PGD
 from brainreg.attacks.transferred_fgsm import TransferredFGSM
-from brainreg.errors import InputError, nearest
+from brainreg.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def _corruption(kind: str, context: Context) -> Corruption:
     return Corruption(kind, context.corrupted[kind], context.corrupted_source)
 
 
-# How each attack is made, by the name that it is asked for with.
+# How each attack is made, by its name in `names.ATTACK_NAMES`.
 ATTACKS: dict[str, Callable[[Context], Attack]] = {
     "gaussian": lambda context: Noise("Gaussian"),
     "uniform": lambda context: Noise("Uniform"),
@@ -65,26 +66,3 @@ ATTACKS: dict[str, Callable[[Context], Attack]] = {
     "square": lambda context: AutoAttack(version="custom", attacks=("square",)),
     **{kind: partial(_corruption, kind) for kind in CORRUPTIONS},
 }
-
-# Names that stand for several.
-GROUPS: dict[str, tuple[str, ...]] = {
-    "noise": ("gaussian", "uniform", "saltpepper"),
-    "published": ("gaussian", "uniform", "saltpepper", "transfer-fgsm", "boundary"),
-    "corruptions": CORRUPTIONS,
-    "all": tuple(ATTACKS),
-}
-
-
-def attack_names(asked: Iterable[str]) -> tuple[str, ...]:
-    """Return the names of attacks that are asked for, groups taken apart, each once, in the order of `ATTACKS`.
-
-    Raises:
-        InputError: a name that is neither an attack nor a group.
-    """
-    names: set[str] = set()
-    for name in asked:
-        if name not in GROUPS and name not in ATTACKS:
-            known = [*(name for name in ATTACKS if name not in CORRUPTIONS), *CORRUPTIONS, *GROUPS]
-            raise InputError(f"{name}: no such attack; {nearest(name, known)}")
-        names |= {*GROUPS.get(name, (name,))}
-    return tuple(name for name in ATTACKS if name in names)

@@ -13,12 +13,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from brainreg._utils.console import make_printer
 from brainreg._utils.flags import Parser, given_values
-from brainreg.confirmation.jobs import Extent, TestEvaluation
-from brainreg.confirmation.plan import plan_confirmation
-from brainreg.confirmation.run import run_confirmation, show_plan
-from brainreg.confirmation.worker import read_result
+from brainreg.confirmation.settings import Extent, TestEvaluation
 from brainreg.errors import InputError
 from brainreg.search.options import SEARCH_ONLY, SearchOptions
 
@@ -37,6 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.experiment is None:
         raise InputError("EXPERIMENT: missing; name the folder of a search, results/NAME or s3://BUCKET/PATH")
+    from brainreg._utils.console import make_printer  # here: slow, and no help needs it
+    from brainreg.confirmation.plan import plan_confirmation
+    from brainreg.confirmation.run import run_confirmation, show_plan
+    from brainreg.confirmation.worker import read_result
+
     given = (given_values(model, flags) for model in (Extent, TestEvaluation, SearchOptions))
     console = Console()
     if not console.is_terminal:

@@ -14,17 +14,7 @@ from brainreg._utils.files import check_writable
 from brainreg._utils.flags import DATA_DIR, Parser, from_flags, use_threads
 from brainreg.errors import InputError, checked_value, nearest
 from brainreg.evaluation.settings import Evaluation
-from brainreg.evaluation.subject import (
-    SPLITS,
-    Subject,
-    evaluate_subject,
-    evaluation_folder,
-    load_split,
-    load_subject,
-    show,
-)
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training.checkpoint import load_checkpoint
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,6 +29,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flag("save_dir", help="folder of table and report (default: evaluation-SPLIT beside the checkpoint)")
     parser.add_flag("threads", help="CPU threads (default: PyTorch's, at most the cores)")
     flags = parser.parse_args(arguments)
+    # here: slow, and no help needs it
+    from brainreg.evaluation.subject import (
+        SPLITS,
+        Subject,
+        evaluate_subject,
+        evaluation_folder,
+        load_split,
+        load_subject,
+        show,
+    )
+    from brainreg.training.checkpoint import load_checkpoint
+
     if flags.checkpoint is None:
         raise InputError("--checkpoint: missing; name a checkpoint.pt that brainreg train or a search wrote")
     if flags.split not in SPLITS:

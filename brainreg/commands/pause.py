@@ -6,11 +6,12 @@ brainreg pause NAME
 from collections.abc import Sequence
 
 from brainreg.commands.search_name import find_named, search_parser
-from brainreg.search import steering
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     flags = search_parser(__doc__).parse_args(arguments)
+    from brainreg.search import steering  # slow, and no help needs it
+
     print(steering.pause(find_named(flags)))
     return 0

@@ -15,12 +15,14 @@ import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from brainreg._utils.files import check_writable
 from brainreg._utils.flags import Parser
 from brainreg.errors import InputError
-from brainreg.records.searches import split_folders
-from brainreg.storage import Storage
+
+if TYPE_CHECKING:
+    from brainreg.storage import Storage
 
 REPORT = "report.html"
 _LAST_PORT = 65535
@@ -40,6 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("matplotlib: missing; python -m pip install 'brainreg[analysis]'")
     if not flags.experiments:
         raise InputError("EXPERIMENT: missing; name the folder of a search, such as results/NAME, or several")
+    from brainreg.records.searches import split_folders  # here and below: slow, and no help needs it
+
     try:
         folders = [*split_folders(flags.experiments).values()]
     except InputError as error:
@@ -66,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _follow(folders: Sequence[Storage], flags: argparse.Namespace) -> int:
+def _follow(folders: Sequence["Storage"], flags: argparse.Namespace) -> int:
     """Serve the page until Ctrl-C."""
     from brainreg.reports.follow import Follower
 
@@ -88,8 +92,10 @@ def _follow(folders: Sequence[Storage], flags: argparse.Namespace) -> int:
     return 0
 
 
-def _target(save: str | None, folders: Sequence[Storage]) -> tuple[Storage, str]:
+def _target(save: str | None, folders: Sequence["Storage"]) -> tuple["Storage", str]:
     """The folder and the name of the page's file."""
+    from brainreg.storage import Storage
+
     if save is None:
         return (folders[0] if len(folders) == 1 else Storage(".")), REPORT
     base, question, query = save.partition("?")

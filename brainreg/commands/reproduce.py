@@ -10,16 +10,12 @@ Settings, numbers and figures are put in analysis/results/, and `--table` shows 
 
 from collections.abc import Sequence
 
-from brainreg._utils.console import sigterm_as_interrupt
 from brainreg._utils.files import check_writable
 from brainreg._utils.flags import Parser, from_flags, given_values
-from brainreg.data.sources import to_download
 from brainreg.errors import InputError
-from brainreg.reproduction.row import Reproduction, Row
-from brainreg.reproduction.table import markdown_table
+from brainreg.reproduction.settings import Reproduction
 from brainreg.search.options import SEARCH_ONLY, SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
-from brainreg.training.device import default_device
 
 # Narrow networks on a part of the images, for a CPU: a space file a row.
 _NARROW = "narrow"
@@ -31,6 +27,8 @@ _OTHERS = (*SEARCH_ONLY, "address")
 
 def _find_row(row: str, size: str | None) -> tuple[str, str]:
     """The size that is meant, and the name of its space."""
+    from brainreg.training.device import default_device
+
     narrow = SPACES_FOLDER / _NARROW / f"{row}.yaml"
     load_space(row)  # or it is no row
     if row.startswith(f"{_NARROW}/"):
@@ -53,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     asked, options = from_flags(Reproduction, flags), from_flags(SearchOptions, flags)
     if flags.table:
+        from brainreg.reproduction.table import markdown_table  # here and below: slow, and no help needs it
+
         print(markdown_table(asked.save_dir))
         return 0
     if flags.row is None:
@@ -76,6 +76,10 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError(f"--{one}={amounts[one]}: {also}; give trials and seeds, or a budget")
     if "images" in amounts and "trials" not in amounts:
         raise InputError(f"--images={amounts['images']}: --trials and --seeds are missing; images go with them")
+    from brainreg._utils.console import sigterm_as_interrupt
+    from brainreg.data.sources import to_download
+    from brainreg.reproduction.row import Row
+
     row = Row(flags.row, size, load_space(space_name), space_name, options, given, amounts, asked.save_dir)
     if flags.dry_run:
         names = row.space.task, row.space.reg_data

@@ -1,12 +1,14 @@
 """The argument NAME of the commands that take a search: its name, or its folder."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from brainreg._utils.flags import Parser, from_flags
 from brainreg.errors import InputError
-from brainreg.search.folders import find_search
 from brainreg.search.options import SearchOptions
-from brainreg.storage import Storage
+
+if TYPE_CHECKING:
+    from brainreg.storage import Storage
 
 
 def search_parser(description: str, *flags: str, or_else: str = "") -> Parser:
@@ -35,10 +37,12 @@ def check_name(flags: argparse.Namespace, or_else: str = "") -> str:
     return str(flags.name)
 
 
-def find_named(flags: argparse.Namespace) -> Storage:
+def find_named(flags: argparse.Namespace) -> "Storage":
     """Return the folder of the search NAME.
 
     Raises:
         InputError: NAME is missing, or there is no such search.
     """
+    from brainreg.search.folders import find_search
+
     return find_search(check_name(flags), from_flags(SearchOptions, flags).storage_path, "NAME")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from brainreg.commands.search_name import find_named, search_parser
 from brainreg.errors import InputError
-from brainreg.search import steering
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,5 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         if not flags.trial.isdecimal():
             raise InputError(f"--trial={flags.trial}: must be the number of a trial")
         trial = int(flags.trial)
+    from brainreg.search import steering  # slow, and no help needs it
+
     print(steering.stop(find_named(flags), trial))
     return 0

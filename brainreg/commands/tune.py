@@ -8,26 +8,22 @@ brainreg tune --status=NAME
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from brainreg._utils.flags import Parser, from_flags, given_values
-from brainreg._utils.formats import format_duration
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.records.trial import FINISHED
-from brainreg.search.cluster import machines
-from brainreg.search.costs import SearchCosts, search_costs
-from brainreg.search.folders import find_search, is_begun
 from brainreg.search.options import SearchOptions
-from brainreg.search.plan import SearchPlan, plan_resume, plan_search
-from brainreg.search.run import is_done, run_search
-from brainreg.search.status import show_status
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.files import load_space, space_names
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget, Space
-from brainreg.training.device import device_name
+
+if TYPE_CHECKING:
+    from brainreg.search.costs import SearchCosts
+    from brainreg.search.plan import SearchPlan
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -57,8 +53,12 @@ def main(arguments: Sequence[str]) -> int:
         for name in space_names():
             console.print(f"{name:<18} {load_space(name).description}", soft_wrap=True, highlight=False)
         return 0
+    from brainreg.search.folders import find_search, is_begun  # here and below: slow, and no help needs it
+
     storage_path = from_flags(SearchOptions, flags).storage_path
     if flags.status is not None:
+        from brainreg.search.status import show_status
+
         show_status(find_search(flags.status, storage_path, "--status"), console)
         return 0
     if flags.resume_if_begun:
@@ -66,6 +66,12 @@ def main(arguments: Sequence[str]) -> int:
             raise InputError("--resume_if_begun: names no search; give --name")
         if is_begun(flags.name, storage_path):
             flags.resume = flags.__dict__.pop("name")
+    if flags.resume is None and flags.space is None:
+        raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
+    from brainreg.records.trial import FINISHED
+    from brainreg.search.plan import plan_resume, plan_search
+    from brainreg.search.run import is_done, run_search
+
     if flags.resume is not None:
         if "name" in flags:
             raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
@@ -76,8 +82,6 @@ def main(arguments: Sequence[str]) -> int:
             given_values(Strategy, flags),
             flags.dry_run,
         )
-    elif flags.space is None:
-        raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
     else:
         plan = plan_search(
             _override(load_space(flags.space), flags),
@@ -117,8 +121,11 @@ def _override(space: Space, flags: argparse.Namespace) -> Space:
     return space.override(given_values(Hyperparameters, flags), objective, budget)
 
 
-def _show(plan: SearchPlan, console: Console) -> None:
+def _show(plan: "SearchPlan", console: Console) -> None:
     """Print what the search would run."""
+    from brainreg.search.cluster import machines
+    from brainreg.search.costs import search_costs
+
     space = plan.space
     console.print(f"space {space.name}: {space.description}", soft_wrap=True, highlight=False)
     console.print(f"fixed: {space.fixed}", soft_wrap=True, highlight=False)
@@ -160,8 +167,11 @@ def _show(plan: SearchPlan, console: Console) -> None:
     console.print("nothing was started (--dry-run)")
 
 
-def _show_costs(plan: SearchPlan, costs: SearchCosts, console: Console) -> None:
+def _show_costs(plan: "SearchPlan", costs: "SearchCosts", console: Console) -> None:
     """Print what the search would take."""
+    from brainreg._utils.formats import format_duration
+    from brainreg.training.device import device_name
+
     one, (fewest, most), hours = costs.trial, costs.trials, costs.gpu_hours
     trials = f"{most}" if fewest == most else f"{fewest} to {most}"
     last = f" (the attack at the end up to {format_duration(costs.final_attack)})" if costs.final_attack else ""

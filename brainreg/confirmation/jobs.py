@@ -1,55 +1,16 @@
-"""What a confirmation trains and measures: how much, how, and one job for each setting and seed."""
+"""What a confirmation trains: one job for each setting and seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
-from brainreg.evaluation.settings import Evaluation, NoiseStrengths, Strengths
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.records.results import settings_of
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
-
-
-class Extent(BaseModel):
-    """How much is trained; both may grow when a confirmation goes on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    top: int = Field(3, ge=1, description="how many of the search's best proposed settings are trained anew")
-    seeds: int | None = Field(
-        None,
-        ge=2,
-        description="fresh seeds of each setting (absent: the fewest with which a test that does not assume normal"
-        " differences can find one, 7 or 8)",
-    )
-
-
-class TestEvaluation(Evaluation):
-    """How a confirmation measures: as an evaluation does, around the search's eps and without a time limit."""
-
-    __test__ = False  # pytest takes it for a test otherwise
-
-    eps: Strengths = Field(
-        None,
-        description="strengths of the attacks that a norm bounds, in units of [0, 1] pixels, separated by commas"
-        " (absent: half, once and one and a half times the search's)",
-    )
-    noise_eps: NoiseStrengths | None = Field(  # type: ignore[assignment]  # absent is not none
-        None,
-        description="strengths of noise that are measured beside those of its curves, separated by commas (absent: the"
-        " search's)",
-    )
-    attack_minutes: float | None = Field(  # type: ignore[assignment]
-        None,
-        gt=0,
-        description="time limit of an attack on one network (absent: no limit; with one, slower networks are"
-        " measured on fewer images)",
-    )
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,25 @@ import torch
 
 import brainreg.search.cluster
 from brainreg.analysis.comparison import STRENGTHS, count_comparisons
-from brainreg.attacks import Attack, Context
-from brainreg.confirmation.jobs import Extent, Job, make_jobs
+from brainreg.attacks.base import Attack
+from brainreg.attacks.registry import Context
+from brainreg.confirmation.jobs import Job, make_jobs
 from brainreg.confirmation.pilot import Pilot
+from brainreg.confirmation.settings import Extent
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
+from brainreg.evaluation.plan import plan_attacks
 from brainreg.evaluation.robustness import TELLING
-from brainreg.evaluation.settings import Evaluation, plan_attacks
+from brainreg.evaluation.settings import Evaluation
 from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.resume import differences, format_value, read_begun, write_begun
 from brainreg.records.searches import split_folders
 from brainreg.records.trial import UNFINISHED
-from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.cluster import share_of_machines
+from brainreg.search.options import SearchOptions
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective

@@ -34,8 +34,8 @@ from brainreg.records.manifest import MANIFEST
 from brainreg.records.searches import CONFIRMATION
 from brainreg.search.cluster import say_dashboard, start_ray
 from brainreg.search.nodes import check_gpus, check_nodes, watch_own_node
-from brainreg.search.progress import time_left
 from brainreg.search.run import claimed_share
+from brainreg.search.timing import time_left
 from brainreg.spaces.names import shown_name
 
 # Where nothing is redrawn, a line of progress is printed this often at least, in seconds.

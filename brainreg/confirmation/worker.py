@@ -14,11 +14,12 @@ import torch
 from brainreg.confirmation.jobs import Job
 from brainreg.data.fingerprints import TEST, check_same_data, part_name
 from brainreg.errors import InputError
-from brainreg.evaluation.settings import Evaluation, attacked_images
+from brainreg.evaluation.plan import attacked_images
+from brainreg.evaluation.settings import Evaluation
 from brainreg.evaluation.subject import Subject, evaluate_subject
 from brainreg.records.trial import CHECKPOINT
 from brainreg.search.trial import is_retryable, storage_failed
-from brainreg.spaces.objective import EPOCH_OBJECTIVE
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE, objective_by_epoch
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import resumable_checkpoint
 from brainreg.training.data import load_test_images, load_training_data
@@ -128,7 +129,7 @@ def _run(
         valid_images, valid_labels = to_float(training.valid_images.to(device)), training.valid_labels.to(device)
         before = resumable_checkpoint(checkpoint, notes.append)
         history = before["history"] if before else ()
-        by_epoch = job.objective.by_epoch(valid_images, valid_labels, job.settings.seed, history)
+        by_epoch = objective_by_epoch(job.objective, valid_images, valid_labels, job.settings.seed, history)
         choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
     result = train(
         job.settings,

@@ -3,8 +3,7 @@
 Nothing here knows networks or training.
 """
 
-from brainreg.data.datasets import DATASETS, Dataset, find_dataset
-from brainreg.data.load import load_dataset
-from brainreg.data.splits import split_train_validation
+import lazy_loader
 
-__all__ = ["DATASETS", "Dataset", "find_dataset", "load_dataset", "split_train_validation"]
+# What is imported from where, each when it is first used, is in `__init__.pyi`.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

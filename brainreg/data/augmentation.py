@@ -1,13 +1,14 @@
 """Augmentation: uint8 batches in, uint8 batches out; every draw comes from the given CPU generator."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from brainreg.data.lazy import v2
+from brainreg._utils.lazy import torch, v2
 from brainreg.data.types import Purpose, View
 
 # Pixels that a crop may be shifted by, in each direction.

@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from brainreg._utils.lazy import torchvision
 from brainreg._utils.paths import expand_home
 from brainreg.data.datasets import DATASETS, Dataset
 from brainreg.data.files import keeps_files, logger
 from brainreg.data.images import class_names, first_line, is_gray, list_images, note_left_out, read_image, readable
-from brainreg.data.lazy import torchvision
 from brainreg.data.splits import split_train_validation
 from brainreg.data.types import Split, View
 from brainreg.errors import InputError

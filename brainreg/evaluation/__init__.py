@@ -3,8 +3,7 @@
 Intervals, signs that a number is wrong, and the page that shows it.
 """
 
-from brainreg.evaluation.accuracy import robust_accuracy
-from brainreg.evaluation.robustness import Robustness, evaluate
-from brainreg.evaluation.settings import Evaluation
+import lazy_loader
 
-__all__ = ["Evaluation", "Robustness", "evaluate", "robust_accuracy"]
+# What is imported from where, each when it is first used, is in `__init__.pyi`.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

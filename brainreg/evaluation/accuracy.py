@@ -6,9 +6,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from brainreg.attacks import AutoAttack, Norm
+from brainreg.attacks.autoattack.attack import AutoAttack
 from brainreg.attacks.base import check_counts, logits_of, predicted, prepared
 from brainreg.attacks.inputs import as_images, as_labels
+from brainreg.attacks.names import Norm
 from brainreg.errors import InputError, validated
 from brainreg.models.precision import ieee_float32
 from brainreg.training.device import lacks_memory

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scipy.stats import binom
 from torch import nn
 
-from brainreg.attacks import AutoAttack
+from brainreg.attacks.autoattack.attack import AutoAttack
 from brainreg.attacks.base import SIGNS, predicted, prepared
 from brainreg.attacks.inputs import as_images, as_labels
 from brainreg.attacks.resumable import Measured

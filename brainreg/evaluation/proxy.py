@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from brainreg.attacks import AutoAttack
+from brainreg.attacks.autoattack.attack import AutoAttack
 
 # A few APGD steps stand in for the full attack while a network trains: see `proxy_accuracy`.
 PROXY = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)

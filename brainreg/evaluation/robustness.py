@@ -11,15 +11,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from brainreg.attacks import CORRUPTIONS, GROUPS, Context, median_squared_distance
 from brainreg.attacks.base import logits_of, predicted, prepared
+from brainreg.attacks.boundary import median_squared_distance
 from brainreg.attacks.corruptions import mean_accuracy
 from brainreg.attacks.inputs import as_images, as_labels, check_labels
+from brainreg.attacks.names import CORRUPTIONS, GROUPS
+from brainreg.attacks.registry import Context
 from brainreg.attacks.resumable import KEPT_EXAMPLES, Kept, Measured, attack_within, versions
 from brainreg.data.datasets import Dataset
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.evaluation.checks import check_model, check_outcomes, check_rows
-from brainreg.evaluation.settings import Evaluation, attacked_images, plan_attacks
+from brainreg.evaluation.plan import attacked_images, plan_attacks
+from brainreg.evaluation.settings import Evaluation
 from brainreg.statistics import packed, wilson_interval
 
 # Which attack says most of a network, whose examples are shown, too: the first of these that was asked for.

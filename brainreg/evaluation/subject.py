@@ -15,14 +15,16 @@ from tqdm import tqdm
 
 from brainreg._utils.files import make_folder
 from brainreg._utils.formats import format_duration
-from brainreg.attacks import CORRUPTIONS, Context, attack_names
 from brainreg.attacks.corruptions import PUBLISHED, load_published
+from brainreg.attacks.names import CORRUPTIONS, attack_names
+from brainreg.attacks.registry import Context
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import check_same_data, fingerprint
 from brainreg.errors import InputError
 from brainreg.evaluation.page import write_report
+from brainreg.evaluation.plan import attacked_images, plan_attacks
 from brainreg.evaluation.robustness import Robustness, evaluate
-from brainreg.evaluation.settings import Evaluation, attacked_images, plan_attacks
+from brainreg.evaluation.settings import Evaluation
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.training.checkpoint import fold_batchnorm, load_classifier
 from brainreg.training.data import load_test_images, load_training_data

@@ -1,53 +1,17 @@
-"""The ranges of similarities, and the pairs of images that each selects.
+"""The pairs of images that a range of similarities selects.
 
 Source: arXiv 2410.03952, section 3.2.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Iterator
 
 import torch
 
-from brainreg.errors import InputError, nearest
+from brainreg.method.ranges import RANGES, check_range
 from brainreg.method.similarity import BLOCK, image_directions
 
 # Similarities that one pass over all pairs holds at a time: 1,024 x 4,096 float32 values are 16 MB.
 TILE = (1024, 4096)
-
-
-RangeName = Literal["all", "high", "low", "positive", "negative", "high_positive", "double"]
-
-
-def _given(reg_thresh_2: float | None) -> float:
-    """Th_2 where a range needs it; `check_range` refuses a range without."""
-    assert reg_thresh_2 is not None
-    return reg_thresh_2
-
-
-# What each range selects, by similarity S and the thresholds Th and Th_2. All inequalities are strict.
-# A similarity that does not exist is NaN, for which every comparison is false.
-RANGES: dict[str, Callable[[torch.Tensor, float, float | None], torch.Tensor]] = {
-    "all": lambda s, th, th_2: s == s,
-    "high": lambda s, th, th_2: s.abs() > th,
-    "low": lambda s, th, th_2: s.abs() < th,
-    "positive": lambda s, th, th_2: (s > th) | (s.abs() < th),
-    "negative": lambda s, th, th_2: (s < -th) | (s.abs() < th),
-    "high_positive": lambda s, th, th_2: s > th,
-    "double": lambda s, th, th_2: (s.abs() > th) | (s.abs() < _given(th_2)),
-}
-
-
-def check_range(reg_range: str, reg_thresh: float, reg_thresh_2: float | None) -> None:
-    """Raise InputError unless the range exists and its thresholds fit: `double` needs reg_thresh_2 < reg_thresh."""
-    if reg_range not in RANGES:
-        raise InputError(f"reg_range={reg_range}: no such range; {nearest(reg_range, RANGES)}")
-    if reg_range == "double":
-        if reg_thresh_2 is None:
-            raise InputError("reg_thresh_2 is missing: the range double needs a second threshold below reg_thresh")
-        if not reg_thresh_2 < reg_thresh:
-            raise InputError(f"reg_thresh_2={reg_thresh_2:g}: must be below reg_thresh={reg_thresh:g}")
-    elif reg_thresh_2 is not None:
-        raise InputError(f"reg_thresh_2={reg_thresh_2:g}: only the range double uses it, not {reg_range}")
 
 
 def select_pairs(

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from brainreg.errors import InputError
-from brainreg.method.pairs import RANGES, check_range, pair_count, tiles
+from brainreg.method.pairs import pair_count, tiles
+from brainreg.method.ranges import RANGES, check_range
 from brainreg.method.similarity import boosted_targets, image_directions
 from brainreg.seeds import Stream, seeded_generator
 

@@ -1,18 +1,9 @@
 """Networks by name."""
 
-from brainreg.errors import InputError, nearest
 from brainreg.models.base import SimilarityNetwork
+from brainreg.models.names import TIMM, check_architecture
 from brainreg.models.resnet import ARCHITECTURES, ResNet
-from brainreg.models.timm import TIMM, TimmNetwork, check_timm_name
-
-
-def check_architecture(archi: str) -> None:
-    """Raise InputError unless there is such an architecture: a name in `ARCHITECTURES`, or `timm:` and timm's name."""
-    if archi.startswith(TIMM):
-        check_timm_name(archi.removeprefix(TIMM))
-    elif archi not in ARCHITECTURES:
-        known = [*ARCHITECTURES, f"{TIMM}NAME"]
-        raise InputError(f"{archi}: no such architecture; {nearest(archi, known)}")
+from brainreg.models.timm import TimmNetwork
 
 
 def build_model(

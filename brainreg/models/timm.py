@@ -9,9 +9,6 @@ import torch
 from brainreg.errors import InputError
 from brainreg.models.base import SimilarityNetwork
 
-# What the name of an architecture of the timm library begins with.
-TIMM = "timm:"
-
 
 class TimmNetwork(SimilarityNetwork):
     """A convolutional network of the timm library, compared by the maps of its feature stages.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from brainreg._utils.formats import SYMBOLS, format_setting
-from brainreg.method.pairs import RANGES
+from brainreg.method.ranges import RANGES
 from brainreg.records.results import rank_trials
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.reports.subject import Subject

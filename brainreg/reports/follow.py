@@ -60,13 +60,17 @@ class Follower:
     def __init__(self, folders: Sequence[Storage], port: int = 0, period: float = 5.0):
         self._folders, self._period = folders, period
         self._seen = self._state()
-        self._make()
         try:
             self._server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, self))
         except OSError as error:
             raise InputError(f"--port={port}: cannot be listened at ({error.strerror}); choose another one") from error
         self.port = self._server.server_port
         self._end = threading.Event()
+        try:
+            self._make()
+        except BaseException:
+            self._server.server_close()
+            raise
 
     def __enter__(self) -> "Follower":
         for work in (self._server.serve_forever, self._look):

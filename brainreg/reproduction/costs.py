@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass
 
 from brainreg.analysis.comparison import count_comparisons
-from brainreg.attacks import NOISES, AutoAttack
+from brainreg.attacks.autoattack.attack import AutoAttack
+from brainreg.attacks.noise import NOISES
 from brainreg.data.files import nothing_written
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import load_split

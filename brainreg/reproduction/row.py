@@ -10,10 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg._utils.formats import format_duration
 from brainreg._utils.package import NOTEBOOKS
@@ -39,7 +38,9 @@ from brainreg.reproduction.costs import (
     workload_within,
 )
 from brainreg.reproduction.publish import publish
-from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.reproduction.settings import ENOUGH_SEEDS, Reproduction
+from brainreg.search.cluster import share_of_machines
+from brainreg.search.options import SearchOptions
 from brainreg.spaces.names import PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -47,10 +48,6 @@ from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.device import device_name
 
 _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
-
-
-# Differences over seeds need as many.
-_ENOUGH_SEEDS = 2
 
 
 # What the file of a reproduction must say of it to go on.
@@ -61,51 +58,6 @@ SIZES = {
     "narrow": Measurement(),
     "full": Measurement(num_epsilons=10, num_images=1000),
 }
-
-
-class Reproduction(BaseModel):
-    """What is reproduced."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    size: Literal["narrow", "full"] | None = Field(
-        None,
-        description="narrow networks on a part of the images, or what the paper has (absent: full where there is a GPU"
-        " or where the row has no narrow size)",
-    )
-    budget: float | None = Field(
-        None,
-        gt=0,
-        description="minutes that it may cost; GPU minutes where there are GPUs (absent: an hour, or the least that the"
-        " row takes on this machine)",
-    )
-    trials: int | None = Field(
-        None, ge=1, description="of the search, whatever they cost; with seeds (absent: by budget)"
-    )
-    seeds: int | None = Field(
-        None,
-        ge=_ENOUGH_SEEDS,
-        description="of each confirmed setting, whatever they cost; with trials (absent: by budget)",
-    )
-    images: int | None = Field(
-        None,
-        ge=2,
-        description="test images that are attacked, of each network; with trials and seeds (absent: as the search's"
-        " repeated runs tell, within the time)",
-    )
-    id: str | None = Field(
-        None,
-        min_length=1,
-        max_length=200,
-        description="what the fresh seeds of the confirmation are drawn from; another one repeats the row with other"
-        " seeds (absent: the row's own, so that the same command makes the same networks again)",
-    )
-    sampler_seed: int | None = Field(
-        None, ge=0, lt=2**32, description="seed of the search's proposals (absent: from the row's space)"
-    )
-    save_dir: str = Field(
-        "analysis/results", description="folder in which ROW_SIZE/ gets settings, numbers and figures at the end"
-    )
 
 
 @dataclass(frozen=True)
@@ -316,7 +268,7 @@ class Row:
         status = self._run("confirmation", command + self._machine_flags(), plan)
         if status == 1 and (self.search / CONFIRMATION).exists():
             seeds = pd.read_csv(self.search / CONFIRMATION).groupby("setting").seed.nunique()
-            if len(seeds) == 1 + len(self.space.controls) and seeds.min() >= _ENOUGH_SEEDS:
+            if len(seeds) == 1 + len(self.space.controls) and seeds.min() >= ENOUGH_SEEDS:
                 say("some trainings failed, as told above; what is measured is shown, and the notes say so")
                 return 0
         return status

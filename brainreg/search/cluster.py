@@ -20,6 +20,8 @@ from brainreg._utils.commands import tool_name
 from brainreg._utils.machine import cpu_cores
 from brainreg._utils.timeouts import call_with_timeout
 from brainreg.errors import InputError
+from brainreg.search.claims import claims_of_others
+from brainreg.search.options import SearchOptions
 from brainreg.storage import PATIENCE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes to Ray's makers unless the user wants it
@@ -244,3 +246,33 @@ def say_dashboard(dashboard: str, say: Callable[[str], None]) -> None:
         if os.environ.get("RAY_AUTH_MODE") == "disabled":
             asks = "open to whoever reaches it, and so is running code: RAY_AUTH_MODE=disabled"
         say(f"Ray dashboard: http://{dashboard} ({asks})")
+
+
+def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
+    """Return how many of the jobs run at a time, and the GPUs that each takes.
+
+    On this machine, that is what other searches leave, and one at least; `max_concurrent` overrules them.
+
+    Raises:
+        InputError: a job takes more than there is; no cluster answers.
+    """
+    there = machines(options.address, options.dashboard_host)
+    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
+    for name, value, most, what in (
+        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
+        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
+    ):
+        if value > most:
+            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(f"--gpus_per_trial={gpus:g}: must be a part of one GPU, up to 1, or a whole number of GPUs")
+    if not there.slots(options.cpus_per_trial, gpus):
+        raise InputError(
+            f"--gpus_per_trial={gpus:g}: no machine has so many, with --cpus_per_trial={options.cpus_per_trial:g}"
+        )
+    others = claims_of_others() if options.address is None and options.max_concurrent is None else []
+    if others:
+        taken = {gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()}
+        there = Machines((Machine(there.cpus - sum(claim.cores for claim in others), there.gpus - len(taken)),))
+    slots = max(there.slots(options.cpus_per_trial, gpus), 1)
+    return min(slots, options.max_concurrent or slots, jobs), gpus

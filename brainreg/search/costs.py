@@ -15,16 +15,16 @@ from typing import Any, TypeVar, cast
 import torch
 
 from brainreg._utils.machine import cpu_cores
-from brainreg.attacks import AutoAttack
+from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.data.files import nothing_written
 from brainreg.errors import InputError
 from brainreg.evaluation.proxy import PROXY
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.build import build_model
 from brainreg.records.trial import CHECKPOINT, UNFINISHED
-from brainreg.search.final_attack import longest_final_attack
 from brainreg.search.plan import SearchPlan
 from brainreg.search.scheduler import KEPT, RUNGS
+from brainreg.search.timing import longest_final_attack
 from brainreg.spaces.space import Space
 from brainreg.training.checkpoint import as_classifier, fold_batchnorm
 from brainreg.training.data import TrainingData, load_training_data
@@ -66,7 +66,7 @@ class Timing:
     validation_images: int
     checkpoint: int
 
-    def attack(self, attack: AutoAttack, strengths: int = 1) -> float:
+    def attack(self, attack: AutoAttackSettings, strengths: int = 1) -> float:
         """Return the seconds that an image costs which withstands an attack: its passes, counted."""
         return robust_counts(attack, strengths, self.forward, self.gradient)
 
@@ -239,7 +239,7 @@ def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, 
     return found[0], found[1]
 
 
-def robust_counts(attack: AutoAttack, strengths: int, forward: float, gradient: float) -> float:
+def robust_counts(attack: AutoAttackSettings, strengths: int, forward: float, gradient: float) -> float:
     """Return the seconds that an image costs which withstands an attack over so many strengths: its passes, counted.
 
     Args:

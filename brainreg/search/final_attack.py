@@ -1,6 +1,5 @@
 """The last, strongest attack on the best and the unregularized network of a search."""
 
-import math
 import tempfile
 import time
 from functools import partial
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from brainreg._utils.console import make_printer
 from brainreg._utils.formats import format_duration
+from brainreg.attacks.autoattack.attack import AutoAttack
 from brainreg.attacks.resumable import attack_within
 from brainreg.data.fingerprints import check_same_data
 from brainreg.evaluation.accuracy import as_large_as_fits
@@ -22,6 +22,7 @@ from brainreg.records.manifest import read_manifest
 from brainreg.records.results import FINAL_TABLE, first_of_settings, recommended_trial
 from brainreg.records.trial import CHECKPOINT, TrialFiles
 from brainreg.search.plan import SearchPlan
+from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.names import EARLY_STOPPED, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget
@@ -32,15 +33,6 @@ from brainreg.training.step import to_float
 
 # While the final attack runs, a line says so this often, in seconds.
 _LINE_SECONDS = 30
-
-
-# Trials that are attacked: the recommended one, and two unregularized ones.
-_TRIALS = 3
-
-
-def longest_final_attack(seconds: float, slots: int) -> float:
-    """Return the seconds of the final attack, which takes so many on each trial, with so many trials at a time."""
-    return math.ceil(_TRIALS / slots) * seconds
 
 
 def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:
@@ -102,11 +94,11 @@ def final_attack(
     searched = read_manifest(Storage(search)).get("data")
     check_same_data(data.fingerprints, searched, f"--data_dir={data_dir}", "this search")
     seed = settings.seed
-    seen, unseen = objective.divide(len(data.valid_labels), seed)
+    seen, unseen = divide_images(objective, len(data.valid_labels), seed)
     order = unseen if len(unseen) else seen
     attacked = partial(
         attack_within,
-        budget.final_attack,
+        AutoAttack.of(budget.final_attack),
         fold_batchnorm(classifier).to(device),
         to_float(data.valid_images[order].to(device)),
         data.valid_labels[order].to(device),

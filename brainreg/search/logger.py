@@ -24,7 +24,7 @@ class TrialLogger(LoggerCallback):
     """
 
     def __init__(self, records: Iterable[TrialRecord] = ()):
-        self._epochs_before = {record.number: record.epochs for record in records}
+        self._before = {record.number: record for record in records}
         self._runs: dict[Trial, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -47,7 +47,8 @@ class TrialLogger(LoggerCallback):
         if trial in self._runs:
             return  # it is tried again
         self._runs[trial] = self.begin(trial)
-        for epoch in self._epochs_before.get(trial.config["number"], ()):
+        before = self._before.get(trial.config["number"])
+        for epoch in before.epochs if before else ():
             self._log_epoch(trial, epoch)
 
     def log_trial_result(self, iteration: int, trial: Trial, result: dict[str, Any]) -> None:

@@ -5,9 +5,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from brainreg._utils.flags import DATA_DIR
-from brainreg.errors import InputError
-from brainreg.search.claims import claims_of_others
-from brainreg.search.cluster import Machine, Machines, machines, visible_gpus
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
 SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
@@ -78,33 +75,3 @@ class SearchOptions(BaseModel):
     def open_ended(self) -> bool:
         """Whether time ends the search, and no number of trials."""
         return self.num_samples is None and (self.minutes is not None or self.gpu_hours is not None)
-
-
-def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
-    """Return how many of the jobs run at a time, and the GPUs that each takes.
-
-    On this machine, that is what other searches leave, and one at least; `max_concurrent` overrules them.
-
-    Raises:
-        InputError: a job takes more than there is; no cluster answers.
-    """
-    there = machines(options.address, options.dashboard_host)
-    gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
-    for name, value, most, what in (
-        ("gpus_per_trial", gpus, there.gpus, "GPUs"),
-        ("cpus_per_trial", options.cpus_per_trial, there.cpus, "CPU cores"),
-    ):
-        if value > most:
-            raise InputError(f"--{name}={value:g}: there are {most:g} {what}")
-    if gpus > 1 and gpus != int(gpus):
-        raise InputError(f"--gpus_per_trial={gpus:g}: must be a part of one GPU, up to 1, or a whole number of GPUs")
-    if not there.slots(options.cpus_per_trial, gpus):
-        raise InputError(
-            f"--gpus_per_trial={gpus:g}: no machine has so many, with --cpus_per_trial={options.cpus_per_trial:g}"
-        )
-    others = claims_of_others() if options.address is None and options.max_concurrent is None else []
-    if others:
-        taken = {gpu for claim in others for gpu in claim.gpus} & {*visible_gpus()}
-        there = Machines((Machine(there.cpus - sum(claim.cores for claim in others), there.gpus - len(taken)),))
-    slots = max(there.slots(options.cpus_per_trial, gpus), 1)
-    return min(slots, options.max_concurrent or slots, jobs), gpus

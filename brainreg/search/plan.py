@@ -14,7 +14,7 @@ import optuna
 import sqlalchemy
 
 from brainreg._utils.files import check_writable
-from brainreg.attacks import AutoAttack
+from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import check_same_data
 from brainreg.data.sources import to_download
@@ -24,12 +24,14 @@ from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
 from brainreg.records.resume import differences, format_value
 from brainreg.records.trial import TrialRecord, read_trials
+from brainreg.search.cluster import share_of_machines
 from brainreg.search.database import file_to_make, open_database, studies_of
 from brainreg.search.folders import answer_of, check_new, storage_of
-from brainreg.search.options import MOST_TRIALS, SearchOptions, share_of_machines
+from brainreg.search.options import MOST_TRIALS, SearchOptions
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import taken
+from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -187,7 +189,7 @@ def plan_resume(
 def _as_stored(space: Space, stored: Space) -> Space:
     """A space as a search of it is stored: where its data decided, by what they decided; see `_check_settings`."""
 
-    def decided(attack: AutoAttack, then: AutoAttack) -> AutoAttack:
+    def decided(attack: AutoAttackSettings, then: AutoAttackSettings) -> AutoAttackSettings:
         return then if then in [attack.for_classes(classes) for classes in (2, 3, 4)] else attack
 
     objective, budget = space.objective, space.budget
@@ -296,7 +298,7 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
         found |= data.fingerprints
-    space.objective.divide(len(data.valid_labels), seed)
+    divide_images(space.objective, len(data.valid_labels), seed)
     attack, final = (one.for_classes(data.num_classes) for one in (space.objective.attack, space.budget.final_attack))
     attack.check_classes(data.num_classes, "objective.attack")
     if space.budget.final_attack_seconds > 0:

@@ -1,7 +1,7 @@
 """What a search shows in the terminal while its trials run."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from brainreg.recommendation.settings import Advice
 from brainreg.records.results import advise_by_records
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.search.limits import Limits
+from brainreg.search.timing import time_left
 from brainreg.spaces.names import shown_name
 from brainreg.spaces.space import Space
 
@@ -27,25 +28,6 @@ _SHOWN_TRIALS = 20
 
 # What the settings' runs say is told anew when a finished trial was added, in a long search when a part of them was.
 _ADDED_PART = 1 / 25
-
-
-def time_left(
-    total: int, slots: int, done: Sequence[float], running: Sequence[float], afterwards: float = 0
-) -> float | None:
-    """Estimate how many seconds a search still takes; None before a trial is done.
-
-    Args:
-        total: trials of the search.
-        slots: trials that run at a time.
-        done: seconds that each ended trial took.
-        running: seconds that each running trial has taken.
-        afterwards: seconds that the search takes after its last trial.
-    """
-    if not done:
-        return None
-    mean = sum(done) / len(done)
-    rest = sum(max(mean - one, 0) for one in running)
-    return ((total - len(done) - len(running)) * mean + rest) / slots + afterwards
 
 
 @dataclass

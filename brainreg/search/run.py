@@ -44,20 +44,20 @@ from brainreg.records.trial import (
 )
 from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.claims import claims_of_others, kept, make_claim, one_at_a_time
-from brainreg.search.cluster import gpus_needed, say_dashboard, start_ray, visible_gpus
+from brainreg.search.cluster import gpus_needed, say_dashboard, share_of_machines, start_ray, visible_gpus
 from brainreg.search.conclusion import conclude, describe_settings_count
 from brainreg.search.database import set_aside_if_damaged
-from brainreg.search.final_attack import longest_final_attack
 from brainreg.search.folders import check_new
 from brainreg.search.limits import Limits
 from brainreg.search.nodes import check_gpus, check_nodes, watch_own_node
-from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.options import SearchOptions
 from brainreg.search.plan import SearchPlan
 from brainreg.search.progress import SearchProgress
 from brainreg.search.scheduler import AshaScheduler, RecoveringScheduler
 from brainreg.search.searcher import StudySearch, WhenBroken
 from brainreg.search.steering import Steering
 from brainreg.search.study import SearchStudy
+from brainreg.search.timing import longest_final_attack
 from brainreg.search.trackers import make_loggers
 from brainreg.search.trial import TrialJob, run_trial
 from brainreg.spaces.names import UNREGULARIZED

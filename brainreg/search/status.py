@@ -11,9 +11,8 @@ from brainreg.records.manifest import read_manifest, trials_asked
 from brainreg.records.results import load_results, read_space, search_advice
 from brainreg.records.searches import CONFIRMATION
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
-from brainreg.search.final_attack import longest_final_attack
-from brainreg.search.progress import time_left
 from brainreg.search.summary import advice_lines, confirm_lines, settings_table
+from brainreg.search.timing import longest_final_attack, time_left
 from brainreg.storage import Storage
 
 _SHOWN = 5

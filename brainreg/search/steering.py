@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from brainreg.errors import InputError
 from brainreg.records.manifest import read_manifest, write_manifest
@@ -12,11 +12,13 @@ from brainreg.records.requests import Request, ask, take
 from brainreg.records.results import read_space
 from brainreg.records.trial import UNFINISHED, read_trials
 from brainreg.search.limits import Limits
-from brainreg.search.progress import SearchProgress
 from brainreg.search.proposals import most_trials
-from brainreg.search.scheduler import RecoveringScheduler
 from brainreg.search.strategy import Strategy
 from brainreg.storage import Storage
+
+if TYPE_CHECKING:
+    from brainreg.search.progress import SearchProgress
+    from brainreg.search.scheduler import RecoveringScheduler
 
 
 class Steering:
@@ -27,7 +29,7 @@ class Steering:
         limits, scheduler, progress: of the search; what is asked changes them.
     """
 
-    def __init__(self, search: Storage, limits: Limits, scheduler: RecoveringScheduler, progress: SearchProgress):
+    def __init__(self, search: Storage, limits: Limits, scheduler: "RecoveringScheduler", progress: "SearchProgress"):
         self._search, self._limits, self._scheduler, self._progress = search, limits, scheduler, progress
 
     def look(self, driver: str) -> None:

@@ -7,8 +7,11 @@ import math
 import os
 import shlex
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -26,6 +29,19 @@ from brainreg.spaces.names import shown_name
 _MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 
 _PROJECT = "brainreg"
+
+
+@dataclass
+class _Run:
+    """A trial's run.
+
+    Attributes:
+        handle: what the tracker knows it by.
+        last: the last epoch that it has of each group: a search that is resumed tells everything again.
+    """
+
+    handle: Any
+    last: dict[str, int] = field(default_factory=dict)
 
 
 class _Tracker(TrialLogger):
@@ -73,6 +89,15 @@ class _Tracker(TrialLogger):
 
     def log_trial_end(self, trial: Trial, failed: bool = False) -> None:
         self._tell(super().log_trial_end, trial, failed)
+
+    def log(self, run: _Run, group: str, values: Mapping[str, float], epoch: int) -> None:
+        if epoch > run.last.get(group, -1):
+            self.send(run.handle, {name: value for name, value in values.items() if math.isfinite(value)}, epoch)
+            run.last[group] = epoch
+
+    @abstractmethod
+    def send(self, handle: Any, values: Mapping[str, float], epoch: int) -> None:
+        """Tell the tracker of finite values."""
 
     def _tell(self, action: Callable[..., None], *arguments: Any) -> None:
         """Do something, unless it failed before; whatever fails is said once."""
@@ -122,26 +147,34 @@ class MlflowLogger(_Tracker):
             ) from error
         self._settings: dict[int, str] = {}
 
-    def begin(self, trial: Trial) -> str:
+    def begin(self, trial: Trial) -> _Run:
         number, setting = trial.config["number"], trial.config["setting_number"]
         if setting not in self._settings:
             tags = {"brainreg.setting": str(setting)}
-            self._settings[setting] = self._run(self.setting(trial), tags)
+            self._settings[setting], _ = self._run(self.setting(trial), tags)
             self._log_parameters(self._settings[setting], {**self.parameters(trial), "seed": None})
         tags = {"brainreg.trial": str(number), "mlflow.parentRunId": self._settings[setting]}
-        run = self._run(trial_name(number), tags)
+        run, is_new = self._run(trial_name(number), tags)
         self._log_parameters(run, self.parameters(trial))
-        return run
+        return _Run(run, {} if is_new else self._told(run))
 
-    def _run(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of a run with these tags: one that was begun before the search was resumed, or a new one."""
+    def _told(self, run: str) -> dict[str, int]:
+        """The last epoch that a run has of each group."""
+        steps = {
+            group: [one.step for one in self._client.get_metric_history(run, metric)]
+            for group, metric in (("epochs", "valid_accuracy"), ("results", "objective"))
+        }
+        return {group: max(known) for group, known in steps.items() if known}
+
+    def _run(self, name: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+        """The id of a run with these tags, and whether it is new: else it was begun before the search was resumed."""
         own = {"brainreg.search_id": self.search_id, **tags}
         asked = " and ".join(f"tags.`{key}` = '{value}'" for key, value in own.items())
         found = self._client.search_runs([self._experiment], asked, max_results=1)
         if found:
             self._client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id
-        return self._client.create_run(self._experiment, tags=own, run_name=name).info.run_id
+            return found[0].info.run_id, False
+        return self._client.create_run(self._experiment, tags=own, run_name=name).info.run_id, True
 
     def _log_parameters(self, run: str, parameters: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
@@ -149,15 +182,14 @@ class MlflowLogger(_Tracker):
         known = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
         self._client.log_batch(run, params=known)
 
-    def log(self, run: str, group: str, values: Mapping[str, float], epoch: int) -> None:
+    def send(self, handle: str, values: Mapping[str, float], epoch: int) -> None:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
-        finite = [Metric(name, value, now, epoch) for name, value in values.items() if math.isfinite(value)]
-        self._client.log_batch(run, metrics=finite)
+        self._client.log_batch(handle, metrics=[Metric(name, value, now, epoch) for name, value in values.items()])
 
-    def end(self, run: str, failed: bool) -> None:
-        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+    def end(self, run: _Run, failed: bool) -> None:
+        self._client.set_terminated(run.handle, "FAILED" if failed else "FINISHED")
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         self._tell(self._end_settings)
@@ -195,13 +227,15 @@ class WandbLogger(_Tracker):
         project = os.environ.get("WANDB_PROJECT", _PROJECT)
         self.address = f"project {project}, group {self.search}/..." + (f" ({mode})" if mode != "online" else "")
 
-    def begin(self, trial: Trial) -> Any:
+    def begin(self, trial: Trial) -> _Run:
         number = trial.config["number"]
+        name = f"{self.search_id[:40]}-{number}".replace(" ", "_").replace("/", "_")
+        last = self._told_offline(name, trial)
         run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
             group=f"{self.search}/{self.setting(trial)}",
             name=f"{self.search}/{trial_name(number)}",
-            id=f"{self.search_id[:40]}-{number}".replace(" ", "_").replace("/", "_"),
+            id=name,
             tags=[self.search],
             config={**self.parameters(trial), "setting": self.setting(trial)},
             resume="allow",
@@ -209,13 +243,29 @@ class WandbLogger(_Tracker):
             settings=self._wandb.Settings(silent=True, console="off"),
         )
         run.define_metric("*", step_metric="epoch")
-        return run
+        known = run.summary.get("epoch") if run.resumed else None
+        if known is not None:
+            last = {"epochs": int(known)}
+            if run.summary.get("objective") is not None:
+                last["results"] = last["epochs"]
+        return _Run(run, last)
 
-    def log(self, run: Any, group: str, values: Mapping[str, float], epoch: int) -> None:
-        run.log({**{name: value for name, value in values.items() if math.isfinite(value)}, "epoch": epoch})
+    def _told_offline(self, name: str, trial: Trial) -> dict[str, int]:
+        """The last epochs of a run that was begun without a network before the search was resumed: its file has what
+        the search knew then.
+        """
+        folder = Path(os.environ.get("WANDB_DIR", "."), "wandb")
+        known = self._before.get(trial.config["number"])
+        if known is None or not known.epochs or not [*folder.glob(f"offline-run-*-{name}")]:
+            return {}
+        last = int(known.epochs[-1]["epoch"])
+        return {"epochs": last, "results": last} if known.measured else {"epochs": last}
 
-    def end(self, run: Any, failed: bool) -> None:
-        run.finish(exit_code=int(failed))
+    def send(self, handle: Any, values: Mapping[str, float], epoch: int) -> None:
+        handle.log({**values, "epoch": epoch})
+
+    def end(self, run: _Run, failed: bool) -> None:
+        run.handle.finish(exit_code=int(failed))
 
 
 TRACKERS: dict[str, type[MlflowLogger | WandbLogger]] = {"mlflow": MlflowLogger, "wandb": WandbLogger}

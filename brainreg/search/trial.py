@@ -15,8 +15,9 @@ from ray import tune
 from brainreg.data.fingerprints import check_same_data
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.trial import CHECKPOINT, FAILED, STOPPED, TrialFiles
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE, measure_objective, measure_proxy, objective_by_epoch
 from brainreg.spaces.names import EARLY_STOPPED
-from brainreg.spaces.objective import EPOCH_OBJECTIVE, Objective
+from brainreg.spaces.objective import Objective
 from brainreg.storage import Storage, StorageError
 from brainreg.training.checkpoint import fold_batchnorm, resumable_checkpoint
 from brainreg.training.data import load_training_data
@@ -152,20 +153,20 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
                 files.folder.write(CHECKPOINT, checkpoint.read_bytes())
 
         def proxy(classifier: torch.nn.Sequential, metrics: dict[str, float]) -> dict[str, float]:
-            return job.objective.proxy(
-                fold_batchnorm(classifier), images, labels, settings.seed, metrics["valid_accuracy"]
+            return measure_proxy(
+                job.objective, fold_batchnorm(classifier), images, labels, settings.seed, metrics["valid_accuracy"]
             )
 
         if epochs:
             tune.report(epochs[-1])  # whether it is worth going on may not have been decided
         choice: dict[str, Any] = {"measure": proxy if job.proxy else None}
         if config["setting"] == EARLY_STOPPED:
-            by_epoch = job.objective.by_epoch(images, labels, settings.seed, epochs)
+            by_epoch = objective_by_epoch(job.objective, images, labels, settings.seed, epochs)
             choice = {"measure": by_epoch, "choose_by": EPOCH_OBJECTIVE}
         result = train(
             settings, data, device=job.device, checkpoint=checkpoint, on_epoch=on_epoch, on_checkpoint=send, **choice
         )
-        measured = job.objective.measure(fold_batchnorm(result.classifier), images, labels, settings.seed)
+        measured = measure_objective(job.objective, fold_batchnorm(result.classifier), images, labels, settings.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)
     tune.report({"epoch": settings.epoch_num, **measured})

@@ -6,7 +6,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from brainreg.attacks import AutoAttack
+from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.errors import Faults, checked_value, nearest, validated
 from brainreg.hyperparameters import REGULARIZER, DatasetName, Hyperparameters
 from brainreg.spaces.distribution import Distribution, Suggests
@@ -24,8 +24,8 @@ class Budget(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     num_samples: int = Field(40, ge=1, description="trials")
-    final_attack: AutoAttack = Field(
-        AutoAttack(), description="attack on the best setting and the unregularized ones at the end"
+    final_attack: AutoAttackSettings = Field(
+        AutoAttackSettings(), description="attack on the best setting and the unregularized ones at the end"
     )
     final_attack_seconds: float = Field(
         600, ge=0, description="time limit of it, for each of the three; 0 leaves it out"

@@ -17,7 +17,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.sampler import PairSampler
 from brainreg.models.build import build_model
-from brainreg.models.resnet import ARCHITECTURES
+from brainreg.models.names import RESNETS
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.training.device import default_device
 
@@ -168,7 +168,7 @@ def _check_network(settings: Hyperparameters, channels: int, num_classes: int, s
     """Raise InputError if the network cannot take the images, or cannot be trained on one image at a time."""
     one_pair = settings.regularized and settings.reg_batch_size == 1
     alone = {"resnet_batch_size": last_batch == 1, "reg_batch_size": one_pair}
-    if settings.archi in ARCHITECTURES and not any(alone.values()):
+    if settings.archi in RESNETS and not any(alone.values()):
         return  # of timm's, only the network itself can tell
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_model(settings.archi, channels, num_classes, settings.base_channels, size).train()

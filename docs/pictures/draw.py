@@ -24,7 +24,8 @@ from sklearn.linear_model import LogisticRegression
 
 from brainreg.attacks import add_noise
 from brainreg.data.load import load_dataset
-from brainreg.method.pairs import RANGES, select_pairs
+from brainreg.method.pairs import select_pairs
+from brainreg.method.ranges import RANGES
 from brainreg.method.similarity import pixel_similarity
 
 ROOT = Path(__file__).resolve().parents[2]

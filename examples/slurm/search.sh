@@ -24,8 +24,8 @@ name=${NAME:-slurm_$SLURM_JOB_ID}
 set -- "--name=$name" --resume-if-begun "--storage_path=${RESULTS:-$SLURM_SUBMIT_DIR/results}" "$@"
 
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then # Ray's head on this node, and the other nodes joined to it
-    head=$(hostname)
-    address=$head:$((20000 + SLURM_JOB_ID % 20000))
+    head=$SLURMD_NODENAME
+    address=$(hostname):$((20000 + SLURM_JOB_ID % 20000))
     export RAY_AUTH_MODE=token
     [ -s "$HOME/.ray/auth_token" ] || ray get-auth-token --generate > /dev/null
     on_node=(srun --overlap --ntasks=1 --nodes=1 --cpus-per-task="$SLURM_CPUS_PER_TASK")

@@ -303,6 +303,7 @@ class TestMaskedGradients:
         assert not whole.inferred.any() and (whole.correct != outcome.correct).sum(dim=1).max() <= 1
 
 
+@pytest.mark.long
 class TestInfiniteLogits:
     """An error before; the authors' run gives a number."""
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 from brainreg.commands import train
+from brainreg.commands.training_run import run_name
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import Driver
@@ -206,9 +207,7 @@ def test_another_evaluation_of_a_finished_run_trains_nothing(tmp_path, capsys):
 
 
 def test_runs_of_other_settings_have_folders_of_their_own():
-    names = {
-        train.run_name(Hyperparameters(**settings)) for settings in ({}, {"lr": 0.2}, {"seed": 1}, {"reg_alpha": 1})
-    }
+    names = {run_name(Hyperparameters(**settings)) for settings in ({}, {"lr": 0.2}, {"seed": 1}, {"reg_alpha": 1})}
     assert len(names) == 4
 
 
@@ -231,7 +230,7 @@ def test_a_damaged_checkpoint_costs_its_training_and_nothing_else(content, tmp_p
 def test_two_of_one_run_at_once(tmp_path):
     """The second one is refused, and changes nothing."""
     fields = dict(flag.removeprefix("--").split("=") for flag in SMALL.split())
-    folder = tmp_path / train.run_name(Hyperparameters(**fields))
+    folder = tmp_path / run_name(Hyperparameters(**fields))
     with Driver(Storage(folder), 1):
         before = {path: path.read_bytes() for path in folder.iterdir()}
         with pytest.raises(InputError, match=r"^--save_dir: process \d+ on \S+ trains this network in "):

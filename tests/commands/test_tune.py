@@ -93,6 +93,7 @@ def test_short_searches_stop_no_trial_unless_asked_to(flags, scheduler, tmp_path
     assert f"sampler thompson, scheduler {scheduler}" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert tune.main([*DRY_RUN, "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0

@@ -36,14 +36,14 @@ from brainreg.confirmation.plan import FOLDER, plan_confirmation
 from brainreg.confirmation.run import COLUMNS, run_confirmation, show_plan
 from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
-from brainreg.evaluation.settings import attacked_images
+from brainreg.evaluation.plan import attacked_images
 from brainreg.hyperparameters import REGULARIZER
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import load_results, rank_trials
 from brainreg.records.searches import CONFIRMATION, load_searches
 from brainreg.seeds import fresh_seeds
-from brainreg.spaces.objective import EPOCH_OBJECTIVE
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE, measure_objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import holm, least_seeds, packed, unpacked
 from brainreg.storage import Storage
@@ -118,7 +118,7 @@ class TestDone:
             classifier, settings = load_classifier(search / FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
             data = load_training_data(settings, ROOT / "data")
             images, labels = to_float(data.valid_images), data.valid_labels
-            measured = space.objective.measure(fold_batchnorm(classifier), images, labels, seed)
+            measured = measure_objective(space.objective, fold_batchnorm(classifier), images, labels, seed)
             assert measured["objective"] == pytest.approx(max(known), abs=0.02)
             assert {*table[(table.setting == "early_stopped") & (table.seed == seed)].best_epoch} == {
                 state["best_epoch"]

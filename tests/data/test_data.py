@@ -15,9 +15,9 @@ from conftest import write_idx
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from brainreg._utils import lazy
 from brainreg.data import augmentation as data_augmentation
 from brainreg.data import files as data_files
-from brainreg.data import lazy as data_lazy
 from brainreg.data import load as data_load
 from brainreg.data import sources as data_sources
 from brainreg.data.augmentation import no_augmentation, random_crop_and_flip, random_flip, random_resized_crop_and_flip
@@ -377,7 +377,7 @@ class TestAugmentation:
             taken.append((image, top, left, h, w))
             return image[:, :8, :8]
 
-        monkeypatch.setattr(data_lazy.v2.functional, "resized_crop", crop)
+        monkeypatch.setattr(lazy.v2.functional, "resized_crop", crop)
         images = [torch.zeros(1, *size, dtype=torch.uint8) for size in [(300, 400), (100, 90)] * 150]
         random_resized_crop_and_flip(images, generator())
         shares = []

@@ -9,9 +9,10 @@ from brainreg.attacks.resumable import KEPT_EXAMPLES
 from brainreg.data.datasets import DATASETS
 from brainreg.errors import InputError, checked_value
 from brainreg.evaluation.accuracy import correct, robust_accuracy
+from brainreg.evaluation.plan import attacked_images, plan_attacks
 from brainreg.evaluation.proxy import proxy_accuracy
 from brainreg.evaluation.robustness import COLUMNS, evaluate
-from brainreg.evaluation.settings import Evaluation, attacked_images, plan_attacks
+from brainreg.evaluation.settings import Evaluation
 from brainreg.statistics import wilson_interval
 
 
@@ -123,6 +124,7 @@ class TestEvaluate:
         measured = self.measured(attack=False)
         assert measured.table.attack.tolist() == ["clean"] and measured.warnings == []
 
+    @pytest.mark.long
     def test_the_worst_examples_come_from_autoattack_where_it_ran(self):
         measured = self.measured(num_images=30)
         assert {example.attack for example in measured.examples} == {"AutoAttack standard Linf"}

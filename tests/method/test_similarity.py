@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from brainreg.errors import InputError
 from brainreg.method import pairs as method_pairs
 from brainreg.method import sampler as method_sampler
-from brainreg.method.pairs import RANGES, RangeName, count_pairs, select_pairs
+from brainreg.method.pairs import count_pairs, select_pairs
+from brainreg.method.ranges import RANGES, RangeName
 from brainreg.method.sampler import PairSampler
 from brainreg.method.similarity import boosted_targets, pixel_similarity
 

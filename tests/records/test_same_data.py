@@ -178,6 +178,7 @@ class TestConfirmation:
         assert not (folder / FOLDER / plan.jobs[0].name / "result.json").exists()
 
 
+@pytest.mark.long
 class TestReproduction:
     def test_it_does_not_go_on_with_other_data(self, space, data_dir, tmp_path, capsys):
         moved = shutil.copytree(data_dir, tmp_path / "moved")
@@ -211,6 +212,7 @@ class TestDryRuns:
         assert "--data_dir=absent: CIFAR10" in shown and "would be downloaded" in shown
         assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
+    @pytest.mark.long
     def test_nothing_is_written_beside_the_data(self, data_dir, tmp_path, monkeypatch, capsys):
         shutil.rmtree(data_dir / "cache")
         monkeypatch.chdir(tmp_path)

@@ -15,8 +15,15 @@ from pages import Page
 
 from brainreg.commands.report import main
 from brainreg.errors import InputError
+from brainreg.reports import follow
 from brainreg.reports.follow import Follower
 from brainreg.storage import Storage
+
+
+@pytest.fixture
+def short_page(monkeypatch):
+    """A page that is made at once, for tests of who gets it."""
+    monkeypatch.setattr(follow, "report", lambda folders: f"<p>{folders[0]}</p>")
 
 
 @pytest.fixture
@@ -40,6 +47,7 @@ def trials_in(html: str) -> int:
     return len(rows) - 1
 
 
+@pytest.mark.long
 def test_it_serves_the_page_and_makes_it_anew_when_the_search_has_gone_on(growing):
     folder, go_on = growing
     with Follower([folder], period=0.1) as follower:
@@ -55,7 +63,7 @@ def test_it_serves_the_page_and_makes_it_anew_when_the_search_has_gone_on(growin
     assert trials_in(after) == trials_in(before) + 1
 
 
-def test_it_answers_nobody_else(growing):
+def test_it_answers_nobody_else(growing, short_page):
     with Follower([growing[0]]) as follower:
         for path, host, status in (("other", "127.0.0.1", 404), ("report.html", "evil.example", 403)):
             with pytest.raises(urllib.error.HTTPError) as refused:
@@ -91,7 +99,8 @@ class TestBadInput:
         with pytest.raises(InputError, match=message):
             main([str(searched), *flags])
 
-    def test_a_port_that_is_taken(self, searched):
+    def test_a_port_that_is_taken_is_told_before_the_page_is_made(self, searched, monkeypatch):
+        monkeypatch.setattr(follow, "report", lambda folders: pytest.fail("made"))
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(InputError, match=rf"^--port={port}: cannot be listened at"):

@@ -244,6 +244,7 @@ def test_the_runs_of_a_setting_lead_to_their_rows(small, searched):
     assert settings == {f"t0-{t}": f"0-s{s}" for t, s in zip(results.trial, results.setting_number, strict=True)}
 
 
+@pytest.mark.long
 def test_texts_of_files_are_escaped(copy):
     evil = "</td></script><script>alert(1)</script><img src=x onerror=alert(1)>\" & '"
     trial = copy / "trial_0002"
@@ -353,6 +354,7 @@ def test_another_version_is_told_and_what_its_table_says_is_shown():
     assert len(page.all("img")) > 3
 
 
+@pytest.mark.long
 def test_several_searches_share_tables_and_figures(searched):
     page = Page(report([searched, SEARCHES / "digits_ranges"]))
     assert page.all("h1")[0]["text"] == "2 searches: small, digits_ranges"
@@ -367,6 +369,7 @@ def test_several_searches_share_tables_and_figures(searched):
     assert "Alpha and Th, by search" in captions and "digits_ranges: by range" in captions
 
 
+@pytest.mark.long
 def test_a_thousand_trials_fit_into_five_megabytes(copy):
     """The budget that counts: 1,000 trials, of the records of the small search."""
     records = [TrialFiles(Storage(copy), number).read() for number in range(2, 9)]
@@ -394,6 +397,7 @@ class TestCommand:
         assert not list(copy.glob("*.part"))
         assert main([str(copy)]) == 0  # again, in place of the first
 
+    @pytest.mark.long
     def test_several_go_where_it_is_called(self, copy, monkeypatch, tmp_path, capsys):
         monkeypatch.chdir(tmp_path)
         assert main([str(copy), str(OLD)]) == 0

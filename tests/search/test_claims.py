@@ -8,11 +8,11 @@ from contextlib import contextmanager
 import pytest
 from conftest import ROOT
 
-from brainreg.search import options as search_options
+from brainreg.search import cluster as search_cluster
 from brainreg.search import run as search_run
 from brainreg.search.claims import claims_of_others, kept, make_claim
-from brainreg.search.cluster import Machine, Machines
-from brainreg.search.options import SearchOptions, share_of_machines
+from brainreg.search.cluster import Machine, Machines, share_of_machines
+from brainreg.search.options import SearchOptions
 from brainreg.search.run import claimed_share
 
 _OTHER = """
@@ -33,8 +33,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def machine(monkeypatch):
     """A machine of eight cores and four GPUs, as far as a plan can see."""
-    monkeypatch.setattr(search_options, "machines", lambda address, host: Machines((Machine(8.0, 4.0),)))
-    for module in (search_options, search_run):
+    monkeypatch.setattr(search_cluster, "machines", lambda address, host: Machines((Machine(8.0, 4.0),)))
+    for module in (search_cluster, search_run):
         monkeypatch.setattr(module, "visible_gpus", lambda: ["0", "1", "2", "3"])
 
 

@@ -160,6 +160,7 @@ def test_a_node_that_lacks_the_data_or_the_folder_is_named(cluster, tmp_path):
         check_nodes(digits, "absent", seen, "seen", ("train", "test"), {"training": "1438x1x16x16-00000000"})
 
 
+@pytest.mark.long
 def test_a_node_that_is_lost_meanwhile_is_left_out(cluster, tmp_path, monkeypatch):
     cluster, _ = cluster
     start_ray(cluster.address, "127.0.0.1")

@@ -97,6 +97,7 @@ def own_process(process: int) -> TrialCosts:
     return TrialCosts(float(os.getpid() != process), 2.0, 3.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_a_time", [1, 2])
 def test_under_load_is_the_mean_of_processes_that_end(at_a_time):
     """So that the process that asks holds no GPU afterwards, one network at a time or several."""

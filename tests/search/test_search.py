@@ -18,7 +18,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.manifest import FORMAT, read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
-from brainreg.search import options as search_options
+from brainreg.search import cluster as search_cluster
 from brainreg.search.cluster import Machine, Machines
 from brainreg.search.limits import Limits
 from brainreg.search.options import SearchOptions
@@ -26,7 +26,7 @@ from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import sampler_seed
-from brainreg.spaces.objective import EPOCH_OBJECTIVE
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
 from brainreg.training.checkpoint import load_checkpoint
@@ -265,6 +265,7 @@ def test_failed_trials_are_named_and_told_as_failed(tmp_path):
     assert all(trial.value is None for trial in study.trials if trial.state.name == "FAIL")
 
 
+@pytest.mark.long
 def test_a_search_in_which_nothing_finishes_says_why(tmp_path):
     results, text = search(make_space(fixed={**make_space().fixed, "lr": 1e30}), tmp_path, num_samples=1)
     assert set(results.state) == {"failed"}
@@ -304,7 +305,7 @@ class TestPlan:
         assert self.refused(tmp_path, gpus_per_trial=gpus + 1) == f"--gpus_per_trial={gpus + 1}: there are {gpus} GPUs"
 
     def test_a_part_above_one_gpu(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(search_options, "machines", lambda address, host: Machines((Machine(8, 4), Machine(8, 1))))
+        monkeypatch.setattr(search_cluster, "machines", lambda address, host: Machines((Machine(8, 4), Machine(8, 1))))
         expected = "--gpus_per_trial=1.5: must be a part of one GPU, up to 1, or a whole number of GPUs"
         assert self.refused(tmp_path, gpus_per_trial=1.5) == expected
         assert self.refused(tmp_path, gpus_per_trial=5).startswith("--gpus_per_trial=5: no machine has so many")

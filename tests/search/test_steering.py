@@ -94,6 +94,7 @@ def test_it_is_stopped_and_recommends(tmp_path):
     assert "recommended" in text and "interrupted" not in text
 
 
+@pytest.mark.long
 def test_it_is_paused(tmp_path):
     results, text, errors = searched(tmp_path, 2, (pause,), num_samples=40)
     assert not errors and UNFINISHED in {*results.state}
@@ -110,13 +111,12 @@ class TestBadInput:
         with pytest.raises(InputError, match=r"^NAME=other: no such search"):
             pause.main(["other", f"--storage_path={tmp_path}"])
 
-    def test_nobody_runs_it(self, tmp_path):
-        search(SPACE.model_copy(update={"fixed": {**SPACE.fixed, "epoch_num": 1}}), tmp_path)
+    def test_nobody_runs_it(self, searched):
         for command, *rest in ((pause,), (stop,), (extend, "--minutes=3")):
-            with pytest.raises(InputError, match=r"^NAME=s: no process runs this search"):
-                command.main(["s", f"--storage_path={tmp_path}", *rest])
+            with pytest.raises(InputError, match=r"^NAME=small: no process runs this search"):
+                command.main([str(searched), *rest])
         with pytest.raises(InputError, match=r"^--trial=0: has ended already \(finished\)"):
-            stop.main(["s", f"--storage_path={tmp_path}", "--trial=0"])
+            stop.main([str(searched), "--trial=0"])
 
 
 class TestRequests:

@@ -474,7 +474,14 @@ class TestDatabases:
             assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == synchronous
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "delete"  # write-ahead fails on NFS
 
-    @pytest.mark.parametrize("lock", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE", "BEGIN; SELECT * FROM trials"])
+    @pytest.mark.parametrize(
+        "lock",
+        [
+            "BEGIN IMMEDIATE",
+            pytest.param("BEGIN EXCLUSIVE", marks=pytest.mark.long),
+            pytest.param("BEGIN; SELECT * FROM trials", marks=pytest.mark.long),
+        ],
+    )
     def test_it_waits_for_who_holds_the_file_and_ends_where_that_lasts(self, name, tmp_path, monkeypatch, lock):
         """Longer than SQLite's own five seconds; a reader with an open transaction keeps others from their commit."""
         url = f"sqlite:///{tmp_path}/study.db"

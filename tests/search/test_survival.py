@@ -33,6 +33,7 @@ from brainreg.search.searcher import StudySearch
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import SearchStudy
 from brainreg.search.trial import is_retryable
+from brainreg.spaces.measurement import measure_objective, measure_proxy
 from brainreg.spaces.names import EARLY_STOPPED
 from brainreg.spaces.objective import Objective
 from brainreg.statistics import front
@@ -56,6 +57,7 @@ def check_whole(folder, results, states: list[str]) -> None:
     assert table["config/number"].tolist() == list(range(len(states)))
 
 
+@pytest.mark.long
 class TestResumed:
     """A search of which one trial finished, one was stopped, one failed, and two were interrupted; then resumed."""
 
@@ -316,11 +318,11 @@ class TestOutOfMemory:
         )
         large, small = self.Large(1000), self.Large(12)
         small.load_state_dict(large.state_dict())
-        expected, measured = (objective.measure(one, images, labels, seed=0) for one in (large, small))
+        expected, measured = (measure_objective(objective, one, images, labels, seed=0) for one in (large, small))
         names = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy")
         assert [measured[name] for name in names] == [expected[name] for name in names]
         assert max(small.seen) == 40 and small.seen[-1] <= 12
-        proxies = [objective.proxy(one, images, labels, 0, 0.5) for one in (large, small)]
+        proxies = [measure_proxy(objective, one, images, labels, 0, 0.5) for one in (large, small)]
         assert proxies[0] == proxies[1]
 
     @pytest.mark.parametrize("said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "unable to find an engine to execute"])

@@ -5,8 +5,9 @@ from testing import Brightness
 
 from brainreg.attacks import AutoAttack
 from brainreg.errors import InputError
-from brainreg.spaces import objective as objective_module
-from brainreg.spaces.objective import EPOCH_OBJECTIVE, Objective
+from brainreg.spaces import measurement
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE, divide_images, measure_objective, objective_by_epoch
+from brainreg.spaces.objective import Objective
 
 ATTACK = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)
 IMAGES = torch.rand(40, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -19,9 +20,9 @@ def objective(**fields) -> Objective:
 
 
 def test_weighted_sum_of_clean_and_robust_accuracy():
-    measured = objective(weight=0.3).measure(Brightness(), IMAGES, LABELS, seed=0)
+    measured = measure_objective(objective(weight=0.3), Brightness(), IMAGES, LABELS, seed=0)
     assert measured["clean_accuracy"] == 0.75 and measured["clean_n"] == 40 and measured["robust_n"] == 20
-    attacked, _ = objective().divide(40, seed=0)
+    attacked, _ = divide_images(objective(), 40, seed=0)
     outcome = ATTACK(Brightness(), IMAGES[attacked], LABELS[attacked], [0.02])
     robust = outcome.correct[0].float().mean().item()
     assert 0 < measured["robust_accuracy"] == robust < 0.75
@@ -30,21 +31,23 @@ def test_weighted_sum_of_clean_and_robust_accuracy():
 
 
 def test_noise_has_no_part_in_the_objective():
-    quiet, loud = (objective(noise_eps=eps).measure(Brightness(), IMAGES, LABELS, seed=0) for eps in (0.01, 1))
+    quiet, loud = (
+        measure_objective(objective(noise_eps=eps), Brightness(), IMAGES, LABELS, seed=0) for eps in (0.01, 1)
+    )
     assert quiet["noise_accuracy"] > loud["noise_accuracy"] and quiet["objective"] == loud["objective"]
 
 
 def test_the_same_images_are_attacked_for_a_seed_and_the_others_are_the_rest():
-    attacked, others = objective().divide(40, seed=1)
+    attacked, others = divide_images(objective(), 40, seed=1)
     assert sorted(torch.cat([attacked, others]).tolist()) == list(range(40))
-    assert attacked.tolist() == objective().divide(40, seed=1)[0].tolist()
-    assert attacked.tolist() != objective().divide(40, seed=2)[0].tolist()
+    assert attacked.tolist() == divide_images(objective(), 40, seed=1)[0].tolist()
+    assert attacked.tolist() != divide_images(objective(), 40, seed=2)[0].tolist()
     assert attacked.tolist() != list(range(20)), "the first images of an ordered folder are of one class"
 
 
 def test_more_images_than_there_are():
     with pytest.raises(InputError, match="attack_image_num=50: there are 40 validation images"):
-        objective(attack_image_num=50).measure(Brightness(), IMAGES, LABELS, seed=0)
+        measure_objective(objective(attack_image_num=50), Brightness(), IMAGES, LABELS, seed=0)
 
 
 def test_standard_autoattack_is_the_default():
@@ -70,10 +73,10 @@ class Biased(Brightness):
 
 def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_the_best(monkeypatch):
     """An epoch whose few steps leave no more than the best before is not attacked in full; no best one is missed."""
-    monkeypatch.setattr(objective_module, "fold_batchnorm", lambda network: network)
+    monkeypatch.setattr(measurement, "fold_batchnorm", lambda network: network)
     networks = [Brightness(), Biased(0.02), Biased(0.4), Brightness()]
-    measured = [objective().measure(network, IMAGES, LABELS, seed=0) for network in networks]
-    by_epoch = objective().by_epoch(IMAGES, LABELS, 0)
+    measured = [measure_objective(objective(), network, IMAGES, LABELS, seed=0) for network in networks]
+    by_epoch = objective_by_epoch(objective(), IMAGES, LABELS, 0)
     found = [
         by_epoch(network, {"valid_accuracy": one["clean_accuracy"]}).get(EPOCH_OBJECTIVE)
         for network, one in zip(networks, measured, strict=True)
@@ -85,5 +88,5 @@ def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_th
     known = [-1 if value is None else value for value in found]
     assert max(known) == max(expected) and None in found
     # It goes on with what was known.
-    later = objective().by_epoch(IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
+    later = objective_by_epoch(objective(), IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
     assert later(networks[0], {"valid_accuracy": measured[0]["clean_accuracy"]}) == {}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.method.pairs import RANGES
+from brainreg.method.ranges import RANGES
 from brainreg.spaces.files import _merge, _without_nulls, load_space, space_names, variant_names
 from brainreg.spaces.names import EARLY_STOPPED, LIKE_FOUND, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.published import PUBLISHED_SETTINGS

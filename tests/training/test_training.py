@@ -339,6 +339,7 @@ class TestBaselines:
         if changes:
             assert run(REGULARIZED).history[1]["cross_entropy"] != straight.history[1]["cross_entropy"]
 
+    @pytest.mark.long
     def test_adversarial_training_makes_robust(self):
         settings = {**SMALL, "base_channels": 4, "train_image_num": None, "epoch_num": 6}
         data = load_training_data(Hyperparameters(**settings))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -30,7 +31,7 @@ from brainreg.analysis.figures.style import (
     text_figure,
 )
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.method.pairs import RANGES
+from brainreg.method.ranges import RANGES
 from brainreg.records.trial import FINISHED, STOPPED
 from brainreg.spaces.names import FOUND, PROPOSED, PUBLISHED
 from brainreg.spaces.published import PUBLISHED_SETTINGS
@@ -82,13 +83,14 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
         across, up = np.linspace(low, high, _CELLS), np.linspace(bottom, top, _CELLS)
         at = np.log10(as_floats(done.reg_alpha)), as_floats(done.reg_thresh)
         smooth, near = _smoothed(*at, 100 * as_floats(done.objective), across, up)
-        options = {"cmap": HEAT, "norm": colors, "zorder": 1}
-        axes.pcolormesh(10**across, up, smooth, shading="nearest", rasterized=True, alpha=near, **options)
+        shades = colormaps[HEAT](colors(smooth))  # here: pcolormesh would go through the cells' alphas one by one
+        shades[..., 3] *= near
+        axes.pcolormesh(10**across, up, shades, shading="nearest", rasterized=True, zorder=1)
         at = as_floats(stopped.reg_alpha), as_floats(stopped.reg_thresh)
         outlined = [withStroke(linewidth=1.6, foreground="white")]
         axes.plot(*at, zorder=2, path_effects=outlined, **STOPPED_STYLE)
         at = as_floats(done.reg_alpha), as_floats(done.reg_thresh)
-        options |= {"c": 100 * as_floats(done.objective), "zorder": 3}
+        options = {"c": 100 * as_floats(done.objective), "cmap": HEAT, "norm": colors, "zorder": 3}
         image = axes.scatter(*at, s=14, edgecolors="white", linewidths=0.5, **options)
         for setting in _published_in(panel, published, by):
             at = setting["reg_alpha"], setting["reg_thresh"]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from brainreg.attacks.autoattack.stages import Stage, perturbation, widest
-from brainreg.attacks.base import Norm, Outcome, Progress, logits_of, predicted
+from brainreg.attacks.base import Outcome, Progress, logits_of, predicted
+from brainreg.attacks.names import Norm
 
 # How far rounding carries an example beyond a strength: of the strength, and of the distance from black to white
 # (a unit in the last place of each pixel).

@@ -11,11 +11,8 @@ from pyautoattack.autopgd_base import APGDAttack, L1_projection
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 
-from brainreg.attacks.base import Norm
+from brainreg.attacks.names import AttackName, Norm
 from brainreg.seeds import Stream, seeded_generator
-
-AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square"]
-
 
 # Margin and loss of an image that Square has asked about before: it does not take it.
 _REFUSED = 1e30
