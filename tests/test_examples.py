@@ -107,3 +107,24 @@ def test_a_search_that_a_time_limit_ends_goes_on_in_the_jobs_next_turn(tmp_path)
     results = load_results(search)
     assert results.trial.is_unique and (results.state == FINISHED).all() and len(results) < 500
     assert "recommended: setting" in log.read_text()
+
+
+@pytest.mark.slow
+def test_a_search_takes_several_nodes(tmp_path):
+    """On a real Slurm of two nodes with a core each, both on this machine: Ray's head, a worker, and the driver."""
+    flags = ["--space=digits_double", "--base_channels=4", "--reg_image_num=200", "--attack_image_num=20"]
+    flags += ["--final_attack_seconds=0", "--num-samples=4", "--scheduler=none", "--epoch_num=2"]
+    log = tmp_path / "log"
+    own = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with slurm(nodes=2) as server:
+        server.environment |= {"PATH": own, "NAME": "first"}
+        limits = ["--nodes=2", "--cpus-per-task=1", "--time=20", "--signal=B:TERM@60", f"--output={log}"]
+        server.run("sbatch", *limits, str(SCRIPT), *flags, cwd=tmp_path)
+        end = time.monotonic() + 900
+        while server.run("squeue", "--noheader").strip():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(1)
+    text = log.read_text()
+    assert "4 trials, 2 at a time" in text and "recommended: setting" in text, text
+    results = load_results(tmp_path / "results" / "first")
+    assert len(results) == 4 and (results.state == FINISHED).all()

@@ -3,8 +3,8 @@
 #
 #   sbatch --export=ALL,NAME=first examples/slurm/search.sh --space=cifar10_double --num-samples=80
 #
-# What follows the script are flags of `brainreg tune`. RESULTS is a folder that all nodes share. On several nodes (not tried),
-# all share the home folder, too: Ray's token lies there.
+# What follows the script are flags of `brainreg tune`. RESULTS is a folder that all nodes share. With --nodes=4, say, all
+# share the home folder, too: Ray's token lies there.
 #SBATCH --job-name=brainreg
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
