@@ -269,3 +269,44 @@ def front(clean: Iterable[float], robust: Iterable[float]) -> list[bool]:
         not any(other != point and other[0] >= point[0] and other[1] >= point[1] for other in points)
         for point in points
     ]
+
+
+def winning_weights(clean: Sequence[float], robust: Sequence[float]) -> list[tuple[float, float] | None]:
+    """Return for which weights w in [0, 1] each pair of accuracies has the largest `w * clean + (1 - w) * robust`: the
+    ends of an interval; None for a pair that no weight makes the best, though it may be on the front.
+
+    >>> winning_weights([0.9, 0.5, 0.6], [0.2, 0.6, 0.4])
+    [(0.5, 1.0), (0.0, 0.5), None]
+    """
+    intervals: list[tuple[float, float] | None] = []
+    for own_clean, own_robust in zip(clean, robust, strict=True):
+        low, high = 0.0, 1.0
+        for other_clean, other_robust in zip(clean, robust, strict=True):
+            ahead, behind = own_clean - other_clean, other_robust - own_robust  # w * ahead >= (1 - w) * behind
+            if ahead + behind > 0:
+                low = max(low, behind / (ahead + behind))
+            elif ahead + behind < 0:
+                high = min(high, behind / (ahead + behind))
+            elif behind > 0:
+                low, high = 1.0, 0.0
+        intervals.append((round(low, 12), round(high, 12)) if low <= high else None)
+    return intervals
+
+
+def knee(clean: Sequence[float], robust: Sequence[float]) -> int | None:
+    """Return which pair of accuracies is the knee of their front: the one that lies farthest beyond the line through
+    the ends of the front, each accuracy counted in parts of what the front spans. None where no pair lies beyond it.
+
+    Source: Das, "On characterizing the knee of the Pareto curve", Structural Optimization 18 (1999).
+
+    >>> knee([0.9, 0.5, 0.85], [0.2, 0.6, 0.55]), knee([0.9, 0.5], [0.2, 0.6])
+    (2, None)
+    """
+    members = [i for i, on in enumerate(front(clean, robust)) if on]
+    top, right = max(members, key=lambda i: robust[i]), max(members, key=lambda i: clean[i])
+    width, height = clean[right] - clean[top], robust[top] - robust[right]
+    if not (width > 0 and height > 0):
+        return None
+    beyond = {i: (clean[i] - clean[top]) / width + (robust[i] - robust[right]) / height - 1 for i in members}
+    farthest = max(members, key=lambda i: beyond[i])
+    return farthest if beyond[farthest] > 1e-9 else None

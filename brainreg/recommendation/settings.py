@@ -27,7 +27,7 @@ EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accurac
 COLUMNS = (
     *("setting_number", "setting", "rank", "runs", "trials", "recommended"),
     *(f"{name}{end}" for name in EXPECTED.values() for end in ("", "_low", "_high")),
-    *("mean_objective", "largest_objective", "p_best", "p_better_unregularized", "p_better_published"),
+    *("mean_objective", "largest_objective", "p_best", "p_front", "p_better_unregularized", "p_better_published"),
 )
 
 
@@ -43,7 +43,8 @@ class Advice:
         settings: a row for each setting with a finished run, the best first: see `COLUMNS`, and the hyperparameters
             that are searched. `trials` are the numbers of its finished runs; `objective`, `clean` and `robust` are what
             is expected of a further run, `_low` and `_high` the ends of their 95% intervals; `p_best` is the
-            probability that no other setting that was tried is better by more than 0.005.
+            probability that no other setting that was tried is better by more than 0.005, `p_front` that none is
+            better in clean and in robust accuracy.
         recommended: its row; None where no regularized setting has finished.
         checkpoint: number of the trial whose network stands for it: of its runs, the one nearest to the expected
             objective.
@@ -110,10 +111,11 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
     )
     able = np.array([names[number] in (PROPOSED, PUBLISHED) for number in groups])
     results_of = {
-        column: _recommendation(settings, runs.with_values(finished[column].to_numpy(dtype=float)), places, able)
-        for column in EXPECTED
+        column: _recommendation(settings, runs.with_values(finished[column].to_numpy(dtype=float)), places, able, seed)
+        for seed, column in enumerate(EXPECTED)
     }
     surrogate, said = results_of["objective"]
+    on_front = _front_probabilities(results_of["clean_accuracy"][1].draws, results_of["robust_accuracy"][1].draws)
     rows = []
     for number, own in groups.items():
         i = order[number]
@@ -126,6 +128,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
             "mean_objective": float(own.objective.mean()),
             "largest_objective": float(own.objective.max()),
             "p_best": float(said.best[i]),
+            "p_front": float(on_front[i]),
             **{name: own[name].iloc[0] for name in space.search},
         }
         for column, short in EXPECTED.items():
@@ -165,10 +168,20 @@ def _settings(groups: dict[int, pd.DataFrame], names: dict[int, str], places: Pl
 
 
 def _recommendation(
-    settings: Settings, runs: SettingRuns, places: Places, able: np.ndarray
+    settings: Settings, runs: SettingRuns, places: Places, able: np.ndarray, seed: int = 0
 ) -> tuple[Surrogate, Recommendation]:
     surrogate, settings = fit_guarded(settings, runs, places.groups)
-    return surrogate, recommend(surrogate, settings, runs, able if able.any() else np.ones_like(able))
+    return surrogate, recommend(surrogate, settings, runs, able if able.any() else np.ones_like(able), seed)
+
+
+def _front_probabilities(clean: np.ndarray, robust: np.ndarray) -> np.ndarray:
+    """The probability of each setting to be on the front, of (draws, settings) of its two accuracies, drawn
+    independently.
+    """
+    beaten = np.zeros(clean.shape, dtype=bool)
+    for other in range(clean.shape[1]):
+        beaten |= (clean < clean[:, [other]]) & (robust < robust[:, [other]])
+    return 1 - beaten.mean(axis=0)
 
 
 def _frame(rows: Sequence[dict], space: Space) -> pd.DataFrame:

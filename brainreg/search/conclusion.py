@@ -15,7 +15,6 @@ from brainreg.records.results import (
     BEST,
     SETTINGS_TABLE,
     TABLE,
-    first_of_settings,
     rank_trials,
     recommended_trial,
     search_advice,
@@ -24,9 +23,8 @@ from brainreg.records.results import (
 from brainreg.records.trial import CHECKPOINT, FAILED, STOPPED, trial_name
 from brainreg.search.final_attack import run_final_attack
 from brainreg.search.plan import SearchPlan
-from brainreg.search.summary import advice_lines, confirm_lines, recommendation, settings_table
-from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, UNREGULARIZED, shown_name
-from brainreg.statistics import front, hypervolume
+from brainreg.search.summary import advice_lines, confirm_lines, front_lines, recommendation, settings_table
+from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, shown_name
 from brainreg.storage import StorageError
 
 
@@ -60,15 +58,8 @@ def conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrup
     for line in advice_lines(advice, plan.space):
         say(line)
     if plan.strategy.objective == "pareto":
-        of_settings = first_of_settings(finished)
-        points = of_settings.expected_clean_accuracy, of_settings.expected_robust_accuracy
-        members = ", ".join(map(str, sorted(of_settings.setting_number[front(*points)])))
-        bare = of_settings[of_settings.setting == UNREGULARIZED]
-        reference = tuple(one.iloc[0] for one in (points[0][bare.index], points[1][bare.index])) if len(bare) else None
-        gained = (
-            "" if reference is None else f"; hypervolume beyond unregularized {hypervolume(*points, reference):.3f}"
-        )
-        say(f"front of expected clean and robust accuracy: settings {members}{gained}")
+        for line in front_lines(advice):
+            say(line)
     if plan.space.other_hyperparameters:
         shared = settings_of(best).model_copy(update={"reg_alpha": 0.0})
         say(

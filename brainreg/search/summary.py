@@ -12,6 +12,7 @@ from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability
 from brainreg.recommendation.settings import EXPECTED, Advice
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
+from brainreg.statistics import front, hypervolume, knee, winning_weights
 
 
 def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> Table:
@@ -76,6 +77,34 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
     more = advice.runs_to_settle()
     if more is not None:
         lines.append(f"  about {more} more runs of the best two would make it sure with 90%")
+    return lines
+
+
+def front_lines(advice: Advice) -> list[str]:
+    """Return what a search for the front of clean and robust accuracy found, a line for each setting on it."""
+    settings = advice.settings
+    clean, robust = settings.clean.tolist(), settings.robust.tolist()
+    numbers, weights, bend = settings.setting_number.tolist(), winning_weights(clean, robust), knee(clean, robust)
+    members = sorted((i for i, on in enumerate(front(clean, robust)) if on), key=lambda i: -clean[i])
+    bare = settings.index[settings.setting == UNREGULARIZED]
+    gained = ""
+    if len(bare):
+        beyond = hypervolume(clean, robust, (clean[bare[0]], robust[bare[0]]))
+        gained = f"; hypervolume beyond unregularized {beyond:.3f}"
+    listed = ", ".join(str(number) for number in sorted(numbers[i] for i in members))
+    lines = [f"front of expected clean and robust accuracy: settings {listed}{gained}"]
+    for i in members:
+        won = weights[i]
+        best = "the best for no weight" if won is None else f"the best for weights from {won[0]:.2f} to {won[1]:.2f}"
+        lines.append(
+            f"  setting {numbers[i]}: clean {clean[i]:.3f}, robust {robust[i]:.3f}; on the front with"
+            f" {format_probability(settings.p_front[i])}; {best}"
+        )
+    if bend is not None and (won := weights[bend]) is not None:
+        lines.append(
+            f"  knee: setting {numbers[bend]}, where more of one accuracy begins to cost most of the other;"
+            f" --objective_weight={sum(won) / 2:.2f} would recommend it"
+        )
     return lines
 
 

@@ -178,6 +178,27 @@ class TestAdvise:
         alone = advise(trials(bare), self.SPACE)
         assert alone.recommended is None and alone.checkpoint is None and len(alone.settings) == 1
 
+    def test_who_may_be_on_the_front(self):
+        """Many runs: two settings that trade one accuracy for the other are on it, one that both beat is not."""
+        accuracies = {1: (0.95, 0.30), 2: (0.85, 0.60), 3: (0.84, 0.29), 4: (0.70, 0.65)}
+        generator = np.random.default_rng(0)
+        rows = [
+            {
+                "setting_number": number,
+                "reg_alpha": 0.05 * number,
+                "seed": seed,
+                "objective": (clean + robust) / 2 + noise,
+                "clean_accuracy": clean + noise,
+                "robust_accuracy": robust + noise,
+            }
+            for number, (clean, robust) in accuracies.items()
+            for seed, noise in enumerate(generator.normal(0, 0.01, 6))
+        ]
+        known = advise(trials(rows), self.SPACE).settings.set_index("setting_number")
+        assert (known.p_front[[1, 2, 4]] > 0.9).all() and known.p_front[3] < 0.1
+        one_run = advise(trials(rows[::6]), self.SPACE).settings.set_index("setting_number")
+        assert known.p_front[3] < one_run.p_front[3]  # less is known, and more is possible
+
     def test_nothing_has_finished(self):
         advice = advise(trials([{"setting_number": 0, "seed": 0, "objective": 0.5}]).iloc[:0], self.SPACE)
         assert advice.recommended is None and advice.settings.empty and math.isnan(advice.noise)
