@@ -11,8 +11,9 @@ SIZE ?=
 BUDGET ?=
 
 BIN := .venv/bin
-# two processes, each with whole files of tests
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# processes, each with whole files of tests: with three, two cores have work while a search waits
+PROCESSES ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 # what a processor's own rounding may change
 NUMERICAL := $(addprefix tests/,attacks evaluation method models training commands/test_evaluate.py spaces/test_objective.py) tests/test_cuda.py
 INSTALLED := .venv/installed

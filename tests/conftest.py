@@ -46,7 +46,10 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+    """Begin with the files that take longest; what needs a real confirmation, half a minute on its own, is long."""
+    for item in items:
+        if "confirmed_search" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

@@ -6,8 +6,9 @@ from brainreg.analysis.figures.landscape import landscape as draw_landscape
 from brainreg.analysis.figures.landscape import slices as draw_slices
 from brainreg.analysis.trials import front_trials
 from brainreg.records.trial import FINISHED
-from brainreg.reports.parts import Figures, Heading, Note, Part, Picture, Table
+from brainreg.reports.parts import Figures, Heading, Note, Notes, Part, Picture, Table
 from brainreg.reports.subject import Subject
+from brainreg.search.summary import front_lines
 
 
 def landscape(subject: Subject) -> list[Part]:
@@ -61,4 +62,8 @@ def front(subject: Subject) -> list[Part]:
         Picture.of(hypervolume_over_time(subject.trials), "Hypervolume over time", alts[1]),
     ]
     members = Table.of("The front", subject.without_search(front_trials(subject.trials)))
-    return [Note(note), Figures(figures), Heading("The trials of the front"), members]
+    expected: list[Part] = []
+    for name, (advice, _) in subject.advices.items():
+        if len(advice.settings):
+            expected += [Heading(f"The front of expected accuracies{subject.of(name)}"), Notes(front_lines(advice))]
+    return [Note(note), Figures(figures), *expected, Heading("The trials of the front"), members]

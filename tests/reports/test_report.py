@@ -20,10 +20,12 @@ from brainreg.analysis.importance import importances
 from brainreg.commands.report import REPORT, main
 from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
-from brainreg.records.searches import load_searches
+from brainreg.records.searches import load_searches, split_folders
 from brainreg.records.trial import TrialFiles
 from brainreg.reports.chart_data import FIRST, parallel_axes
 from brainreg.reports.search import report
+from brainreg.reports.subject import Subject
+from brainreg.search.summary import front_lines
 from brainreg.spaces.names import EARLY_STOPPED, shown_name
 from brainreg.statistics import front
 from brainreg.storage import Storage
@@ -226,6 +228,12 @@ def test_the_settings_stand_first_with_what_is_expected_of_them(small, searched)
         assert low < 100 * trial.expected_objective < high
     places = [small.source.index(text) for text in ("<figcaption>Expected objective<", "Settings", "All trials")]
     assert places == sorted(places)
+
+
+def test_the_front_says_how_likely_each_setting_is_on_it(small, searched):
+    ((advice, _),) = Subject(split_folders([searched])).advices.values()
+    lines = [line.strip() for line in front_lines(advice)]
+    assert len(lines) > 2 and {*lines} <= {one["text"].strip() for one in small.all("li")}
 
 
 def test_what_to_do_next_stands_behind_the_answer(small, searched, confirmed_search):
