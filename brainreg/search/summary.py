@@ -95,7 +95,11 @@ def front_lines(advice: Advice) -> list[str]:
     lines = [f"front of expected clean and robust accuracy: settings {listed}{gained}"]
     for i in members:
         won = weights[i]
-        best = "the best for no weight" if won is None else f"the best for weights from {won[0]:.2f} to {won[1]:.2f}"
+        best = (
+            "the best for no clean weight"
+            if won is None
+            else f"the best for a clean weight of {won[0]:.2f} to {won[1]:.2f}"
+        )
         lines.append(
             f"  setting {numbers[i]}: clean {clean[i]:.3f}, robust {robust[i]:.3f}; on the front with"
             f" {format_probability(settings.p_front[i])}; {best}"

@@ -231,9 +231,9 @@ def test_the_front_is_told_with_the_weights_at_which_its_members_win():
     # 0.98 w + 0.3 (1 - w) = 0.9 w + 0.6 (1 - w) at w = 0.3 / 0.38; settings 7 and 3 are equal at 0.02 / 0.12
     assert lines == [
         "front of expected clean and robust accuracy: settings 0, 3, 7; hypervolume beyond unregularized 0.286",
-        "  setting 0: clean 0.980, robust 0.300; on the front with 80%; the best for weights from 0.79 to 1.00",
-        "  setting 7: clean 0.900, robust 0.600; on the front with 97%; the best for weights from 0.17 to 0.79",
-        "  setting 3: clean 0.800, robust 0.620; on the front with 70%; the best for weights from 0.00 to 0.17",
+        "  setting 0: clean 0.980, robust 0.300; on the front with 80%; the best for a clean weight of 0.79 to 1.00",
+        "  setting 7: clean 0.900, robust 0.600; on the front with 97%; the best for a clean weight of 0.17 to 0.79",
+        "  setting 3: clean 0.800, robust 0.620; on the front with 70%; the best for a clean weight of 0.00 to 0.17",
         "  knee: setting 7, where more of one accuracy begins to cost most of the other; --objective_weight=0.48 would"
         " recommend it",
     ]
