@@ -10,6 +10,7 @@ from brainreg.method.pairs import select_pairs
 from brainreg.method.similarity import boosted_targets
 from brainreg.models.base import InputScaling
 from brainreg.models.build import build_model
+from brainreg.models.names import RESNETS
 from brainreg.models.published_weights import load_published_state
 from brainreg.models.resnet import ARCHITECTURES
 
@@ -55,6 +56,10 @@ def test_four_training_steps_equal_the_published(published, golden):
     for i in range(5):
         mean = published.get_buffer(f"channel_mean_{i}")
         torch.testing.assert_close(mean, golden[f"train/running_mean/{i}"], rtol=5e-2, atol=0)
+
+
+def test_every_name_is_that_of_a_network():
+    assert tuple(ARCHITECTURES) == RESNETS
 
 
 @pytest.mark.parametrize("archi", ARCHITECTURES)
