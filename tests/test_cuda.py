@@ -279,7 +279,7 @@ def test_square_waits_for_the_device_four_times_a_query():
 ATTACKS = [
     FGSM(), PGD(steps=3), Noise("Gaussian"),
     *(
-        AutoAttack(norm=norm, version="custom", attacks=(name,), n_iter=6, n_target_classes=2, n_queries=10)
+        AutoAttack(norm=norm, version="custom", attacks=(name,), n_iter=4, n_target_classes=2, n_queries=10)
         for norm in ("Linf", "L2", "L1")
         for name in ("apgd-ce", "apgd-t", "fab-t", "square")
     ),

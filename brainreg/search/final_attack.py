@@ -34,6 +34,9 @@ from brainreg.training.step import to_float
 # While the final attack runs, a line says so this often, in seconds.
 _LINE_SECONDS = 30
 
+# Where the attack took so many times the time that it was given, a line says why.
+_LONGER = 1.5
+
 
 def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console) -> None:
     """Attack the recommended and the unregularized networks in full, side by side, on as many images as time allows.
@@ -70,10 +73,12 @@ def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console)
     plan.folder.write(FINAL_TABLE, pd.DataFrame(rows).to_csv(index=False))
     for outcome in rows:
         attacked = "did not attack" if outcome["fresh"] else "attacked, too"
+        longer = outcome["seconds"] > _LONGER * budget.final_attack_seconds
+        took = f"; {format_duration(outcome['seconds'])}, since a batch is attacked to its end" if longer else ""
         say(
             f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'recommended'}): robust accuracy"
             f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
-            f" on {outcome['n']} validation images that the search {attacked}"
+            f" on {outcome['n']} validation images that the search {attacked}{took}"
         )
 
 

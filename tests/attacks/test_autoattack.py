@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from brainreg.attacks import AutoAttack, strongest
-from brainreg.attacks.autoattack.stages import Square, perturbation
+from brainreg.attacks.autoattack import cascade
+from brainreg.attacks.autoattack.stages import Fab, Square, perturbation
 from brainreg.errors import InputError
 
 STANDARD = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -83,7 +84,10 @@ class TestAgainstTheAuthors:
             return x, torch.ones(1), None, x
 
         def fab(self, x, y, use_rand_start, is_targeted):
-            target = self.target_class if is_targeted else None
+            order = model(x).argsort(dim=1)[0].tolist()
+            target = (
+                order.index(self.own if isinstance(self, Fab) else order[-self.target_class]) if is_targeted else None
+            )
             runs.append(("fab", self.norm, target, use_rand_start, self.n_iter, self.alpha_max, self.eta, self.beta))
             return x
 
@@ -98,7 +102,7 @@ class TestAgainstTheAuthors:
         assert authors(AutoAttack(norm=norm), model, image, label, eps)[0]
         theirs, ours = sorted(map(str, runs)), runs
         runs.clear()
-        assert AutoAttack(norm=norm)(model, image, label, (eps,)).correct[0]
+        assert AutoAttack(norm=norm)(model, image, label, (eps,), batch_size=1).correct[0]
         before = 3 if norm == "L1" else 1  # a short APGD, in L1 at three strengths
         assert sorted(map(str, ours[before:])) == theirs
         assert len(theirs) == (5 * 3 + 5 * 3 + 9 + 1 if norm == "L1" else 1 + 9 + 9 + 1)
@@ -116,7 +120,9 @@ class TestAgainstTheAuthors:
         monkeypatch.setattr(APGDAttack, "attack_single_run", record)
         for norm, eps in grid.items():
             starts.clear()
-            short(norm, ("apgd-ce", "apgd-t"), n_restarts=2)(model, images, model(images).argmax(dim=1), (eps,))
+            short(norm, ("apgd-ce", "apgd-t"), n_restarts=2)(
+                model, images, model(images).argmax(dim=1), (eps,), batch_size=1
+            )
             assert len(starts) == (15 if norm == "L1" else 5)
             for start in starts[2::3] if norm == "L1" else starts:
                 assert perturbation(images, images + start, norm).item() == pytest.approx(eps, rel=1e-4)
@@ -135,7 +141,13 @@ class TestGrid:
         assert alike(grid.correct, single)
         assert len({*grid.correct.sum(dim=1).tolist()}) >= 4
 
-    @pytest.mark.parametrize("norm", ["Linf", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("L2", "L1"))])
+    @pytest.mark.parametrize(
+        "norm",
+        [
+            pytest.param("Linf", marks=pytest.mark.long),
+            *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("L2", "L1")),
+        ],
+    )
     def test_costs_little_more_than_its_dearest_strength(self, digits, norm):
         """With a quarter of the standard version's steps, for time; images that pass the model are counted."""
         model, images, labels = digits
@@ -194,6 +206,25 @@ class TestGrid:
         parts = attack(model, images, labels, grid, batch_size=7)
         assert whole.example_strength.isfinite().sum() > 10
         assert apart(parts.examples, whole.examples) <= 1
+
+    @pytest.mark.parametrize("norm", GRIDS)
+    def test_targets_side_by_side_find_what_they_find_one_by_one(self, digits, norm):
+        """The same examples from a fifth of the runs of the network, where few images are left."""
+        model, images, labels = digits
+        attack, outcomes, calls = short(norm, ("apgd-t", "fab-t"), n_target_classes=9), [], []
+        for copies in (1, 64):
+            counting = Counting(model)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(cascade, "_SIDE_BY_SIDE", copies)
+                outcomes.append(attack(counting, images[:6], labels[:6], GRIDS[norm][:4]))
+            calls.append(counting.calls)
+        one_by_one, side_by_side = outcomes
+        assert alike(side_by_side.correct, one_by_one.correct) and 0 < one_by_one.correct[-1].sum() < 6
+        assert apart(side_by_side.examples, one_by_one.examples) <= 1
+        strengths = side_by_side.example_strength, one_by_one.example_strength
+        assert alike(torch.isclose(*strengths, rtol=1e-3), torch.ones(6, dtype=torch.bool))
+        assert alike(side_by_side.broken_by, one_by_one.broken_by)
+        assert calls[1] < calls[0] / 5
 
     def test_square_asks_once_about_an_image_and_finds_the_same(self, digits, monkeypatch):
         model, images, labels = digits

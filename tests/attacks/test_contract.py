@@ -138,7 +138,7 @@ def test_one_seed_gives_one_result(case):
         assert torch.equal(getattr(again, name), getattr(case.outcome(), name))
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_batches_change_nothing(case, batch_size):
     outcome, whole = case.outcome(batch_size=batch_size), case.outcome()
     assert alike(outcome.correct, whole.correct)

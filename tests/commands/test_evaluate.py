@@ -176,11 +176,3 @@ def test_it_goes_on_after_it_was_killed(checkpoint, tmp_path):
     assert all((parts / name).stat().st_mtime_ns == time_ for name, time_ in before.items())
     tables = [pd.read_csv(tmp_path / name / "robustness.csv") for name in ("whole", "killed")]
     assert np.array_equal(tables[0].correct, tables[1].correct) and tables[0].n.tolist() == [359, 100, 100, 100]
-
-
-def test_a_wrong_flag_ends_the_process_with_status_2():
-    ended = subprocess.run(
-        [sys.executable, "-m", "brainreg", "evaluate", "--checkpoint=none.pt"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "error: --checkpoint=none.pt: no such checkpoint\n"

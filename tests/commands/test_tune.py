@@ -157,7 +157,10 @@ def test_a_wrong_flag_ends_the_process_with_status_2():
 def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     """As a user would: a space file of one's own, a search, its last line."""
     space = tmp_path / "mine.yaml"
-    space.write_text("extends: digits_double\ndescription: my own\nobjective: {attack_image_num: 100}\n")
+    space.write_text(
+        "extends: digits_double\ndescription: my own\nobjective: {attack_image_num: 100}\n"
+        "budget: {final_attack: {version: custom, attacks: [apgd-ce, square], n_iter: 10, n_queries: 50}}\n"
+    )
     ended = command(
         "tune_main.py", f"--space={space}", "--num-samples=3", "--epoch_num=2", "--base_channels=4",
         "--reg_image_num=200", "--final_attack_seconds=1", "--final-attack-batch-size=4", "--name=first",
@@ -170,7 +173,9 @@ def test_a_search_and_the_command_that_it_ends_with(tmp_path):
     assert set(results.robust_n) == {100}
     assert "Ray dashboard: http://" in ended.stdout and "ray get-auth-token" in ended.stdout
     assert "AutoAttack custom Linf (apgd-ce, apgd-t; 20 steps, 3 targets), eps 0.1" in ended.stdout
-    assert "AutoAttack standard Linf, eps 0.1, for 0m01s on each of" in ended.stdout
+    assert (
+        "AutoAttack custom Linf (apgd-ce, square; 10 steps, 50 queries), eps 0.1, for 0m01s on each of" in ended.stdout
+    )
     assert re.search(r"on \d+ validation images that the search did not attack", ended.stdout)
 
     last = ended.stdout.splitlines()[-1].split()

@@ -93,6 +93,7 @@ class TestFewClasses:
         plan_search(space.override({}, {}, {"final_attack_seconds": 0}), SearchOptions(storage_path=str(tmp_path)))
 
 
+@pytest.mark.long
 class TestFinishedSearch:
     def test_all_trials_are_measured_and_the_first_are_unregularized(self, finished):
         _, results, _ = finished

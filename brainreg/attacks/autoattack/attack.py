@@ -7,14 +7,15 @@ from typing import Self
 import pyautoattack
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
-from pyautoattack.fab_pt import FABAttack_PT
 from torch import nn
 
 from brainreg.attacks.autoattack.cascade import Cascade
 from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.attacks.autoattack.stages import (
+    Fab,
     Square,
     Stage,
+    When,
     apgd_stage,
     fab_stage,
     logger,
@@ -88,36 +89,37 @@ class AutoAttack(AutoAttackSettings, Attack):
         return cascade.outcome(strengths, self._names)
 
     def _stages(self, model: nn.Module, shape: torch.Size, classes: int, seed: int) -> "list[Stage]":
-        """The authors' attacks one start, one target class at a time, with the settings of the version.
+        """The authors' attacks, one start at a time, with the settings of the version.
 
         The settings of `standard` are those of the authors' `_set_version`.
         """
         l1 = self.version == "standard" and self.norm == "L1"
         starts = 5 if l1 else self.n_restarts
-        targets = range(2, 2 + min(5 if l1 else self.n_target_classes, classes - 1))
-        fab_targets = range(2, 2 + min(self.n_target_classes, classes - 1))
+        targets = min(5 if l1 else self.n_target_classes, classes - 1)
+        fab_targets = min(self.n_target_classes, classes - 1)
         common = {"norm": self.norm, "eps": 1.0, "seed": seed, "logger": logger}
         stages: list[Stage] = []
 
-        def noise() -> torch.Tensor:
-            return start_noise(shape, self.norm, seed, len(stages))
+        def noise(count: int = 1) -> torch.Tensor:
+            first = sum(stage.targets for stage in stages)
+            return torch.cat([start_noise(shape, self.norm, seed, first + i) for i in range(count)])
 
         for place, name in enumerate(self._names):
             if name in ("apgd-ce", "apgd-dlr"):
                 apgd = APGDAttack(model, n_iter=self.n_iter, loss=name.removeprefix("apgd-"), **common)
                 if self.n_iter > 2 * _QUICK_STEPS:
                     quick = APGDAttack(model, n_iter=_QUICK_STEPS, loss=apgd.loss, **common)
-                    stages.append(Stage(place, name, apgd_stage(quick, noise()), "everywhere"))
+                    stages.append(Stage(place, name, apgd_stage(quick, noise()), when="everywhere"))
                 for start in range(starts):
-                    stages.append(Stage(place, name, apgd_stage(apgd, noise()), "last" if start else "everywhere"))
+                    when: When = "last" if start else "everywhere"
+                    stages.append(Stage(place, name, apgd_stage(apgd, noise()), when=when))
             elif name == "apgd-t":
-                apgd = APGDAttack_targeted(model, n_iter=self.n_iter, n_target_classes=len(targets), **common)
-                for target in targets:
-                    stages.append(Stage(place, name, apgd_stage(apgd, noise(), target)))
+                apgd = APGDAttack_targeted(model, n_iter=self.n_iter, n_target_classes=targets, **common)
+                stages.append(Stage(place, name, apgd_stage(apgd, noise(targets)), targets))
             elif name in ("fab", "fab-t"):
-                fab = FABAttack_PT(model, norm=self.norm, n_restarts=1, n_iter=self.n_iter, eps=1.0, seed=seed)
-                own: list[int | None] = [*fab_targets] if name == "fab-t" else [None]
-                stages += [Stage(place, name, fab_stage(fab, one), "once") for one in own]
+                fab = Fab(model, norm=self.norm, n_restarts=1, n_iter=self.n_iter, eps=1.0, seed=seed)
+                targeted = name == "fab-t"
+                stages.append(Stage(place, name, fab_stage(fab, targeted), fab_targets if targeted else 1, "once"))
             else:
                 square = Square(
                     model, p_init=0.8, n_queries=self.n_queries, norm=self.norm, n_restarts=1, eps=1.0, seed=seed,

@@ -18,6 +18,11 @@ from brainreg.attacks.names import Norm
 _ROUNDING = 1e-5, 2**-24
 
 
+# Copies of images, one for each target class, that are attacked as one batch while few images are left. Small batches
+# take as long as these; larger ones would take longer, and an image that one target breaks needs no others.
+_SIDE_BY_SIDE = 64
+
+
 # Signs of masked gradients, as `Outcome.masked` counts them.
 _NO_GRADIENT, _BY_SQUARE, _BELOW = 1, 2, 3
 
@@ -48,12 +53,14 @@ class Cascade:
         self.withstood = torch.zeros(len(levels), len(labels), dtype=torch.bool, device=images.device)
         self.broken_by = torch.full((len(levels), len(labels)), -1, device=images.device)
         self.masked = torch.zeros_like(labels)
+        self.copies = 1
 
     @torch.no_grad()  # the attacks switch gradients on where they need them
     def run(self, stages: "list[Stage]", batch_size: int, on_progress: Progress, infer: bool) -> None:
         everywhere, once, last = (
             [stage for stage in stages if stage.when == when] for when in ("everywhere", "once", "last")
         )
+        self.copies = min(batch_size, _SIDE_BY_SIDE)
         known = 0
 
         def tell() -> None:
@@ -76,9 +83,7 @@ class Cascade:
                 tell()
         for batch in (self.level() >= 0).nonzero().flatten().split(batch_size):
             for stage in once:
-                batch = batch[self.level(batch) >= 0]
-                if len(batch):
-                    self._take(batch, stage.run(self.images[batch], self.labels[batch], 1.0), None, stage.place)
+                self._run_stage(stage, batch, 0, None)
             tell()
         for level in reversed(range(len(self.levels))):
             run_last(level, (self.level() == level).nonzero().flatten())
@@ -133,10 +138,25 @@ class Cascade:
         if level + 1 < len(self.levels) and len(shrunk):
             self._take(shrunk, self._scaled(shrunk, eps), eps, self.broken_by[level + 1, shrunk])
         for stage in stages:
-            batch = batch[self.level(batch) >= level]
-            if len(batch):
-                self._take(batch, stage.run(self.images[batch], self.labels[batch], eps), eps, stage.place)
+            self._run_stage(stage, batch, level, eps)
         return batch[self.level(batch) >= level]
+
+    def _run_stage(self, stage: Stage, batch: torch.Tensor, level: int, eps: float | None) -> None:
+        """Run a stage on the images that nothing has broken at a level: one target after the other, side by side where
+        few images are left; what one finds counts only where those before it have failed.
+
+        Args:
+            eps: as in `_take`.
+        """
+        done = 0
+        while done < stage.targets and len(batch := batch[self.level(batch) >= level]):
+            count = min(stage.targets - done, max(1, self.copies // len(batch)))
+            target = torch.arange(done, done + count, device=batch.device).repeat_interleave(len(batch))
+            images, labels = self.images[batch].repeat(count, 1, 1, 1), self.labels[batch].repeat(count)
+            for found in stage.run(images, labels, 1.0 if eps is None else eps, target).split(len(batch)):
+                left = self.level(batch) >= level
+                self._take(batch[left], found[left], eps, stage.place)
+            done += count
 
     def _scaled(self, batch: torch.Tensor, eps: float) -> torch.Tensor:
         """The examples known of a batch of images, scaled down to `eps`; images without one as they are."""

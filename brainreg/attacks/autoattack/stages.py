@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from pyautoattack.autopgd_base import APGDAttack, L1_projection
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted, L1_projection
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
+from torch import nn
 
 from brainreg.attacks.names import AttackName, Norm
 from brainreg.seeds import Stream, seeded_generator
@@ -33,22 +34,29 @@ def perturbation(images: torch.Tensor, others: torch.Tensor, norm: Norm) -> torc
     return difference.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm], dim=1)
 
 
+When = Literal["everywhere", "once", "last"]
+Run = Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One start or target of one of the authors' attacks.
+    """One of the authors' attacks from one start, toward one target class after the other where it has targets.
 
     Attributes:
         place: of the attack in the version's list.
         name: of the attack.
-        run: (images, labels, eps) to changed images of the same shape, misclassified or not.
+        run: (images, labels, eps, target) to changed images of the same shape, misclassified or not. `target` (n,)
+            counts each image's own target from 0.
+        targets: how many there are; 1 for an attack that has none.
         when: "everywhere" to run at every strength that is not known to break an image, "once" for an attack that
             looks for the smallest perturbation whatever eps is, "last" to run only where the image seems to withstand.
     """
 
     place: int
     name: AttackName
-    run: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
-    when: Literal["everywhere", "once", "last"] = "last"
+    run: Run
+    targets: int = 1
+    when: When = "last"
 
 
 def start_noise(shape: torch.Size, norm: Norm, seed: int, part: int) -> torch.Tensor:
@@ -61,22 +69,25 @@ def start_noise(shape: torch.Size, norm: Norm, seed: int, part: int) -> torch.Te
     return noise / noise.norm() if norm == "L2" else noise
 
 
-def apgd_stage(apgd: APGDAttack, noise: torch.Tensor, target: int | None = None) -> Callable[..., torch.Tensor]:
-    """APGD from a start that is given; `target`: 2 for the class with the second largest logit, and so on."""
+def apgd_stage(apgd: APGDAttack, noise: torch.Tensor) -> Run:
+    """APGD from starts that are given, (1, c, h, w), or (t, c, h, w) with one for each of t targets.
 
-    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+    The first target is the class with the second largest logit, the next one that with the third, and so on.
+    """
+
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float, target: torch.Tensor) -> torch.Tensor:
         apgd.device = images.device
         apgd.init_hyperparam(images)
-        if target is not None:
-            with torch.no_grad():
-                apgd.y_target = apgd.model(images).sort(dim=1)[1][:, -target]
+        if isinstance(apgd, APGDAttack_targeted):
+            apgd.y_target = _target_classes(apgd.model, images, target)
+        start = noise.to(images)[target]
         if apgd.norm != "L1":
             apgd.eps = eps
-            return apgd.attack_single_run(images, labels, x_init=images + eps * noise.to(images))[3]
+            return apgd.attack_single_run(images, labels, x_init=images + eps * start)[3]
         # In L1, as the authors: from three times the strength down to it, with 3, 3 and 4 tenths of the steps.
         total = apgd.n_iter_orig
         steps = [-(-3 * total // 10)] * 2
-        point = images + noise.to(images)
+        point = images + start
         point = point + L1_projection(images, point - images, 3 * eps)
         found = images
         for apgd.eps, apgd.n_iter in zip((3 * eps, 2 * eps, eps), (*steps, max(total - sum(steps), 0)), strict=True):
@@ -87,13 +98,41 @@ def apgd_stage(apgd: APGDAttack, noise: torch.Tensor, target: int | None = None)
     return run
 
 
-def fab_stage(fab: FABAttack_PT, target: int | None) -> Callable[..., torch.Tensor]:
+@torch.no_grad()
+def _target_classes(model: nn.Module, images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """(n,) the class that is each image's target: 0 for the one with the second largest logit."""
+    order = model(images).sort(dim=1)[1]
+    return order.gather(1, (order.shape[1] - 2 - target)[:, None])[:, 0]
+
+
+class Fab(FABAttack_PT):
+    """The authors' FAB attack, toward a target of each image's own, so that several targets can run side by side.
+
+    `own` (n,) are the classes that are the targets of the images, of which it attacks those that are classified right.
+    """
+
+    own: torch.Tensor
+    _attacked: torch.Tensor
+
+    def attack_single_run(self, x: torch.Tensor, y: torch.Tensor, **options: bool) -> torch.Tensor:
+        self._attacked = self._get_predicted_label(x) == y
+        return super().attack_single_run(x, y, **options)
+
+    def get_diff_logits_grads_batch_targeted(
+        self, imgs: torch.Tensor, la: torch.Tensor, la_target: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return super().get_diff_logits_grads_batch_targeted(imgs, la, self.own[self._attacked])
+
+
+def fab_stage(fab: Fab, targeted: bool) -> Run:
     """FAB from the clean image, which needs no draw and does not depend on eps."""
 
-    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
-        fab.device, fab.target_class = images.device, target
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float, target: torch.Tensor) -> torch.Tensor:
+        fab.device, fab.target_class = images.device, 2  # not used, but looked up
+        if targeted:
+            fab.own = _target_classes(fab.predict, images, target)
         with torch.no_grad():
-            return fab.attack_single_run(images, labels, use_rand_start=False, is_targeted=target is not None)
+            return fab.attack_single_run(images, labels, use_rand_start=False, is_targeted=targeted)
 
     return run
 
@@ -139,10 +178,10 @@ class Square(SquareAttack):
         return margin, loss
 
 
-def square_stage(square: Square) -> Callable[..., torch.Tensor]:
+def square_stage(square: Square) -> Run:
     """Return Square at the strength that it is asked for."""
 
-    def run(images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+    def run(images: torch.Tensor, labels: torch.Tensor, eps: float, target: torch.Tensor) -> torch.Tensor:
         square.device, square.eps = images.device, eps
         return square.perturb(images, labels)
 
