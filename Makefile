@@ -11,7 +11,7 @@ SIZE ?=
 BUDGET ?=
 
 BIN := .venv/bin
-# processes, each with whole files of tests: with three, two cores have work while a search waits
+# processes, each with whole files of tests: with three, two cores have work while one waits
 PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 # what a processor's own rounding may change
@@ -45,9 +45,9 @@ reproduce: $(INSTALLED)
 test: $(INSTALLED)
 	$(PYTEST) -m 'not slow and not long'
 
-# make test-long   real searches that are killed, run out of disk, lose a node, and the like
+# make test-long   real searches that are killed, run out of disk, lose a node, and the like, each on two cores
 test-long: $(INSTALLED)
-	$(PYTEST) -m 'long and not slow'
+	$(PYTEST) --numprocesses=2 -m 'long and not slow'
 
 $(SERVICES): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,services]'

@@ -207,6 +207,7 @@ class Rule:
         race: part of the budget at the end in which no new setting is begun.
         noise: prior of the noise's variance, median and spread of the logarithm; None is the product's own.
         offset: whether seeds have offsets.
+        freedom: how much settings' variances of the noise resemble each other; infinite for one noise of all.
     """
 
     sampler: str = "thompson"
@@ -218,6 +219,7 @@ class Rule:
     race: float = 0.0
     noise: tuple[float, float] | None = None
     offset: bool = True
+    freedom: float = surrogates._NOISE_FREEDOM
     controls: bool = True
     leader: float = allocation._LEADER_SHARE
     guard: bool = True
@@ -247,6 +249,8 @@ RULES = {
     "no repeats": Rule(repeats=False),
     "optuna's noise": Rule(noise=(0.02, 0.7)),
     "no seed offset": Rule(offset=False),
+    "one noise": Rule(freedom=math.inf),
+    "search, one noise": Rule(STUDY, freedom=math.inf),
     "race": Rule(race=0.35),
     "no controls": Rule(controls=False),
     "no guard": Rule(guard=False),
@@ -604,10 +608,12 @@ def repeat(seed: int, path: Path, space_name: str, names: list[str], workers: in
         if not rule.offset:
             surrogates._PRIORS["offset"] = (1e-6, 0.01)
         allocation._LEADER_SHARE = rule.leader
+        surrogates._NOISE_FREEDOM = rule.freedom
         try:
             search = Search(drawn, rule, seed, budget, workers).run()
         finally:
             surrogates._PRIORS.update(priors)
+            surrogates._NOISE_FREEDOM = Rule.freedom
         for index, size in enumerate(one for one in BUDGETS if one <= budget):
             told = search.told.get(index, {})
             row = {"rule": name, "seed": seed, "trainings": size, "truth_error": error, **told}

@@ -23,6 +23,8 @@ GRIDS = {
     "L2": (0.1, 0.2, 0.4, 0.6, 1),
     "L1": (0.3, 0.6, 1, 2, 4),
 }
+# For tests that take seconds in each norm.
+QUICK = ["Linf", *(pytest.param(norm, marks=pytest.mark.long) for norm in ("L2", "L1"))]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ def authors(attack: AutoAttack, model: nn.Module, images, labels, eps: float, se
 
 
 class TestAgainstTheAuthors:
-    @pytest.mark.parametrize("norm", GRIDS)
+    @pytest.mark.parametrize("norm", QUICK)
     def test_as_many_images_withstand(self, digits, norm):
         attack, grid = short(norm), GRIDS[norm][1:4]
         ours = attack(*digits, grid).correct
@@ -133,7 +135,7 @@ class TestAgainstTheAuthors:
 
 
 class TestGrid:
-    @pytest.mark.parametrize("norm", GRIDS)
+    @pytest.mark.parametrize("norm", QUICK)
     def test_gives_what_single_strengths_give(self, digits, norm):
         attack = short(norm, n_iter=10, n_queries=50)
         grid = attack(*digits, GRIDS[norm], seed=1)
@@ -207,11 +209,11 @@ class TestGrid:
         assert whole.example_strength.isfinite().sum() > 10
         assert apart(parts.examples, whole.examples) <= 1
 
-    @pytest.mark.parametrize("norm", GRIDS)
+    @pytest.mark.parametrize("norm", QUICK)
     def test_targets_side_by_side_find_what_they_find_one_by_one(self, digits, norm):
         """The same examples from a fifth of the runs of the network, where few images are left."""
         model, images, labels = digits
-        attack, outcomes, calls = short(norm, ("apgd-t", "fab-t"), n_target_classes=9), [], []
+        attack, outcomes, calls = short(norm, ("apgd-t", "fab-t"), n_iter=10, n_target_classes=9), [], []
         for copies in (1, 64):
             counting = Counting(model)
             with pytest.MonkeyPatch.context() as patch:

@@ -82,6 +82,7 @@ def test_files_that_are_no_checkpoint_of_this_project(tmp_path, checkpoint):
         run(f"--checkpoint={path}")
 
 
+@pytest.mark.long
 def test_table_and_report(checkpoint, tmp_path, capsys):
     assert run(f"--checkpoint={checkpoint} --attacks=noise,pgd,transfer-fgsm {QUICK} --save_dir={tmp_path}") == 0
     shown = capsys.readouterr().out

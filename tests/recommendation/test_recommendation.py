@@ -1,6 +1,7 @@
 """The surrogate of noisy runs, what it recommends, and what it runs next."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,25 @@ class TestSurrogate:
         for i in range(4):
             for step in (-0.05, 0.05):
                 assert density(fitted._logs + step * np.eye(4)[i]) <= best + 1e-6
+
+    def test_settings_have_a_noise_of_their_own(self):
+        """Half of them train alike with every seed; what is known of the others is less certain."""
+        runs, values = noisy_runs(16, 4, noise=1, offset=0)
+        own = np.repeat(np.where(np.arange(16) % 2, 0.1, 0.01), 4)
+        centre = values.repeat(4)
+        runs = replace(runs, values=centre + own * (runs.values - centre), islands=np.arange(16).repeat(4))
+        mean, covariance = Surrogate(runs, GROUPS).posterior(runs.places[::4], runs.islands[::4])
+        spread = np.sqrt(np.diag(covariance))
+        assert spread[::2].max() < 0.5 * np.median(spread[1::2])
+        assert (np.abs(mean - values) <= 1.96 * spread).mean() >= 14 / 16
+
+    def test_what_is_expected_of_runs_that_go_on_tells_nothing_of_their_noise(self):
+        runs, _ = noisy_runs(8, 3, noise=0.05, offset=0)
+        fitted = Surrogate(runs, GROUPS)
+        place, seeds = np.repeat(runs.places[:1], 5, axis=0), np.arange(3, 8)
+        expected = np.repeat(fitted.posterior(runs.places[:1], runs.islands[:1])[0], 5)
+        more = fitted.with_runs(runs.with_pending(place, np.full(5, -1), seeds, expected))
+        assert more._noise_of(runs).tolist() == fitted._noise_of(runs).tolist()
 
     def test_an_island_resembles_nothing(self):
         runs, _ = noisy_runs(10, 2, noise=0.01, offset=0)

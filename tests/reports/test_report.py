@@ -278,6 +278,7 @@ def test_texts_of_files_are_escaped(copy):
     assert [row[2] for row in page.region("Every attack and strength")[1:]] == ["clean", evil]
 
 
+@pytest.mark.long
 def test_states_of_trials_and_a_search_that_runs(copy):
     """This process says that it runs the search, as the driver of one does."""
     from brainreg.records.driver import Driver
@@ -316,6 +317,7 @@ def test_a_search_that_has_only_begun(copy, kept):
     assert len(page.region("All trials") or []) == (2 if kept else 0)
 
 
+@pytest.mark.long
 def test_what_is_damaged_is_told_and_the_rest_is_shown(copy):
     (copy / "trial_0003" / "progress.json").write_text('{"epochs": [')
     for name in ("confirmation.csv", "final_attack.csv"):
@@ -333,6 +335,7 @@ def test_what_is_damaged_is_told_and_the_rest_is_shown(copy):
     assert len(trial_rows(page)) == 8 and not page.all("span", class_="state")
 
 
+@pytest.mark.long
 def test_measured_robustness_is_shown_and_nothing_is_measured(copy):
     """As the evaluation and the final attack write it."""
     for network, folder in (("regularized", "best"), ("unregularized", "trial_0000")):
