@@ -25,9 +25,9 @@ _MEAN_VARIANCE = 1.0
 _JITTER = 1e-8
 
 
-# How much settings' variances of the noise resemble each other: each counts as if so many further runs had told of it, all of
-# them of the common variance. (Degrees of freedom of a scaled inverse chi-squared distribution, which 65 settings of eight
-# seeds each on digits fit best with 6.1.)
+# How much settings' variances of the noise resemble each other: each counts as if so many further runs had told of it,
+# all of them of the common variance. (Degrees of freedom of a scaled inverse chi-squared distribution; 65 settings of
+# eight seeds each on digits fit best with 6.1.)
 _NOISE_FREEDOM = 6.0
 
 
@@ -66,7 +66,7 @@ class Runs:
     def __len__(self) -> int:
         return len(self.values)
 
-    def keys(self) -> list[tuple[int, bytes]]:
+    def setting_keys(self) -> list[tuple[int, bytes]]:
         """Return what is equal for runs of one setting."""
         return [(int(island), place.tobytes()) for island, place in zip(self.islands, self.places, strict=True)]
 
@@ -97,9 +97,9 @@ class Surrogate:
         noise: standard deviation of a run around its setting's value and its seed's offset, of all settings.
         offset: standard deviation of the seeds' offsets.
 
-    Sources: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5. Of the settings' own
-    noise: Smyth, Linear models and empirical Bayes methods, Statistical Applications in Genetics and Molecular Biology 3
-    (2004), and, of how it is found, Bishop, Pattern Recognition and Machine Learning, 2006, 10.3 (variational).
+    Sources: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5. Of the settings'
+    own noise: Smyth, Linear models and empirical Bayes methods, Statistical Applications in Genetics and Molecular
+    Biology 3 (2004); of how it is found: Bishop, Pattern Recognition and Machine Learning, 2006, 10.3 (variational).
     """
 
     def __init__(self, runs: Runs, groups: np.ndarray, like: "Surrogate | None" = None):
@@ -189,11 +189,11 @@ class Surrogate:
 
     def _noise_of(self, runs: Runs) -> np.ndarray:
         """(runs,) variance of each one's noise, in units of the common one."""
-        return np.array([self._ratios.get(key, 1.0) for key in runs.keys()])
+        return np.array([self._ratios.get(key, 1.0) for key in runs.setting_keys()])
 
     def _find_noise(self) -> None:
         """Find each setting's variance of the noise, with the scales and common variances as they are."""
-        runs, keys = self._runs, self._runs.keys()
+        runs, keys = self._runs, self._runs.setting_keys()
         if math.isinf(_NOISE_FREEDOM):
             return
         noise = np.exp(self._logs[1])

@@ -35,7 +35,7 @@ from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
-from brainreg.training.data import load_training_data
+from brainreg.training.data import load_training_data, settings_of_few_images
 
 _DATABASE = "study.db"
 
@@ -291,10 +291,13 @@ def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict
     """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too.
 
     Returns:
-        The space, with the attacks that its number of classes allows and the number of attacked images that its data
-        have, and the data's fingerprints.
+        The space, with the attacks that its number of classes allows and the numbers of attacked, validation and
+        regularization images that fit its data, and the data's fingerprints.
     """
     found: dict[str, str] = {}
+    first = Hyperparameters(**space.setting(space.given[0]))
+    fitting = settings_of_few_images(first, data_dir, {*space.fixed, *space.search})
+    space = space.model_copy(update={"fixed": {**space.fixed, **fitting}})
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
         found |= data.fingerprints

@@ -2,9 +2,10 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 
 # Side of the smallest images that a network of four sections makes sense of.
 _SMALLEST = 8
+
+
+# Validation images of data whose own default portion is fewer, and the largest portion that they may take for it.
+_ENOUGH_VALIDATION, _MOST_VALIDATION = 400, 0.25
 
 
 @dataclass(frozen=True)
@@ -196,16 +201,8 @@ def _regularization_pairs(
     `whole` is the task's training split. What the images were chosen from is returned, too.
     """
     task = find_dataset(settings.task)
-    own = settings.reg_data is None or settings.reg_data == settings.task
-    dataset = task if settings.reg_data is None else find_dataset(settings.reg_data)
-    chosen_from = whole
-    if not own or isinstance(whole.images, ImageFiles):
-        with errors_name("reg_data", dataset.name):
-            chosen_from = load_images(dataset.name, "train", data_dir, settings.rgb, "regularization")
-        # The task's own images may come by another name, a path; its validation images must not regularize then either.
-        own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.tensor, whole.images))
+    dataset, chosen_from, pool, own = _regularization_pool(settings, data_dir, whole, train)
     images, labels = chosen_from.images, chosen_from.labels
-    pool = train if own else torch.arange(len(labels))
     count = settings.reg_image_num
     if count > len(pool):
         less = " after validation images are taken out" if own else ""
@@ -225,6 +222,55 @@ def _regularization_pairs(
         reg_boosting_val=settings.reg_boosting_val,
     )
     return RegularizationPairs(chosen, dataset.centered or task.centered, sampler), chosen_from
+
+
+def settings_of_few_images(
+    settings: Hyperparameters, data_dir: str | Path = "data", given: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the hyperparameters whose defaults do not fit data of few images, with values that do.
+
+    So many validate that they are 400, or a quarter of the images where that is fewer; and all that are left regularize
+    where they are fewer than N.
+
+    Args:
+        settings: with the defaults.
+        data_dir: folder of the data sets.
+        given: names of hyperparameters that stay as they are.
+
+    Raises:
+        InputError: data that are missing or unreadable.
+    """
+    with errors_name("task", settings.task):
+        whole = load_training_images(settings.task, data_dir, settings.rgb)
+    count, portion = len(whole.labels), settings.valid_portion
+    fitting: dict[str, Any] = {}
+    if "valid_portion" not in given and portion * count < _ENOUGH_VALIDATION:
+        portion = fitting["valid_portion"] = round(min(_MOST_VALIDATION, _ENOUGH_VALIDATION / count), 3)
+    train, _ = split_train_validation(whole.labels, portion, settings.seed)
+    if "reg_image_num" not in given:
+        there = len(_regularization_pool(settings, data_dir, whole, train)[2])
+        if there < settings.reg_image_num:
+            fitting["reg_image_num"] = there
+    return fitting
+
+
+def _regularization_pool(
+    settings: Hyperparameters, data_dir: str | Path, whole: ImageSet, train: torch.Tensor
+) -> tuple[Dataset, ImageSet, torch.Tensor, bool]:
+    """The data set that regularizes, its training images, the indices of those that may, and whether it is the task's
+    own.
+    """
+    task = find_dataset(settings.task)
+    own = settings.reg_data is None or settings.reg_data == settings.task
+    dataset = task if settings.reg_data is None else find_dataset(settings.reg_data)
+    chosen_from = whole
+    if not own or isinstance(whole.images, ImageFiles):
+        with errors_name("reg_data", dataset.name):
+            chosen_from = load_images(dataset.name, "train", data_dir, settings.rgb, "regularization")
+        # The task's own images may come by another name, a path; its validation images must not regularize then either.
+        own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.tensor, whole.images))
+    pool = train if own else torch.arange(len(chosen_from.labels))
+    return dataset, chosen_from, pool, own
 
 
 @contextlib.contextmanager

@@ -65,13 +65,13 @@ class TestSurrogate:
 
     def test_settings_have_a_noise_of_their_own(self):
         """Half of them train alike with every seed; what is known of the others is less certain."""
-        runs, values = noisy_runs(16, 4, noise=1, offset=0)
-        own = np.repeat(np.where(np.arange(16) % 2, 0.1, 0.01), 4)
-        centre = values.repeat(4)
-        runs = replace(runs, values=centre + own * (runs.values - centre), islands=np.arange(16).repeat(4))
-        mean, covariance = Surrogate(runs, GROUPS).posterior(runs.places[::4], runs.islands[::4])
+        runs, values = noisy_runs(16, 10, noise=1, offset=0)
+        own = np.repeat(np.where(np.arange(16) % 2, 0.1, 0.01), 10)
+        centre = values.repeat(10)
+        runs = replace(runs, values=centre + own * (runs.values - centre), islands=np.arange(16).repeat(10))
+        mean, covariance = Surrogate(runs, GROUPS).posterior(runs.places[::10], runs.islands[::10])
         spread = np.sqrt(np.diag(covariance))
-        assert spread[::2].max() < 0.5 * np.median(spread[1::2])
+        assert spread[::2].max() < 0.6 * spread[1::2].min()
         assert (np.abs(mean - values) <= 1.96 * spread).mean() >= 14 / 16
 
     def test_what_is_expected_of_runs_that_go_on_tells_nothing_of_their_noise(self):

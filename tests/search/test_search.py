@@ -80,6 +80,15 @@ class TestFewClasses:
         with pytest.raises(InputError, match="attack_image_num=1: this search has 4"):
             plan_resume(plan.folder, {}, lambda stored: changed)
 
+    def test_few_images_validate_with_a_quarter_and_regularize_with_all_others(self, write_folder, tmp_path):
+        """Where the space leaves open how many: of 30, eight validate."""
+        space = self.space(write_folder)
+        fixed = {key: value for key, value in space.fixed.items() if key not in ("reg_image_num", "valid_portion")}
+        options = SearchOptions(name="s", storage_path=str(tmp_path / "out"))
+        plan = plan_search(space.model_copy(update={"fixed": fixed}), options)
+        assert plan.space.fixed == {**fixed, "valid_portion": 0.25, "reg_image_num": 22}
+        assert plan_search(space, options).space.fixed == space.fixed
+
     def test_the_other_attacks_run_and_are_named(self, write_folder, tmp_path):
         plan = plan_search(self.space(write_folder), SearchOptions(storage_path=str(tmp_path)))
         for attack in (plan.space.objective.attack, plan.space.budget.final_attack):
