@@ -1,6 +1,7 @@
 """Servers that tests start for themselves: S3, PostgreSQL, Slurm, and ones that do not answer."""
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -15,6 +16,7 @@ from typing import Any
 
 import boto3
 import pytest
+from conftest import ROOT
 from moto.server import ThreadedMotoServer
 
 BUCKET = "bucket"
@@ -57,6 +59,12 @@ def s3_server() -> Iterator[S3Server]:
         server = S3Server()
         yield server
         server.stop()
+
+
+def questions_of_grafana() -> list[str]:
+    """What the example's dashboard asks Prometheus."""
+    dashboard = json.loads((ROOT / "examples/grafana/searches.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT
-from services import slurm
+from services import questions_of_grafana, slurm
 
 from brainreg.records.results import load_results
 from brainreg.records.trial import FINISHED
@@ -128,3 +128,12 @@ def test_a_search_takes_several_nodes(tmp_path):
     assert "4 trials, 2 at a time" in text and "recommended: setting" in text, text
     results = load_results(tmp_path / "results" / "first")
     assert len(results) == 4 and (results.state == FINISHED).all()
+
+
+def test_the_dashboard_of_grafana_asks_for_all_that_a_search_exports():
+    from brainreg.search.callbacks import GAUGES
+
+    asked = {
+        re.fullmatch(r'ray_brainreg_(\w+)\{search=~"\$search"\}', question)[1] for question in questions_of_grafana()
+    }
+    assert asked == {*GAUGES}

@@ -16,6 +16,21 @@ from brainreg.search.scheduler import RecoveringScheduler
 from brainreg.search.searcher import StudySearch
 from brainreg.search.trial import BROKEN, HOPELESS, NOTE, REPLAYED
 
+# What Prometheus reads of a search as `ray_brainreg_NAME`, with what it is.
+GAUGES = {
+    "recommended_objective": "expected objective of the recommended setting",
+    "recommended_objective_low": "lower end of its 95% interval",
+    "recommended_objective_high": "upper end of its 95% interval",
+    "recommended_clean_accuracy": "its expected clean accuracy, a fraction of the validation images",
+    "recommended_robust_accuracy": "its expected robust accuracy, a fraction of the attacked images",
+    "recommended_probability_best": "probability that it is the best of the settings that were tried",
+    "largest_objective": "largest objective of a single finished trial",
+    "trials_done": "trials that ended: finished, stopped or failed",
+    "trials_stopped": "trials that were stopped early",
+    "trials_failed": "trials that failed",
+    "trials_running": "trials that run",
+}
+
 
 class Gauges:
     """What Ray exports to Prometheus of the search."""
@@ -24,19 +39,7 @@ class Gauges:
         self._tags = {"search": name.encode("ascii", "backslashreplace").decode()}  # Ray takes no other characters
         self._gauges = {
             key: Gauge(f"brainreg_{key}", description=description, tag_keys=("search",))
-            for key, description in {
-                "recommended_objective": "expected objective of the recommended setting",
-                "recommended_objective_low": "lower end of its 95% interval",
-                "recommended_objective_high": "upper end of its 95% interval",
-                "recommended_clean_accuracy": "its expected clean accuracy, a fraction of the validation images",
-                "recommended_robust_accuracy": "its expected robust accuracy, a fraction of the attacked images",
-                "recommended_probability_best": "probability that it is the best of the settings that were tried",
-                "largest_objective": "largest objective of a single finished trial",
-                "trials_done": "trials that ended: finished, stopped or failed",
-                "trials_stopped": "trials that were stopped early",
-                "trials_failed": "trials that failed",
-                "trials_running": "trials that run",
-            }.items()
+            for key, description in GAUGES.items()
         }
 
     def set(self, values: Mapping[str, float]) -> None:

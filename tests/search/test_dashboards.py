@@ -16,14 +16,16 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import optuna
 import psutil
 import pytest
 from conftest import ROOT
+from services import questions_of_grafana
 
 from brainreg.records.results import load_results
+from brainreg.search.callbacks import GAUGES
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import SearchStudy
 from brainreg.spaces.files import load_space
@@ -42,8 +44,6 @@ TINY = (
     "--epoch_num=2", "--base_channels=4", "--reg_image_num=200", "--attack_image_num=40", "--scheduler=none",
     "--num-samples=300", "--max-concurrent=2", "--tensorboard",
 )  # fmt: skip
-
-GAUGES = ("recommended_objective", "recommended_clean_accuracy", "largest_objective", "trials_done", "trials_failed")
 
 
 def tool(name: str) -> str:
@@ -180,6 +180,30 @@ def token() -> str:
     return subprocess.run([tool("ray"), "get-auth-token"], capture_output=True, text=True, check=True).stdout.strip()
 
 
+@contextlib.contextmanager
+def prometheus(config: Path, folder: Path) -> Iterator[str]:
+    """Run Debian's Prometheus; yield its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}"]
+    with (folder / "prometheus.txt").open("w") as file:
+        process = subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=file, stderr=file)
+    try:
+        wait_for(lambda: ready(f"http://{address}/-/ready"), "Prometheus")
+        yield f"http://{address}"
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def ready(address: str) -> bool:
+    try:
+        return status(address) == 200
+    except OSError:
+        return False
+
+
 class TestRaysDashboard:
     def test_without_the_token_it_only_answers_401(self, search, token):
         assert "ray get-auth-token` prints" in search.output
@@ -262,6 +286,23 @@ class TestGauges:
         assert set(self.read(shown)) >= set(GAUGES)
         page.evaluate("window.find('ray_brainreg_')")  # scrolls there
         page.screenshot(path=tmp_path / "gauges.png")
+
+    def test_prometheus_answers_every_question_of_the_dashboard_of_grafana(self, search, tmp_path):
+        """A real Prometheus, with the example's own file, in which only Ray's folder is another one."""
+        example = (ROOT / "examples/grafana/prometheus.yml").read_text()
+        config = tmp_path / "prometheus.yml"
+        config.write_text(example.replace("[/tmp/ray/", f"[{search.rays}/ray/"))
+        assert config.read_text() != example
+        with prometheus(config, tmp_path) as address:
+
+            def answer(question: str) -> list[dict]:
+                url = f"{address}/api/v1/query?{urlencode({'query': question})}"
+                return json.load(urllib.request.urlopen(url, timeout=PATIENCE))["data"]["result"]
+
+            for question in questions_of_grafana():
+                asked = question.replace("$search", "looked_at")
+                (series, *_) = wait_for(lambda asked=asked: answer(asked), f"answer to {asked}")
+                assert series["metric"]["search"] == "looked_at" and float(series["value"][1]) >= 0
 
 
 @pytest.fixture(scope="module")
