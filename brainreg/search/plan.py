@@ -35,7 +35,7 @@ from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
-from brainreg.training.data import load_training_data, settings_of_few_images
+from brainreg.training.data import OF_FEW_IMAGES, load_training_data, settings_of_few_images
 
 _DATABASE = "study.db"
 
@@ -198,8 +198,14 @@ def _as_stored(space: Space, stored: Space) -> Space:
         decided(objective.attack, stored.objective.attack),
         decided(budget.final_attack, stored.budget.final_attack),
     )
+    fitting = {
+        key: stored.fixed[key]
+        for key in OF_FEW_IMAGES
+        if key in stored.fixed and key not in {*space.fixed, *space.search}
+    }
     return space.model_copy(
         update={
+            "fixed": {**space.fixed, **fitting},
             "objective": objective.model_copy(update={"attack": attack, "attack_image_num": images}),
             "budget": budget.model_copy(update={"final_attack": final}),
         }

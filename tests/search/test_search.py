@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 import socket
+from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -22,7 +23,7 @@ from brainreg.search import cluster as search_cluster
 from brainreg.search.cluster import Machine, Machines
 from brainreg.search.limits import Limits
 from brainreg.search.options import SearchOptions
-from brainreg.search.plan import plan_resume, plan_search
+from brainreg.search.plan import SearchPlan, plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import sampler_seed
@@ -65,16 +66,21 @@ class TestFewClasses:
             budget={"num_samples": 4, **budget},
         )
 
-    def test_what_the_data_decided_is_no_difference_when_it_is_resumed(self, write_folder, tmp_path):
-        """The attacks that few classes allow, and how many of few images are attacked."""
-        space = self.space(write_folder).override({}, {"attack_image_num": None})
-        plan = plan_search(space, SearchOptions(name="s", storage_path=str(tmp_path / "out")))
-        assert plan.space.objective.attack != space.objective.attack
-        assert plan.space.objective.attack_image_num == 4  # of nine
+    def begun(self, space: Space, folder: Path) -> SearchPlan:
+        """The plan of a search that has written its manifest, and nothing else yet."""
+        plan = plan_search(space, SearchOptions(name="s", storage_path=str(folder)))
         models = {"space": plan.space, "strategy": plan.strategy, "options": plan.options}
         kept = {name: model.model_dump(mode="json") for name, model in models.items()}
         about = {"format": FORMAT, "id": plan.id, "num_samples": plan.num_samples, "data": dict(plan.data)}
         write_manifest(plan.folder, about | kept)
+        return plan
+
+    def test_what_the_data_decided_is_no_difference_when_it_is_resumed(self, write_folder, tmp_path):
+        """The attacks that few classes allow, and how many of few images are attacked."""
+        space = self.space(write_folder).override({}, {"attack_image_num": None})
+        plan = self.begun(space, tmp_path / "out")
+        assert plan.space.objective.attack != space.objective.attack
+        assert plan.space.objective.attack_image_num == 4  # of nine
         assert plan_resume(plan.folder, {}, lambda stored: space).space == plan.space
         changed = space.override({}, {"attack_image_num": 1})
         with pytest.raises(InputError, match="attack_image_num=1: this search has 4"):
@@ -84,10 +90,13 @@ class TestFewClasses:
         """Where the space leaves open how many: of 30, eight validate."""
         space = self.space(write_folder)
         fixed = {key: value for key, value in space.fixed.items() if key not in ("reg_image_num", "valid_portion")}
-        options = SearchOptions(name="s", storage_path=str(tmp_path / "out"))
-        plan = plan_search(space.model_copy(update={"fixed": fixed}), options)
+        open_space = space.model_copy(update={"fixed": fixed})
+        plan = self.begun(open_space, tmp_path / "out")
         assert plan.space.fixed == {**fixed, "valid_portion": 0.25, "reg_image_num": 22}
-        assert plan_search(space, options).space.fixed == space.fixed
+        assert plan_resume(plan.folder, {}, lambda stored: open_space).space == plan.space
+        with pytest.raises(InputError, match="reg_image_num=10: this search has 22"):
+            plan_resume(plan.folder, {}, lambda stored: open_space.override({"reg_image_num": 10}))
+        assert plan_search(space, SearchOptions(storage_path=str(tmp_path))).space.fixed == space.fixed
 
     def test_the_other_attacks_run_and_are_named(self, write_folder, tmp_path):
         plan = plan_search(self.space(write_folder), SearchOptions(storage_path=str(tmp_path)))
