@@ -1,7 +1,7 @@
 """The one kind of error that a user can mend: the command lines print it as one line and exit with 2."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -88,7 +88,7 @@ def checked_value(model: type[BaseModel], name: str, value: Any, where: str) -> 
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise InputError(f"{where}={value}: {rule(error.errors()[0])}") from error
+        raise InputError(f"{where}={value}: {_rule_of_all(error.errors())}") from error
 
 
 def _lines(error: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
@@ -105,6 +105,13 @@ def _lines(error: Mapping[str, Any], model: type[BaseModel]) -> list[str]:
         lines = cause.lines if isinstance(cause, Faults) else [rule(error)]
         return [".".join([*map(str, path), line]) for line in lines]
     return [f"{key}={error['input']}: {rule(error)}"]
+
+
+def _rule_of_all(found: Sequence[Mapping[str, Any]]) -> str:
+    """What would be right of a value that may be a number or a word, of which pydantic finds both wrong."""
+    first = rule(found[0])
+    words = [one["ctx"]["expected"].replace("'", "") for one in found if one["type"] == "literal_error"]
+    return f"{first} or {words[0]}" if found[0]["type"] == "float_parsing" and words else first
 
 
 def rule(error: Mapping[str, Any]) -> str:

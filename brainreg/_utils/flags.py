@@ -10,7 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -309,12 +309,22 @@ def use_threads(threads: str | None) -> None:
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
     kinds = get_args(field.annotation)
+    if _numbers_or_names(field):
+        return ()
     choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), kinds)  # of Literal[...] | None
     return choices if all(isinstance(choice, str) for choice in choices) else ()
 
 
+def _numbers_or_names(field: FieldInfo) -> bool:
+    """Whether a field takes a number, which is annotated, or one of some names."""
+    kinds = [get_origin(kind) for kind in get_args(field.annotation)]
+    return Annotated in kinds and Literal in kinds
+
+
 def _metavar(field: FieldInfo) -> str:
     kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
+    if _numbers_or_names(field):
+        return "|".join(["NUMBER", *(name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind))])
     if _choices(field):
         return "NAME"
     if get_origin(kinds[0]) is tuple or get_origin(field.annotation) is tuple:

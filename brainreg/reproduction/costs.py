@@ -11,7 +11,8 @@ from brainreg.data.files import nothing_written
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import load_split
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.search.costs import TrialCosts, time_setting, under_load
+from brainreg.search.costs import TrialCosts
+from brainreg.search.probe import time_setting, under_load
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.space import Space
 from brainreg.statistics import least_seeds

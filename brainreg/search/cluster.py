@@ -21,7 +21,7 @@ from brainreg._utils.machine import cpu_cores
 from brainreg._utils.timeouts import call_with_timeout
 from brainreg.errors import InputError
 from brainreg.search.claims import claims_of_others
-from brainreg.search.options import SearchOptions
+from brainreg.search.options import AUTO, SearchOptions
 from brainreg.storage import PATIENCE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes to Ray's makers unless the user wants it
@@ -256,6 +256,8 @@ def share_of_machines(options: SearchOptions, jobs: int) -> tuple[int, float]:
     Raises:
         InputError: a job takes more than there is; no cluster answers.
     """
+    if options.gpus_per_trial == AUTO:
+        raise InputError(f"--gpus_per_trial={AUTO}: only a search that begins tries that; must be a number here")
     there = machines(options.address, options.dashboard_host)
     gpus = options.gpus_per_trial if options.gpus_per_trial is not None else float(there.gpus > 0)
     for name, value, most, what in (

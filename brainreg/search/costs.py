@@ -1,74 +1,22 @@
 """What a search will cost, from timed steps and counted passes."""
 
 import bisect
-import contextlib
 import math
-import multiprocessing
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any, TypeVar, cast
-
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from brainreg._utils.machine import cpu_cores
-from brainreg.attacks.autoattack.settings import AutoAttackSettings
-from brainreg.data.files import nothing_written
-from brainreg.errors import InputError
 from brainreg.evaluation.proxy import PROXY
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.models.build import build_model
-from brainreg.records.trial import CHECKPOINT, UNFINISHED
+from brainreg.records.trial import UNFINISHED
 from brainreg.search.plan import SearchPlan
+from brainreg.search.probe import Timing, time_setting, under_load
 from brainreg.search.scheduler import KEPT, RUNGS
 from brainreg.search.timing import longest_final_attack
 from brainreg.spaces.space import Space
-from brainreg.training.checkpoint import as_classifier, fold_batchnorm
-from brainreg.training.data import TrainingData, load_training_data
-from brainreg.training.loop import train
-from brainreg.training.step import to_float
-
-# Seconds of training that tell what a step costs.
-_PROBE_SECONDS = 6
-
-
-# Of those steps, the fewest that are timed, and the first ones that do not count.
-_FEWEST_STEPS, _WARM_STEPS = 12, 5
-
-
-# Images that a network is timed on.
-_TIMED_IMAGES = 250
-
 
 # Seconds until Ray runs the first trial.
 START_SECONDS = 15
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What one network takes: the costliest setting of a space, with as many beside it as will run at a time.
-
-    Attributes:
-        step: seconds of a training step.
-        forward, gradient: seconds of a forward pass, and of one with its gradient, an image.
-        steps: of a training.
-        validation_images: that every epoch measures.
-        checkpoint: bytes that a trial keeps.
-    """
-
-    step: float
-    forward: float
-    gradient: float
-    steps: int
-    validation_images: int
-    checkpoint: int
-
-    def attack(self, attack: AutoAttackSettings, strengths: int = 1) -> float:
-        """Return the seconds that an image costs which withstands an attack: its passes, counted."""
-        return robust_counts(attack, strengths, self.forward, self.gradient)
 
 
 @dataclass(frozen=True)
@@ -143,131 +91,6 @@ class SearchCosts:
     final_attack: float
     gpu_hours: tuple[float, float]
     disk: int
-
-
-class _Enough(Exception):
-    """A step's cost is known."""
-
-
-Numbers = TypeVar("Numbers")  # a dataclass of numbers
-
-
-def time_setting(space: Space, data_dir: str, device: str, threads: int, dry_run: bool = False) -> Timing:
-    """Train a few steps of the costliest setting of a space, and time its network's passes.
-
-    Args:
-        dry_run: neither download data nor keep what was decoded.
-
-    Raises:
-        InputError: data that are missing.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with nothing_written() if dry_run else contextlib.nullcontext():
-            return _timing(*_costliest(space, data_dir, device), device)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _timing(settings: Hyperparameters, data: TrainingData, device: str) -> Timing:
-    marks: list[float] = []
-
-    def on_step(step: int, total: int) -> None:
-        marks.append(time.monotonic())
-        if len(marks) >= _FEWEST_STEPS and marks[-1] - marks[0] > _PROBE_SECONDS:
-            raise _Enough
-
-    an_epoch = math.ceil(len(data.train_indices) / settings.resnet_batch_size)
-    enough = settings.model_copy(update={"epoch_num": math.ceil(_FEWEST_STEPS / an_epoch)})
-    with contextlib.suppress(_Enough):
-        train(enough, data, device=device, on_step=on_step)
-    warm = marks[_WARM_STEPS:]
-    network = build_model(
-        settings.archi, data.in_channels, data.num_classes, settings.base_channels, data.image_size
-    ).eval()
-    model = fold_batchnorm(as_classifier(network, data.task)).to(device)
-    forward, gradient = _pass_seconds(model, to_float(data.valid_images[:_TIMED_IMAGES]).to(device))
-    with tempfile.TemporaryDirectory() as folder:
-        few = replace(data, train_indices=data.train_indices[: settings.resnet_batch_size])
-        train(settings.model_copy(update={"epoch_num": 1}), few, device=device, checkpoint=Path(folder, CHECKPOINT))
-        checkpoint = Path(folder, CHECKPOINT).stat().st_size
-    return Timing(
-        step=(warm[-1] - warm[0]) / (len(warm) - 1),
-        forward=forward,
-        gradient=gradient,
-        steps=an_epoch * settings.epoch_num,
-        validation_images=len(data.valid_labels),
-        checkpoint=checkpoint,
-    )
-
-
-def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameters, TrainingData]:
-    """A setting with the most pairs a step that the space can propose, and its data."""
-    problem = InputError("search: no setting can be trained")
-    for setting in space.corners():
-        settings = Hyperparameters(**setting)
-        try:
-            return settings, load_training_data(settings, data_dir, device)
-        except InputError as error:  # its range selects too few pairs, or there are no data
-            problem = error
-    raise problem
-
-
-def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds of a forward pass and of a forward pass with its gradient, an image."""
-
-    def forward() -> None:
-        with torch.no_grad():
-            model(images)
-
-    def gradient() -> None:
-        shown = images.clone().requires_grad_()
-        model(shown).logsumexp(dim=1).sum().backward()
-
-    found = []
-    for one in (forward, gradient):
-        one()
-        times = []
-        for _ in range(10):
-            began = time.perf_counter()
-            one()
-            if images.is_cuda:
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - began)
-        found.append(sorted(times)[5] / len(images))
-    return found[0], found[1]
-
-
-def robust_counts(attack: AutoAttackSettings, strengths: int, forward: float, gradient: float) -> float:
-    """Return the seconds that an image costs which withstands an attack over so many strengths: its passes, counted.
-
-    Args:
-        forward, gradient: seconds of a forward pass, and of one with its gradient, an image.
-    """
-    steps, targets = attack.n_iter + 5, attack.n_target_classes  # five for starts and checks
-    seconds = {
-        "apgd-ce": strengths * steps * gradient,  # alone, it is run at each strength
-        "apgd-dlr": steps * gradient,
-        "apgd-t": steps * targets * gradient,
-        "fab": steps * (gradient + forward),
-        "fab-t": steps * targets * (gradient + forward),
-        "square": attack.n_queries * forward,
-    }
-    return sum(seconds[name] for name in attack.attacks or ("apgd-ce", "apgd-t", "fab-t", "square"))
-
-
-def under_load(at_a_time: int, function: Callable[..., Numbers], *arguments: Any) -> Numbers:
-    """Return the mean of what so many processes at a time find: they slow each other down, and leave no GPU held.
-
-    Args:
-        at_a_time: networks that share the processor, or one GPU.
-        function, arguments: gives a dataclass of numbers.
-    """
-    with ProcessPoolExecutor(at_a_time, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found: Sequence[Any] = [job.result() for job in [pool.submit(function, *arguments) for _ in range(at_a_time)]]
-    kind = type(found[0])
-    return cast(Numbers, kind(*(sum(getattr(each, one.name) for each in found) / at_a_time for one in fields(kind))))
 
 
 def search_costs(plan: SearchPlan) -> SearchCosts:

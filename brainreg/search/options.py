@@ -1,6 +1,6 @@
 """What a search runs on and what ends it: none of it changes what a trial is."""
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,6 +8,10 @@ from brainreg._utils.flags import DATA_DIR
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
 SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
+
+
+# The share of a GPU that is tried before a search begins; see `brainreg.search.packing`.
+AUTO: Final = "auto"
 
 
 # Trials of a search that another limit ends, at most.
@@ -36,8 +40,10 @@ class SearchOptions(BaseModel):
         None, ge=1, description="trials at a time (absent: as many as the machine holds)"
     )
     cpus_per_trial: float = Field(1, ge=0.01, description="CPU cores that a trial takes")
-    gpus_per_trial: float | None = Field(
-        None, ge=0, description="GPUs that a trial takes, 0.5 for two trials a GPU (absent: 1 where there is one)"
+    gpus_per_trial: Annotated[float, Field(ge=0)] | Literal["auto"] | None = Field(
+        None,
+        description="GPUs that a trial takes, 0.5 for two trials a GPU, auto to try what pays (absent: 1 where there"
+        " is one)",
     )
     max_retries: int = Field(
         3, ge=0, description="times that a trial is tried again after a lost worker or node, or for lack of memory"

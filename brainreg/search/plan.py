@@ -27,7 +27,8 @@ from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.cluster import share_of_machines
 from brainreg.search.database import file_to_make, open_database, studies_of
 from brainreg.search.folders import answer_of, check_new, storage_of
-from brainreg.search.options import MOST_TRIALS, SearchOptions
+from brainreg.search.options import AUTO, MOST_TRIALS, SearchOptions
+from brainreg.search.packing import try_packing
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import taken
@@ -232,6 +233,12 @@ def _plan(
     with nothing_written() if dry_run else contextlib.nullcontext():
         space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed)
     num_samples, used_up = _trials(space, options, strategy.seeds, records)
+    tried = None
+    if options.gpus_per_trial == AUTO:
+        if missing:
+            raise InputError(f"--gpus_per_trial={AUTO}: needs {missing[0]}, which is not downloaded yet")
+        tried = try_packing(space, options, num_samples)
+        options = options.model_copy(update={"gpus_per_trial": 1 / tried.best})
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     if options.gpu_hours is not None and not gpus_per_trial:
         raise InputError(f"--gpu_hours={options.gpu_hours:g}: trials take no GPU; limit the search with --minutes")
@@ -251,6 +258,7 @@ def _plan(
         data,
         tuple(missing),
         used_up=used_up,
+        notes=() if tried is None else (str(tried),),
     )
     if options.study is not None:
         _check_study(plan, dry_run)

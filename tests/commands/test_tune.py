@@ -15,7 +15,7 @@ from brainreg.commands import tune
 from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
 from brainreg.search import costs as search_costs
-from brainreg.search.costs import Timing
+from brainreg.search.probe import Timing
 from brainreg.spaces.files import space_names
 
 SPACE = "--space=digits_double"
@@ -55,6 +55,7 @@ def timed_before(request, monkeypatch):
             "reg_range=high: selects 0 of the 190 pairs of 20 images at reg_thresh=0.99",
         ),
         (f"{SPACE} --gpus-per-trial=99", "--gpus_per_trial=99: there are"),
+        (f"{SPACE} --gpus-per-trial=many", "--gpus_per_trial=many: must be a number or auto"),
         (f"{SPACE} --dashboard-host=203.0.113.7", "--dashboard_host=203.0.113.7: not an address of this machine ("),
         (f"{SPACE} --num-samples=0", "--num_samples=0: must be at least 1"),
         (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),

@@ -24,7 +24,7 @@ from brainreg.reproduction import row as reproduction_row
 from brainreg.reproduction.costs import Costs, Measurement, payable_designs, row_costs, workload_within
 from brainreg.reproduction.row import SIZES, Row
 from brainreg.reproduction.table import load_reproductions, markdown_table
-from brainreg.search import costs as search_costs
+from brainreg.search import probe as search_probe
 from brainreg.search.options import SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
 from brainreg.spaces.published import PUBLISHED_SETTINGS
@@ -158,7 +158,7 @@ def test_a_confirmation_is_planned_by_the_searchs_repeats(searched, tmp_path, mo
 
 
 def test_a_row_costs_what_its_space_and_its_measurement_say(monkeypatch):
-    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(search_probe, "_PROBE_SECONDS", 0.5)
     monkeypatch.setattr(reproduction_costs, "under_load", lambda at_a_time, time_it, *arguments: time_it(*arguments))
     space = DIGITS.override({"base_channels": 2, "epoch_num": 2, "train_image_num": 640}, {}, {})
     less = Measurement(seeds=(2, 2), num_epsilons=2, num_images=8)

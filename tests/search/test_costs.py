@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,11 +10,16 @@ from testing import make_space
 from torch import nn
 
 from brainreg.attacks import AutoAttack
+from brainreg.errors import InputError
 from brainreg.records.trial import FINISHED, TrialRecord
 from brainreg.search import costs as search_costs
-from brainreg.search.costs import Timing, TrialCosts, costs_of, robust_counts, time_setting, under_load
+from brainreg.search import packing as search_packing
+from brainreg.search import plan as search_plan
+from brainreg.search import probe as search_probe
+from brainreg.search.costs import TrialCosts, costs_of
 from brainreg.search.options import SearchOptions
-from brainreg.search.plan import SearchPlan
+from brainreg.search.plan import SearchPlan, plan_search
+from brainreg.search.probe import Timing, robust_counts, time_setting, under_load
 from brainreg.search.strategy import Strategy
 from brainreg.storage import Storage
 
@@ -85,7 +91,7 @@ class TestCosts:
 
 
 def test_a_setting_is_timed(monkeypatch):
-    monkeypatch.setattr(search_costs, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(search_probe, "_PROBE_SECONDS", 0.2)
     threads = torch.get_num_threads()
     space = make_space()
     timing = time_setting(space, "data", "cpu", 1)
@@ -102,3 +108,56 @@ def own_process(process: int) -> TrialCosts:
 def test_under_load_is_the_mean_of_processes_that_end(at_a_time):
     """So that the process that asks holds no GPU afterwards, one network at a time or several."""
     assert under_load(at_a_time, own_process, os.getpid()) == TrialCosts(1.0, 2.0, 3.0)
+
+
+class TestPacking:
+    """How many trials share a GPU; the times are made up, since there may be none here."""
+
+    @pytest.fixture
+    def tried(self, monkeypatch):
+        """Try it where so many at a time take these seconds a step, on a GPU of 10 GB."""
+
+        def on(seconds: dict[int, float], memory: float = 1e9, cores: int = 16, fails: int = 99, **options):
+            def under_load(count: int, *arguments: object) -> Timing:
+                if count >= fails:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                return dataclasses.replace(TIMING, step=seconds[count], gpu_memory=int(memory))
+
+            monkeypatch.setattr(search_packing, "under_load", under_load)
+            monkeypatch.setattr(search_packing, "cpu_cores", lambda: cores)
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+            properties = SimpleNamespace(total_memory=10**10)
+            monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+            return search_packing.try_packing(make_space(), SearchOptions(**options), 20)
+
+        return on
+
+    def test_as_many_as_train_faster_together(self, tried):
+        """Two train 1.9 times the steps of one, four 1.6 times those of two, eight no more than four."""
+        packing = tried({1: 0.01, 2: 0.0105, 4: 0.013, 8: 0.026}, memory=4e8)
+        assert packing.best == 4 and {*packing.steps} == {1, 2, 4, 8}
+        assert "4 trials share a GPU (" in str(packing) and "1: 100, 2: 190, 4: 308, 8: 308" in str(packing)
+
+    @pytest.mark.parametrize(
+        ("limits", "most"),
+        [({"memory": 2e9}, 2), ({"cores": 3}, 2), ({"cpus_per_trial": 8}, 2), ({"fails": 4}, 2), ({"memory": 8e9}, 1)],
+    )
+    def test_no_more_than_fit(self, tried, limits, most):
+        """Into the memory, beside what CUDA itself takes of it, and onto the cores."""
+        assert tried(dict.fromkeys((1, 2, 4, 8, 16), 0.01), **limits).best == most
+
+    def test_one_that_does_not_fit_at_all_is_told(self, tried):
+        with pytest.raises(torch.OutOfMemoryError):
+            tried({}, fails=1)
+
+    def test_a_search_has_the_share_and_says_what_was_tried(self, tmp_path, monkeypatch):
+        packing = search_packing.Packing({1: 100.0, 2: 190.0, 4: 200.0}, 2)
+        monkeypatch.setattr(search_plan, "try_packing", lambda *arguments: packing)
+        monkeypatch.setattr(search_plan, "share_of_machines", lambda options, jobs: (4, options.gpus_per_trial))
+        plan = plan_search(make_space(), SearchOptions(gpus_per_trial="auto", storage_path=str(tmp_path)))
+        assert plan.gpus_per_trial == plan.options.gpus_per_trial == 0.5 and plan.notes == (str(packing),)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to try it on")
+    def test_without_a_gpu_it_is_refused(self, tmp_path):
+        with pytest.raises(InputError, match=r"^--gpus_per_trial=auto: this machine has no GPU to try it on; "):
+            plan_search(make_space(), SearchOptions(gpus_per_trial="auto", storage_path=str(tmp_path)))
