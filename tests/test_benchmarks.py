@@ -26,6 +26,7 @@ SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in 
 SMALLEST = {
     "performance.py": "--parts step pairs --made_up_images --rounds=1 --threads=1 --device=cpu",
     "precision.py": "--seeds=1",
+    "cpu_layouts.py": "--shapes 8x8 --ways usual grouped --repeats=1",
     "front_rungs.py": "--draws=1",
     "fixed_settings.py": "--space=digits_double --settings early_stopped adversarial_eps=0.1 --seeds 1 2"
     " --set base_channels=2 epoch_num=1 phase_duration=1 train_image_num=200 --attack_images=4 --save=rows.csv",
