@@ -72,14 +72,24 @@ def run_final_attack(plan: SearchPlan, finished: pd.DataFrame, console: Console)
     ]
     plan.folder.write(FINAL_TABLE, pd.DataFrame(rows).to_csv(index=False))
     for outcome in rows:
-        attacked = "did not attack" if outcome["fresh"] else "attacked, too"
-        longer = outcome["seconds"] > _LONGER * budget.final_attack_seconds
-        took = f"; {format_duration(outcome['seconds'])}, since a batch is attacked to its end" if longer else ""
-        say(
-            f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'recommended'}): robust accuracy"
-            f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
-            f" on {outcome['n']} validation images that the search {attacked}{took}"
-        )
+        say(outcome_line(outcome, budget.final_attack_seconds))
+
+
+def outcome_line(outcome: dict[str, Any], limit: float) -> str:
+    """Return what is printed of one attacked trial.
+
+    Args:
+        outcome: a row of the table.
+        limit: seconds that the attack was given.
+    """
+    attacked = "did not attack" if outcome["fresh"] else "attacked, too"
+    longer = outcome["seconds"] > _LONGER * limit
+    took = f"; {format_duration(outcome['seconds'])}, since a batch is attacked to its end" if longer else ""
+    return (
+        f"  trial {outcome['trial']} ({shown_name(outcome['setting']) or 'recommended'}): robust accuracy"
+        f" {outcome['accuracy']:.3f}, 95% interval {outcome['low']:.3f} to {outcome['high']:.3f},"
+        f" on {outcome['n']} validation images that the search {attacked}{took}"
+    )
 
 
 def final_attack(

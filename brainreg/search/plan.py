@@ -226,12 +226,12 @@ def _plan(
     records: tuple[TrialRecord, ...] = (),
     dry_run: bool = False,
 ) -> SearchPlan:
-    seed = _seed(space)
+    seed, resumed = _seed(space), folder.exists(MANIFEST)
     if folder.is_local:
         check_writable("--storage_path", options.storage_path)
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
     with nothing_written() if dry_run else contextlib.nullcontext():
-        space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed)
+        space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed, new=not resumed)
     num_samples, used_up = _trials(space, options, strategy.seeds, records)
     tried = None
     if options.gpus_per_trial == AUTO:
@@ -242,7 +242,6 @@ def _plan(
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     if options.gpu_hours is not None and not gpus_per_trial:
         raise InputError(f"--gpu_hours={options.gpu_hours:g}: trials take no GPU; limit the search with --minutes")
-    resumed = folder.exists(MANIFEST)
     plan = SearchPlan(
         space,
         strategy,
@@ -301,17 +300,21 @@ def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
         raise taken(url, plan.name)
 
 
-def _check_settings(space: Space, data_dir: str, seed: int) -> tuple[Space, dict[str, str]]:
+def _check_settings(space: Space, data_dir: str, seed: int, new: bool) -> tuple[Space, dict[str, str]]:
     """Load the data of the given settings and of the largest that can be proposed; this fills the cache, too.
+
+    Args:
+        new: whether the search begins; one that goes on keeps the numbers of images that it has.
 
     Returns:
         The space, with the attacks that its number of classes allows and the numbers of attacked, validation and
         regularization images that fit its data, and the data's fingerprints.
     """
     found: dict[str, str] = {}
-    first = Hyperparameters(**space.setting(space.given[0]))
-    fitting = settings_of_few_images(first, data_dir, {*space.fixed, *space.search})
-    space = space.model_copy(update={"fixed": {**space.fixed, **fitting}})
+    if new:
+        first = Hyperparameters(**space.setting(space.given[0]))
+        fitting = settings_of_few_images(first, data_dir, {*space.fixed, *space.search})
+        space = space.model_copy(update={"fixed": {**space.fixed, **fitting}})
     for name in space.given:
         data = load_training_data(Hyperparameters(**space.setting(name)), data_dir, "cpu")
         found |= data.fingerprints

@@ -21,6 +21,7 @@ from brainreg.records.manifest import FORMAT, read_manifest, write_manifest
 from brainreg.records.results import BEST, load_results, rank_trials, recommended_trial, settings_of
 from brainreg.search import cluster as search_cluster
 from brainreg.search.cluster import Machine, Machines
+from brainreg.search.final_attack import outcome_line
 from brainreg.search.limits import Limits
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import SearchPlan, plan_resume, plan_search
@@ -98,6 +99,17 @@ class TestFewClasses:
             plan_resume(plan.folder, {}, lambda stored: open_space.override({"reg_image_num": 10}))
         assert plan_search(space, SearchOptions(storage_path=str(tmp_path))).space.fixed == space.fixed
 
+    def test_a_search_that_began_with_the_defaults_goes_on_with_them(self, tmp_path):
+        """As one of an earlier version, of which 14 of 1,438 digits validate."""
+        space = make_space().override({}, {"attack_image_num": 10})
+        fixed = {key: value for key, value in space.fixed.items() if key != "valid_portion"}
+        plan = self.begun(space.model_copy(update={"fixed": fixed}), tmp_path)
+        assert plan.space.fixed["valid_portion"] == 0.25
+        manifest = read_manifest(plan.folder)
+        del manifest["space"]["fixed"]["valid_portion"], manifest["data"]
+        write_manifest(plan.folder, manifest)
+        assert "valid_portion" not in plan_resume(plan.folder, {}, lambda stored: stored).space.fixed
+
     def test_the_other_attacks_run_and_are_named(self, write_folder, tmp_path):
         plan = plan_search(self.space(write_folder), SearchOptions(storage_path=str(tmp_path)))
         for attack in (plan.space.objective.attack, plan.space.budget.final_attack):
@@ -109,6 +121,21 @@ class TestFewClasses:
         with pytest.raises(InputError, match=r"^budget\.final_attack\.attacks=apgd-t: "):
             plan_search(space, SearchOptions(storage_path=str(tmp_path)))
         plan_search(space.override({}, {}, {"final_attack_seconds": 0}), SearchOptions(storage_path=str(tmp_path)))
+
+
+def test_a_final_attack_that_took_longer_than_it_was_given_says_why():
+    outcome = {
+        "trial": 3,
+        "setting": "",
+        "accuracy": 0.25,
+        "low": 0.05,
+        "high": 0.7,
+        "n": 4,
+        "fresh": True,
+        "seconds": 20,
+    }
+    assert outcome_line(outcome, 1).endswith("did not attack; 0m20s, since a batch is attacked to its end")
+    assert outcome_line(outcome, 15).endswith("on 4 validation images that the search did not attack")
 
 
 @pytest.mark.long
