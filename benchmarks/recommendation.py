@@ -44,6 +44,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import optuna
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import polygamma
 
 from brainreg.recommendation import allocation
 from brainreg.recommendation import recommend as recommending
@@ -207,7 +209,7 @@ class Rule:
         race: part of the budget at the end in which no new setting is begun.
         noise: prior of the noise's variance, median and spread of the logarithm; None is the product's own.
         offset: whether seeds have offsets.
-        freedom: how much settings' variances of the noise resemble each other; infinite for one noise of all.
+        freedom: how much settings' variances of the noise resemble each other.
     """
 
     sampler: str = "thompson"
@@ -230,6 +232,10 @@ class Rule:
 STUDY = "study"
 
 
+# Settings' variances of the noise are drawn to the common one altogether.
+_ONE_NOISE = 1e9
+
+
 RULES = {
     "search": Rule(STUDY),
     "search, asha": Rule(STUDY, "asha"),
@@ -249,8 +255,8 @@ RULES = {
     "no repeats": Rule(repeats=False),
     "optuna's noise": Rule(noise=(0.02, 0.7)),
     "no seed offset": Rule(offset=False),
-    "one noise": Rule(freedom=math.inf),
-    "search, one noise": Rule(STUDY, freedom=math.inf),
+    "one noise": Rule(freedom=_ONE_NOISE),
+    "search, one noise": Rule(STUDY, freedom=_ONE_NOISE),
     "race": Rule(race=0.35),
     "no controls": Rule(controls=False),
     "no guard": Rule(guard=False),
@@ -679,6 +685,20 @@ def _first_below(curve: pd.Series, wanted: float) -> str:
     return f"{sizes[i - 1] + part * (sizes[i] - sizes[i - 1]):.0f}"
 
 
+def noise_freedom(away: pd.DataFrame) -> float:
+    """Return how much settings' variances of the noise resemble each other: degrees of freedom of the scaled inverse
+    chi-squared distribution that their variances fit, infinite where they scatter no more than by chance.
+
+    Args:
+        away: (settings, seeds), the values without the settings' means and the seeds' offsets.
+
+    Source: Smyth, Statistical Applications in Genetics and Molecular Biology 3 (2004), 6.2.
+    """
+    degrees = (away.shape[1] - 1) / 2
+    scatter = float(np.log(away.var(axis=1)).var()) - float(polygamma(1, degrees))
+    return 2 * brentq(lambda half: polygamma(1, half) - scatter, 1e-3, 1e6) if scatter > 1e-6 else math.inf
+
+
 def describe_noise(path: Path, space: Space) -> str:
     """Return where the variance of the objective around its setting's mean comes from, over settings with all seeds.
 
@@ -707,6 +727,7 @@ def describe_noise(path: Path, space: Space) -> str:
         f" {of_attacked / variance:.2f} the {attacked} attacked images,"
         f" {of_clean / variance:.2f} the {valid} clean ones,"
         f" {1 - (offset + of_attacked + of_clean) / variance:.2f} training and split",
+        f"settings' own variances: as of {noise_freedom(rest):.1f} degrees of freedom",
         f"with all {valid} images attacked, the attacked images' part would be {fewer / variance:.2f}",
     ]
     return "\n".join(lines)

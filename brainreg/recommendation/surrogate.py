@@ -5,7 +5,6 @@ each of the three is, and how far settings resemble each other along each parame
 own, too: some settings train alike with every seed, others not. Its variance is drawn toward that of all settings.
 """
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -26,8 +25,8 @@ _JITTER = 1e-8
 
 
 # How much settings' variances of the noise resemble each other: each counts as if so many further runs had told of it,
-# all of them of the common variance. (Degrees of freedom of a scaled inverse chi-squared distribution; 65 settings of
-# eight seeds each on digits fit best with 6.1.)
+# all of them of the common variance. (Degrees of freedom of a scaled inverse chi-squared distribution; `--noise` of
+# benchmarks/recommendation.py fits 6.1 to 65 settings of eight seeds each on digits.)
 _NOISE_FREEDOM = 6.0
 
 
@@ -194,8 +193,6 @@ class Surrogate:
     def _find_noise(self) -> None:
         """Find each setting's variance of the noise, with the scales and common variances as they are."""
         runs, keys = self._runs, self._runs.setting_keys()
-        if math.isinf(_NOISE_FREEDOM):
-            return
         noise = np.exp(self._logs[1])
         measured = [i for i in range(len(runs)) if runs.extra[i] == 0]
         for _ in range(_STEPS):

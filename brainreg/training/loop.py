@@ -220,8 +220,9 @@ def train(
 
 
 def _channels_last_pays(settings: Hyperparameters) -> bool:
-    """Whether a CPU trains a network faster with the channels of a pixel side by side, and surely: with other numbers
-    of channels than multiples of eight, four or two, oneDNN crashes on some processors.
+    """Whether a CPU trains a network faster with the channels of a pixel side by side.
+
+    Only multiples of eight channels: with four, oneDNN crashes on some processors.
     """
     return settings.archi in RESNETS and settings.precision == "float32" and settings.base_channels % 8 == 0
 

@@ -34,6 +34,7 @@ def perturbation(images: torch.Tensor, others: torch.Tensor, norm: Norm) -> torc
     return difference.norm(p={"Linf": torch.inf, "L2": 2, "L1": 1}[norm], dim=1)
 
 
+# When a stage runs, and what it runs; see `Stage`.
 When = Literal["everywhere", "once", "last"]
 Run = Callable[[torch.Tensor, torch.Tensor, float, torch.Tensor], torch.Tensor]
 
