@@ -5,6 +5,7 @@ python benchmarks/recommendation.py --repetitions=40 --rules today oracle search
 python benchmarks/recommendation.py --save=benchmarks/results/recommendation.csv
 python benchmarks/recommendation.py --table=benchmarks/results/mnist_runs.csv --space=narrow/mnist_mnist
 python benchmarks/recommendation.py --noise
+python benchmarks/recommendation.py --known-truth --save=benchmarks/results/recommendation_known.csv
 python benchmarks/recommendation.py --rules today thompson "race, asha" "no repeats" "no seed offset" "best raw value"
 
 The table (benchmarks/make_table.py) stands for the training: what a search proposes is looked up as the nearest setting
@@ -21,6 +22,11 @@ recommends, as in a search.
 * coverage: how often the 95% interval that the search tells holds the truth, which is uncertain itself: its standard
   error widens the interval.
 * calibration: of the recommendations that are told with a P(best) of 70 to 90%, how many are within 0.005 of the best.
+* P(best), was best: over all recommendations, the mean of what is told, and how many are within 0.005 of the best.
+
+With few seeds as the truth, which setting is the best is itself uncertain. `--known-truth` draws the runs of each
+repetition anew, around settings' values that are known: a draw of what all runs of the table leave possible, by a
+surrogate, and around it the table's own deviations from the settings' means, each setting's with replacement.
 """
 
 import argparse
@@ -32,7 +38,9 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -52,8 +60,9 @@ from brainreg.recommendation import recommend as recommending
 from brainreg.recommendation import surrogate as surrogates
 from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fit_surrogates
 from brainreg.recommendation.places import Places
+from brainreg.recommendation.process import Runs
 from brainreg.recommendation.recommend import recommend
-from brainreg.recommendation.surrogate import Runs, Surrogate
+from brainreg.recommendation.surrogate import Surrogate
 from brainreg.search.planner import NextRun, RunPlanner
 from brainreg.search.proposals import _distributions
 from brainreg.search.samplers import make_sampler
@@ -135,43 +144,100 @@ class RunTable:
         """Objectives, (settings, seeds)."""
         return np.array([[run.objective for run in runs] for runs in self.runs])
 
+    def known_runs(self, own: Settings, settings: Iterable[int], seeds: Iterable[int]) -> Runs:
+        """Return the runs of some of the settings, of which `own` are the places, with some of the seeds."""
+        values = self.values()[np.ix_([*settings], [*seeds])]
+        chosen = np.repeat(np.arange(values.shape[0]), values.shape[1])
+        return Runs(
+            own.places[chosen],
+            own.islands[chosen],
+            np.tile(np.arange(values.shape[1]), values.shape[0]),
+            values.ravel(),
+            np.zeros(values.size),
+        )
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """Fitted to all runs of the table."""
+        everything = self.known_runs(self.settings, range(len(self.settings)), range(len(self.seeds)))
+        return Surrogate(everything, self.places.groups)
+
+    def redrawn(self, generator: np.random.Generator) -> tuple["RunTable", np.ndarray]:
+        """Return runs that are drawn anew around known values of the settings, and those values, (settings,).
+
+        A drawn run is one of the table's runs of the same setting, moved: its proxies as far as its objective.
+        """
+        values = self.values()
+        (count, seeds), means = values.shape, values.mean(axis=1)
+        offsets = (values - means[:, None]).mean(axis=0)
+        away = values - means[:, None] - offsets
+        away *= math.sqrt(count * seeds / ((count - 1) * (seeds - 1)))
+        truth = self.surrogate.sample(self.settings.places, self.settings.islands, 1, generator)[0]
+        new_offsets = generator.choice(offsets, seeds)
+        sources = generator.integers(seeds, size=(count, seeds))
+        table = copy(self)
+        table.runs = [
+            [
+                moved(self.runs[one][source], truth[one] + away[one, source] + new_offsets[seed])
+                for seed, source in enumerate(sources[one])
+            ]
+            for one in range(count)
+        ]
+        return table, truth
+
+
+def moved(run: Run, objective: float) -> Run:
+    """Return a run that ends with another objective; its proxies are moved as far."""
+    further = objective - run.objective
+    reports = [one | {"proxy_objective": one["proxy_objective"] + further} for one in run.reports]
+    return replace(run, reports=reports, objective=objective)
+
 
 @dataclass
 class Draw:
-    """One repetition's part of a table: its settings, the seeds that feed the search, and those of the truth."""
+    """One repetition's part of a table: its settings, the seeds that feed the search, and those of the truth.
+
+    Or, where the settings' values are known, `known`: (settings of the table,).
+    """
 
     table: RunTable
     settings: list[int]
     feed: list[int]
     truth: list[int]
+    known: np.ndarray | None = None
 
     @classmethod
-    def of(cls, table: RunTable, seed: int) -> "Draw":
+    def of(cls, table: RunTable, seed: int, known_truth: bool = False) -> "Draw":
         generator = np.random.default_rng([seed, 7])
         count = len(table.runs) - 1
         settings = [0, *sorted(1 + generator.permutation(count)[: round(_PART_OF_SETTINGS * count)])]
         seeds = generator.permutation(len(table.seeds))
         half = len(seeds) // 2
+        if known_truth:
+            redrawn, known = table.redrawn(generator)
+            return cls(redrawn, settings, seeds.tolist(), [], known)
         return cls(table, settings, seeds[:half].tolist(), seeds[half:].tolist())
 
     def own(self) -> Settings:
         return Settings(self.table.settings.places[self.settings], self.table.settings.islands[self.settings])
 
     @cached_property
+    def truth_error(self) -> float:
+        """Standard error of a setting's mean over the truth's runs."""
+        if self.known is not None:
+            return 0.0
+        values = self.table.values()[self.settings][:, self.truth]
+        return float(np.sqrt(np.mean(values.var(axis=1, ddof=1)) / values.shape[1]))
+
+    @cached_property
     def smooth_truth(self) -> tuple[np.ndarray, np.ndarray]:
         """The settings' objectives by the truth's runs: as a surrogate sees them, and their plain means."""
-        values = self.table.values()[self.settings][:, self.truth]
-        own, (count, seeds) = self.own(), values.shape
-        chosen = np.repeat(np.arange(count), seeds)
-        runs = Runs(
-            own.places[chosen],
-            own.islands[chosen],
-            np.tile(np.arange(seeds), count),
-            values.ravel(),
-            np.zeros(values.size),
-        )
+        if self.known is not None:
+            return self.known[self.settings], self.known[self.settings]
+        own = self.own()
+        runs = self.table.known_runs(own, self.settings, self.truth)
         smooth = Surrogate(runs, self.table.places.groups).posterior(own.places, own.islands)[0]
-        return smooth, values.mean(axis=1)
+        return smooth, self.table.values()[np.ix_(self.settings, self.truth)].mean(axis=1)
 
 
 @dataclass
@@ -210,6 +276,7 @@ class Rule:
         noise: prior of the noise's variance, median and spread of the logarithm; None is the product's own.
         offset: whether seeds have offsets.
         freedom: how much settings' variances of the noise resemble each other.
+        widest: how far scales are drawn around the most likely ones, at most, in standard deviations of their prior.
     """
 
     sampler: str = "thompson"
@@ -222,6 +289,7 @@ class Rule:
     noise: tuple[float, float] | None = None
     offset: bool = True
     freedom: float = surrogates._NOISE_FREEDOM
+    widest: float = surrogates._WIDEST
     controls: bool = True
     leader: float = allocation._LEADER_SHARE
     guard: bool = True
@@ -234,6 +302,10 @@ STUDY = "study"
 
 # Settings' variances of the noise are drawn to the common one altogether.
 _ONE_NOISE = 1e9
+
+
+# Only the most likely scales of the surrogate count.
+_MOST_LIKELY = 1e-6
 
 
 RULES = {
@@ -257,6 +329,8 @@ RULES = {
     "no seed offset": Rule(offset=False),
     "one noise": Rule(freedom=_ONE_NOISE),
     "search, one noise": Rule(STUDY, freedom=_ONE_NOISE),
+    "one fit": Rule(widest=_MOST_LIKELY),
+    "search, one fit": Rule(STUDY, widest=_MOST_LIKELY),
     "race": Rule(race=0.35),
     "no controls": Rule(controls=False),
     "no guard": Rule(guard=False),
@@ -595,15 +669,14 @@ class Search:
         }
 
 
-def repeat(seed: int, path: Path, space_name: str, names: list[str], workers: int, budget: int) -> list[dict[str, Any]]:
+def repeat(
+    seed: int, path: Path, space_name: str, names: list[str], workers: int, budget: int, known_truth: bool
+) -> list[dict[str, Any]]:
     """One repetition: all rules search the same draw of the table."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = _table(path, space_name)
-    drawn = Draw.of(table, seed)
+    drawn = Draw.of(_table(path, space_name), seed, known_truth)
     smooth, plain = drawn.smooth_truth
     inside = [i for i, one in enumerate(drawn.settings) if one]
-    values = table.values()[drawn.settings][:, drawn.truth]
-    error = float(np.sqrt(np.mean(values.var(axis=1, ddof=1)) / values.shape[1]))
     where = {setting: i for i, setting in enumerate(drawn.settings)}
     rows = []
     for name in names:
@@ -614,15 +687,15 @@ def repeat(seed: int, path: Path, space_name: str, names: list[str], workers: in
         if not rule.offset:
             surrogates._PRIORS["offset"] = (1e-6, 0.01)
         allocation._LEADER_SHARE = rule.leader
-        surrogates._NOISE_FREEDOM = rule.freedom
+        surrogates._NOISE_FREEDOM, surrogates._WIDEST = rule.freedom, rule.widest
         try:
             search = Search(drawn, rule, seed, budget, workers).run()
         finally:
             surrogates._PRIORS.update(priors)
-            surrogates._NOISE_FREEDOM = Rule.freedom
+            surrogates._NOISE_FREEDOM, surrogates._WIDEST = Rule.freedom, Rule.widest
         for index, size in enumerate(one for one in BUDGETS if one <= budget):
             told = search.told.get(index, {})
-            row = {"rule": name, "seed": seed, "trainings": size, "truth_error": error, **told}
+            row = {"rule": name, "seed": seed, "trainings": size, "truth_error": drawn.truth_error, **told}
             if "setting" in told:
                 i = where[told["setting"]]
                 row |= {"smooth": smooth[i], "plain": plain[i], "regret": smooth[inside].max() - smooth[i]}
@@ -662,8 +735,9 @@ def summary(results: pd.DataFrame) -> str:
             sure = last[(last.best >= 0.7) & (last.best < 0.9)]
             line["calibration"] = f"{(sure.regret <= 0.005).mean():.2f} of {len(sure)}" if len(sure) else "none"
             line["P(best)"] = f"{last.best.mean():.2f}"
+            line["was best"] = f"{(last.regret <= 0.005).mean():.2f}"
         else:
-            line |= {"coverage": "", "calibration": "", "P(best)": ""}
+            line |= {"coverage": "", "calibration": "", "P(best)": "", "was best": ""}
         line["settings"] = f"{rows[rows.trainings == rows.trainings.max()].settings.mean():.0f}"
         line["ms"] = f"{rows.proposal_ms.mean():.0f}"
         lines.append(line)
@@ -744,12 +818,19 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=80, help="trainings of each search")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--save", type=Path, help="CSV file: a row for each search and budget")
+    parser.add_argument("--known-truth", action="store_true", help="draw the runs anew, around values that are known")
     parser.add_argument("--noise", action="store_true", help="only tell where the noise of a run comes from")
     flags = parser.parse_args()
     if flags.noise:
         return print(describe_noise(flags.table, load_space(flags.space)))
     action = partial(
-        repeat, path=flags.table, space_name=flags.space, names=flags.rules, workers=flags.workers, budget=flags.budget
+        repeat,
+        path=flags.table,
+        space_name=flags.space,
+        names=flags.rules,
+        workers=flags.workers,
+        budget=flags.budget,
+        known_truth=flags.known_truth,
     )
     began, rows = time.monotonic(), []
     with multiprocessing.get_context("spawn").Pool(flags.processes) as pool:

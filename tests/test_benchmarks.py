@@ -168,6 +168,33 @@ class TestRecommendation:
             assert np.isnan(value) or value == known
         assert search.told[0]["setting"] in drawn.settings[1:]
 
+    def test_runs_drawn_anew_scatter_around_known_values_as_the_real_ones_do(self, module):
+        """Their mean over many draws is the known value, and noise and settings vary as in the table without bias."""
+        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
+        draws = [table.redrawn(np.random.default_rng(seed)) for seed in range(30)]
+        truth = np.array([known for _, known in draws])
+        away = np.array([drawn.values() for drawn, _ in draws]) - truth[:, :, None]
+        assert np.abs(away.mean(axis=(0, 2))).max() < 0.025
+        real = table.values()
+        noise = real.var(axis=1, ddof=1).mean()
+        assert (away**2).mean() == pytest.approx(noise, rel=0.1)
+        assert truth.var(axis=1, ddof=1).mean() == pytest.approx(real.mean(axis=1).var(ddof=1) - noise / 8, rel=0.2)
+
+    def test_a_drawn_run_keeps_how_its_proxies_lie_to_its_objective(self, module):
+        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
+        run = table.runs[3][0]
+        moved = module.moved(run, run.objective + 0.1)
+        for one, other in zip(run.reports, moved.reports, strict=True):
+            assert other["proxy_objective"] - one["proxy_objective"] == pytest.approx(0.1)
+            assert other["valid_cross_entropy"] == one["valid_cross_entropy"]
+        assert moved.training == run.training and run.objective == table.runs[3][0].objective
+
+    def test_a_known_truth_has_no_error(self, module):
+        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
+        drawn = module.Draw.of(table, 3, known_truth=True)
+        smooth, plain = drawn.smooth_truth
+        assert drawn.truth_error == 0 and (smooth == plain).all() and len(smooth) == len(drawn.settings)
+
     def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, module):
         table = module.RunTable(module.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))
         assert table.params[0] == {}

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from brainreg.recommendation.surrogate import Runs, Surrogate
+from brainreg.recommendation.process import Runs
+from brainreg.recommendation.surrogate import Surrogate
 
 # How often the leader itself is run, and not its challenger.
 _LEADER_SHARE = 0.5

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from brainreg.recommendation.allocation import SettingRuns, Settings
-from brainreg.recommendation.surrogate import Surrogate, draw
+from brainreg.recommendation.surrogate import Surrogate
 
 # Draws of the posterior that probabilities are counted over.
 _DRAWS = 4000
@@ -84,7 +84,7 @@ def recommend(
         seed: of the draws that probabilities are counted over.
     """
     mean, covariance = surrogate.posterior(settings.places, settings.islands)
-    draws = draw(mean, covariance, _DRAWS, np.random.default_rng(seed))
+    draws = surrogate.sample(settings.places, settings.islands, _DRAWS, np.random.default_rng(seed))
     ended = ~np.isnan(runs.values) & (runs.extra == 0)
     counts = np.bincount(runs.settings[ended], minlength=len(settings))
     chosen = int(np.where(proposed & (counts > 0), mean, -np.inf).argmax())

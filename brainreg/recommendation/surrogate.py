@@ -3,25 +3,33 @@
 Each run's value is a setting's own value, plus an offset of its seed that all settings share, plus noise. How large
 each of the three is, and how far settings resemble each other along each parameter, is fitted. The noise is a setting's
 own, too: some settings train alike with every seed, others not. Its variance is drawn toward that of all settings.
+
+Few runs leave all of these uncertain, and one fit that passes for the truth makes intervals too narrow. So a surrogate
+is several processes, whose scales are drawn from what the runs leave possible.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
 from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from brainreg.recommendation.process import (
+    JITTER,
+    MEAN_VARIANCE,
+    Process,
+    Runs,
+    Scales,
+    SettingKey,
+    connected,
+    squared_distances,
+)
 
 # Of standardized values. A median and a spread, both of a normal distribution of the logarithm: of the variance of the
 # settings, of the noise, of the seeds' offsets, and of the length scales (the cube's edge is 1).
 _PRIORS = {"signal": (0.7, 1.0), "noise": (0.4, 1.0), "offset": (0.02, 1.5), "length": (0.7, 0.8)}
-
-
-# Variance of the mean, of standardized values.
-_MEAN_VARIANCE = 1.0
-
-
-_JITTER = 1e-8
 
 
 # How much settings' variances of the noise resemble each other: each counts as if so many further runs had told of it,
@@ -34,6 +42,10 @@ _NOISE_FREEDOM = 6.0
 _ROUNDS, _STEPS = 2, 4
 
 
+# Processes whose scales are drawn around the fitted ones, in pairs that lie opposite each other.
+_PROCESSES = 8
+
+
 # Of more runs, scales and variances are fitted to so many, drawn at random; all runs count in the posterior. (The time
 # of a fit grows with the cube of their number.)
 _MOST_FITTED = 300
@@ -43,92 +55,48 @@ _MOST_FITTED = 300
 _FIRST_SCALE, _LEAST_SCALED = 0.1, 3
 
 
-@dataclass(frozen=True)
-class Runs:
-    """What is known of the runs of a search.
-
-    Attributes:
-        places: (runs, axes) of their settings in the unit cube.
-        islands: (runs,) int, -1 for settings inside the space; any other number is a setting of its own, which
-            resembles no other, such as the unregularized one.
-        seeds: (runs,) int, equal for runs of one seed.
-        values: (runs,) of the objective.
-        extra: (runs,) variance beside the noise, of values that were only estimated.
-    """
-
-    places: np.ndarray
-    islands: np.ndarray
-    seeds: np.ndarray
-    values: np.ndarray
-    extra: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def setting_keys(self) -> list[tuple[int, bytes]]:
-        """Return what is equal for runs of one setting."""
-        return [(int(island), place.tobytes()) for island, place in zip(self.islands, self.places, strict=True)]
-
-    def part(self, chosen: np.ndarray) -> "Runs":
-        """Return some of the runs."""
-        return Runs(*(getattr(self, name)[chosen] for name in ("places", "islands", "seeds", "values", "extra")))
-
-    def with_pending(self, places: np.ndarray, islands: np.ndarray, seeds: np.ndarray, values: np.ndarray) -> "Runs":
-        """Return these runs and others, whose values are only expected."""
-        return Runs(
-            np.concatenate([self.places, places]),
-            np.concatenate([self.islands, islands]),
-            np.concatenate([self.seeds, seeds]),
-            np.concatenate([self.values, values]),
-            np.concatenate([self.extra, np.zeros(len(values))]),
-        )
+# Of drawn scales, in units of their prior: the largest distance from its middle, and the largest standard deviation.
+_FARTHEST, _WIDEST = 3.0, 1.5
 
 
 class Surrogate:
-    """The fitted Gaussian process. Matern 5/2, a length scale for each parameter, fitted to the largest posterior.
+    """Gaussian processes with scales that the runs leave possible.
 
     Args:
         runs: at least one.
         groups: (axes,) the parameter of each axis; see `Places`.
-        like: a surrogate whose scales and variances are taken, so that nothing is fitted.
+        scales: those of each process, so that nothing is fitted.
 
     Attributes:
-        noise: standard deviation of a run around its setting's value and its seed's offset, of all settings.
-        offset: standard deviation of the seeds' offsets.
+        processes: one for each draw of the scales.
 
-    Sources: Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006, chapters 2 and 5. Of the settings'
-    own noise: Smyth, Linear models and empirical Bayes methods, Statistical Applications in Genetics and Molecular
-    Biology 3 (2004); of how it is found: Bishop, Pattern Recognition and Machine Learning, 2006, 10.3 (variational).
+    Sources: of the draws around the fitted scales (Laplace's approximation), and of how the settings' own noise is
+    found (variational): Bishop, Pattern Recognition and Machine Learning, 2006, 4.4 and 10.3. Of that noise: Smyth,
+    Linear models and empirical Bayes methods, Statistical Applications in Genetics and Molecular Biology 3 (2004).
     """
 
-    def __init__(self, runs: Runs, groups: np.ndarray, like: "Surrogate | None" = None):
-        self._runs, self._groups = runs, groups
-        self._parameters = int(groups.max()) + 1 if len(groups) else 0
-        if like is None:
-            self._center = float(np.mean(runs.values))
-            known = float(np.std(runs.values)) if len(runs) >= _LEAST_SCALED else 0.0
-            self._scale = known or _FIRST_SCALE
-            drawn = np.sort(np.random.default_rng(0).permutation(len(runs))[:_MOST_FITTED])
-            self._ratios: dict[tuple[int, bytes], float] = {}
-            self._logs = self._fit(runs.part(drawn))
-            for _ in range(_ROUNDS):
-                self._find_noise()
-                self._logs = self._fit(runs.part(drawn), self._logs)
-        else:
-            self._center, self._scale, self._logs, self._ratios = like._center, like._scale, like._logs, like._ratios
-        self._condition()
+    def __init__(self, runs: Runs, groups: np.ndarray, scales: Sequence[Scales] | None = None):
+        self._groups = groups
+        self.processes = [
+            Process(runs, groups, one) for one in (possible_scales(runs, groups) if scales is None else scales)
+        ]
 
     @property
     def noise(self) -> float:
-        return float(np.exp(self._logs[1] / 2) * self._scale)
+        """Standard deviation of a run around its setting's value and its seed's offset, of all settings."""
+        return self._root_mean([one.scales.noise for one in self.processes])
 
     @property
     def offset(self) -> float:
-        return float(np.exp(self._logs[2] / 2) * self._scale)
+        """Standard deviation of the seeds' offsets."""
+        return self._root_mean([one.scales.offset for one in self.processes])
+
+    def _root_mean(self, variances: Sequence[float]) -> float:
+        return float(np.sqrt(np.mean(variances)) * self.processes[0].scales.scale)
 
     def with_runs(self, runs: Runs) -> "Surrogate":
         """Return the posterior of other runs with the same scales and variances."""
-        return Surrogate(runs, self._groups, self)
+        return Surrogate(runs, self._groups, [one.scales for one in self.processes])
 
     def posterior(self, places: np.ndarray, islands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what is known of settings' values, without any seed's offset and without noise.
@@ -140,144 +108,161 @@ class Surrogate:
         Returns:
             (settings,) means and (settings, settings) covariances.
         """
-        signal = np.exp(self._logs[0])
-        cross = self._kernel(self._runs.places, self._runs.islands, places, islands)
-        own = self._kernel(places, islands, places, islands)
-        half = solve_triangular(self._factor, cross, lower=True, check_finite=False)
-        mean = cross.T @ self._weights
-        covariance = own - half.T @ half
-        covariance[np.diag_indices(len(places))] += _JITTER * signal
-        return self._center + self._scale * mean, self._scale**2 * covariance
+        means, covariances = map(
+            np.array, zip(*(one.posterior(places, islands) for one in self.processes), strict=True)
+        )
+        mean = means.mean(axis=0)
+        away = means - mean
+        return mean, covariances.mean(axis=0) + away.T @ away / len(means)
 
     def sample(self, places: np.ndarray, islands: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
         """Return draws of the settings' values from their posterior, (count, settings)."""
-        mean, covariance = self.posterior(places, islands)
-        return draw(mean, covariance, count, generator)
-
-    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return what each run's value is predicted to be from all others: (runs,) means and standard deviations.
-
-        Source: Rasmussen and Williams, 5.4.2.
-        """
-        inverse = cho_solve((self._factor, True), np.eye(len(self._runs)), check_finite=False)
-        diagonal = np.diag(inverse)
-        standard = (self._runs.values - self._center) / self._scale
-        mean = standard - inverse @ standard / diagonal
-        return self._center + self._scale * mean, self._scale / np.sqrt(diagonal)
+        draws = np.empty((count, len(places)))
+        own = generator.permutation(generator.permutation(len(self.processes))[np.arange(count) % len(self.processes)])
+        for i, process in enumerate(self.processes):
+            if (own == i).any():
+                mean, covariance = process.posterior(places, islands)
+                draws[own == i] = draw(mean, covariance, int((own == i).sum()), generator)
+        return draws
 
     def left_out_density(self) -> float:
         """Return the mean logarithm of the density that each run's value has, predicted from all others."""
-        mean, spread = self.left_out()
-        return float(np.mean(-0.5 * ((self._runs.values - mean) / spread) ** 2 - np.log(spread)))
+        densities = []
+        for process in self.processes:
+            mean, spread = process.left_out()
+            densities.append(-0.5 * ((process.runs.values - mean) / spread) ** 2 - np.log(spread))
+        return float(np.mean(logsumexp(densities, axis=0) - np.log(len(densities))))
 
-    def _squares(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Squared distances along each parameter, (parameters, ones, others)."""
-        squares = np.zeros((self._parameters, len(one), len(other)))
-        for axis, group in enumerate(self._groups):
-            squares[group] += (one[:, axis, None] - other[None, :, axis]) ** 2
-        return squares
 
-    def _kernel(
-        self, places: np.ndarray, islands: np.ndarray, other_places: np.ndarray, other_islands: np.ndarray
-    ) -> np.ndarray:
-        squares = self._squares(places, other_places)
-        inverse = np.exp(-2 * self._logs[3:])
-        alike = _matern(np.einsum("p,pij->ij", inverse, squares))
-        alike = np.where(_connected(islands, other_islands), alike, islands[:, None] == other_islands[None, :])
-        return np.exp(self._logs[0]) * alike + _MEAN_VARIANCE
+def possible_scales(runs: Runs, groups: np.ndarray) -> list[Scales]:
+    """Return scales that runs leave possible: draws around the most likely ones.
 
-    def _noise_of(self, runs: Runs) -> np.ndarray:
-        """(runs,) variance of each one's noise, in units of the common one."""
-        return np.array([self._ratios.get(key, 1.0) for key in runs.setting_keys()])
+    Args:
+        runs: at least one.
+        groups: (axes,) the parameter of each axis.
+    """
+    spread = float(np.std(runs.values)) if len(runs) >= _LEAST_SCALED else 0.0
+    part = runs.part(np.sort(np.random.default_rng(0).permutation(len(runs))[:_MOST_FITTED]))
+    middles, spreads = _prior(groups)
+    scales = Scales(float(np.mean(runs.values)), spread or _FIRST_SCALE, middles)
+    loss = _Loss(part, groups, scales)
+    scales = scales.with_logs(_largest(loss, middles))
+    for _ in range(_ROUNDS):
+        scales = scales.with_ratios(_likely_ratios(runs, groups, scales))
+        loss = _Loss(part, groups, scales)
+        scales = scales.with_logs(_largest(loss, scales.logs))
+    generator = np.random.default_rng(0)
+    half = _half_covariance(loss, scales.logs, spreads)
+    steps = generator.standard_normal((_PROCESSES // 2, len(middles))) @ half.T
+    farthest = _FARTHEST * spreads
+    drawn = []
+    for step in [*steps, *-steps]:
+        one = scales.with_logs(np.clip(scales.logs + step, middles - farthest, middles + farthest))
+        drawn.append(one.with_ratios(_drawn_ratios(runs, groups, one, generator)))
+    return drawn
 
-    def _find_noise(self) -> None:
-        """Find each setting's variance of the noise, with the scales and common variances as they are."""
-        runs, keys = self._runs, self._runs.setting_keys()
-        noise = np.exp(self._logs[1])
-        measured = [i for i in range(len(runs)) if runs.extra[i] == 0]
-        for _ in range(_STEPS):
-            self._condition()
-            own = noise * self._noise_of(runs)
-            inverse = cho_solve((self._factor, True), np.eye(len(runs)), check_finite=False)
-            squares = (own * self._weights) ** 2 + own - own**2 * np.diag(inverse)  # expected, of each run's noise
-            counts, sums = Counter(keys[i] for i in measured), Counter[tuple[int, bytes]]()
-            for i in measured:
-                sums[keys[i]] += squares[i] / noise
-            self._ratios = {key: (_NOISE_FREEDOM + sums[key]) / (_NOISE_FREEDOM + counts[key]) for key in counts}
 
-    def _fit(self, runs: Runs, start: np.ndarray | None = None) -> np.ndarray:
-        count = len(runs)
-        ratios = self._noise_of(runs)
-        standard = (runs.values - self._center) / self._scale
-        extra = runs.extra / self._scale**2
-        squares = self._squares(runs.places, runs.places)
-        connected = _connected(runs.islands, runs.islands)
-        same_island = (runs.islands[:, None] == runs.islands[None, :]).astype(float)
-        same_seed = (runs.seeds[:, None] == runs.seeds[None, :]).astype(float)
-        names = ["signal", "noise", "offset"] + ["length"] * self._parameters
-        middles = np.log([_PRIORS[name][0] for name in names])
-        spreads = np.array([_PRIORS[name][1] for name in names])
+def _prior(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Middles and standard deviations of the scales' logarithms."""
+    parameters = int(groups.max()) + 1 if len(groups) else 0
+    names = ["signal", "noise", "offset"] + ["length"] * parameters
+    return np.log([_PRIORS[name][0] for name in names]), np.array([_PRIORS[name][1] for name in names])
 
-        def loss(logs: np.ndarray) -> tuple[float, np.ndarray]:
-            signal, noise, offset = np.exp(logs[:3])
-            inverse_squares = np.exp(-2 * logs[3:])
-            square = np.einsum("p,pij->ij", inverse_squares, squares)
-            distance = np.sqrt(5 * square)
-            decay = np.exp(-distance)
-            alike = np.where(connected, (1 + distance + distance**2 / 3) * decay, same_island)
-            matrix = signal * alike + offset * same_seed + _MEAN_VARIANCE
-            matrix[np.diag_indices(count)] += noise * ratios + extra + _JITTER
-            factor = cholesky(matrix, lower=True, check_finite=False)
-            weights = cho_solve((factor, True), standard, check_finite=False)
-            inverse = cho_solve((factor, True), np.eye(count), check_finite=False)
-            value = 0.5 * standard @ weights + np.log(np.diag(factor)).sum()
-            outer = inverse - np.outer(weights, weights)
-            slope = np.where(connected, signal * (5 / 3) * (1 + distance) * decay, 0.0)
-            gradient = np.concatenate(
+
+def _largest(loss: "_Loss", start: np.ndarray) -> np.ndarray:
+    """Where the posterior of the scales is largest."""
+    middles, spreads = loss.prior
+    bounds = list(zip(middles - 4 * spreads, middles + 4 * spreads, strict=True))
+    return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}).x
+
+
+def _half_covariance(loss: "_Loss", logs: np.ndarray, spreads: np.ndarray) -> np.ndarray:
+    """A root of the covariance that the scales' logarithms have by the curvature of the posterior at its largest."""
+    step = 0.1 * spreads
+    rows = [
+        (loss(logs + step[i] * one)[1] - loss(logs - step[i] * one)[1]) * spreads / (2 * step[i])
+        for i, one in enumerate(np.eye(len(logs)))
+    ]
+    curvature = np.array(rows) * spreads[:, None]
+    values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
+    return spreads[:, None] * vectors / np.sqrt(np.maximum(values, 1 / _WIDEST**2))
+
+
+def _squares_of_settings(runs: Runs, groups: np.ndarray, scales: Scales) -> tuple[Counter, Counter]:
+    """How many measured runs each setting has, and the sum of the expected squares of their noise."""
+    squares = Process(runs, groups, scales).noise_squares()
+    counts, sums = Counter[SettingKey](), Counter[SettingKey]()
+    for key, square, extra in zip(runs.setting_keys, squares, runs.extra, strict=True):
+        if extra == 0:
+            counts[key] += 1
+            sums[key] += square
+    return counts, sums
+
+
+def _likely_ratios(runs: Runs, groups: np.ndarray, scales: Scales) -> dict[SettingKey, float]:
+    """Each setting's variance of the noise, in units of the common one, with the scales as they are."""
+    for _ in range(_STEPS):
+        counts, sums = _squares_of_settings(runs, groups, scales)
+        ratios = {key: (_NOISE_FREEDOM + sums[key]) / (_NOISE_FREEDOM + counts[key]) for key in counts}
+        scales = scales.with_ratios(ratios)
+    return scales.ratios
+
+
+def _drawn_ratios(
+    runs: Runs, groups: np.ndarray, scales: Scales, generator: np.random.Generator
+) -> dict[SettingKey, float]:
+    """The same, drawn from what the runs leave possible."""
+    counts, sums = _squares_of_settings(runs, groups, scales)
+    return {key: (_NOISE_FREEDOM + sums[key]) / generator.chisquare(_NOISE_FREEDOM + counts[key]) for key in counts}
+
+
+class _Loss:
+    """What the most likely scales minimize, of their logarithms; the settings' ratios of the noise stay as they are."""
+
+    def __init__(self, runs: Runs, groups: np.ndarray, scales: Scales):
+        self.prior = _prior(groups)
+        self._standard, self._ratios = scales.standardized(runs), scales.ratios_of(runs)
+        self._extra = runs.extra / scales.scale**2
+        self._squares = squared_distances(runs.places, runs.places, groups)
+        self._connected = connected(runs.islands, runs.islands)
+        self._same_island = (runs.islands[:, None] == runs.islands[None, :]).astype(float)
+        self._same_seed = (runs.seeds[:, None] == runs.seeds[None, :]).astype(float)
+
+    def __call__(self, logs: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the loss and its gradient."""
+        count, (middles, spreads) = len(self._standard), self.prior
+        signal, noise, offset = np.exp(logs[:3])
+        inverse_squares = np.exp(-2 * logs[3:])
+        distance = np.sqrt(5 * np.einsum("p,pij->ij", inverse_squares, self._squares))
+        decay = np.exp(-distance)
+        alike = np.where(self._connected, (1 + distance + distance**2 / 3) * decay, self._same_island)
+        matrix = signal * alike + offset * self._same_seed + MEAN_VARIANCE
+        matrix[np.diag_indices(count)] += noise * self._ratios + self._extra + JITTER
+        factor = cholesky(matrix, lower=True, check_finite=False)
+        weights = cho_solve((factor, True), self._standard, check_finite=False)
+        inverse = cho_solve((factor, True), np.eye(count), check_finite=False)
+        value = 0.5 * self._standard @ weights + np.log(np.diag(factor)).sum()
+        outer = inverse - np.outer(weights, weights)
+        slope = np.where(self._connected, signal * (5 / 3) * (1 + distance) * decay, 0.0)
+        gradient = np.concatenate(
+            [
                 [
-                    [
-                        0.5 * signal * np.sum(outer * alike),
-                        0.5 * noise * np.sum(np.diag(outer) * ratios),
-                        0.5 * offset * np.sum(outer * same_seed),
-                    ],
-                    0.5 * inverse_squares * np.einsum("ij,pij->p", outer * slope, squares),
-                ]
-            )
-            away = (logs - middles) / spreads
-            return value + 0.5 * away @ away, gradient + away / spreads
-
-        bounds = list(zip(middles - 4 * spreads, middles + 4 * spreads, strict=True))
-        return minimize(
-            loss,
-            middles if start is None else start,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"maxiter": 60},
-        ).x
-
-    def _condition(self) -> None:
-        runs = self._runs
-        noise, offset = np.exp(self._logs[1:3])
-        matrix = self._kernel(runs.places, runs.islands, runs.places, runs.islands)
-        matrix += offset * (runs.seeds[:, None] == runs.seeds[None, :])
-        matrix[np.diag_indices(len(runs))] += noise * self._noise_of(runs) + runs.extra / self._scale**2 + _JITTER
-        self._factor = cholesky(matrix, lower=True, check_finite=False)
-        self._weights = cho_solve((self._factor, True), (runs.values - self._center) / self._scale, check_finite=False)
-
-
-def _connected(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Which pairs of settings both lie in the space."""
-    return (one[:, None] < 0) & (other[None, :] < 0)
-
-
-def _matern(square: np.ndarray) -> np.ndarray:
-    distance = np.sqrt(5 * square)
-    return (1 + distance + distance**2 / 3) * np.exp(-distance)
+                    0.5 * signal * np.sum(outer * alike),
+                    0.5 * noise * np.sum(np.diag(outer) * self._ratios),
+                    0.5 * offset * np.sum(outer * self._same_seed),
+                ],
+                0.5 * inverse_squares * np.einsum("ij,pij->p", outer * slope, self._squares),
+            ]
+        )
+        away = (logs - middles) / spreads
+        return value + 0.5 * away @ away, gradient + away / spreads
 
 
 def draw(mean: np.ndarray, covariance: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
     """Return draws of a normal distribution, (count, settings), whose covariance may have lost rank by rounding."""
-    values, vectors = np.linalg.eigh(covariance)
-    half = vectors * np.sqrt(np.maximum(values, 0.0))
+    try:
+        half = cholesky(covariance, lower=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        half = vectors * np.sqrt(np.maximum(values, 0.0))
     return mean + generator.standard_normal((count, len(mean))) @ half.T

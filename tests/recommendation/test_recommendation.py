@@ -10,8 +10,9 @@ import pytest
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fit_surrogates
 from brainreg.recommendation.places import Places
+from brainreg.recommendation.process import Process, Runs, Scales
 from brainreg.recommendation.settings import advise
-from brainreg.recommendation.surrogate import Runs, Surrogate
+from brainreg.recommendation.surrogate import Surrogate, _largest, _Loss
 from brainreg.spaces.files import load_space
 
 GROUPS = np.array([0])
@@ -45,23 +46,51 @@ class TestSurrogate:
         assert np.mean(nearer) < 0.7 and np.mean(inside) > 0.8
 
     def test_the_slope_of_the_fit_is_that_of_differences(self):
-        """The gradient that the optimizer follows: at its end, no small step along any direction does better."""
+        """The gradient that the optimizer follows, and at its end: no small step along any direction does better."""
         runs, _ = noisy_runs(8, 2, noise=0.05, offset=0.02)
-        fitted = Surrogate(runs, GROUPS)
+        middles = np.log([0.7, 0.4, 0.02, 0.7])
+        scales = Scales(float(runs.values.mean()), float(runs.values.std()), middles)
+        loss = _Loss(runs, GROUPS, scales)
+        best = scales.with_logs(_largest(loss, middles))
 
         def density(logs: np.ndarray) -> float:
-            other = Surrogate(runs, GROUPS, fitted)
-            other._logs = logs
-            other._condition()
-            standard = (runs.values - fitted._center) / fitted._scale
-            likelihood = -0.5 * standard @ other._weights - np.log(np.diag(other._factor)).sum()
-            middles = np.log([0.7, 0.4, 0.02, 0.7])
-            return likelihood - 0.5 * np.sum(((logs - middles) / np.array([1.0, 1.0, 1.5, 0.8])) ** 2)
+            away = (logs - middles) / np.array([1.0, 1.0, 1.5, 0.8])
+            return Process(runs, GROUPS, scales.with_logs(logs)).log_likelihood - 0.5 * away @ away
 
-        best = density(fitted._logs)
         for i in range(4):
-            for step in (-0.05, 0.05):
-                assert density(fitted._logs + step * np.eye(4)[i]) <= best + 1e-6
+            step = 0.05 * np.eye(4)[i]
+            assert max(density(best.logs - step), density(best.logs + step)) <= density(best.logs) + 1e-6
+            slope = (density(middles + 1e-4 * step) - density(middles - 1e-4 * step)) / (2e-4 * 0.05)
+            assert -slope == pytest.approx(loss(middles)[1][i], rel=1e-3, abs=1e-4)
+
+    def test_what_few_runs_leave_open_makes_it_less_sure(self):
+        """The most likely scales alone say too much: over many draws, intervals hold the truth as often as they say."""
+        held = {"all": [], "likely": []}
+        for seed in range(30):
+            runs, values = noisy_runs(10, 1, noise=0.05, offset=0, seed=seed)
+            fitted = Surrogate(runs, GROUPS)
+            likely = np.mean([one.scales.logs for one in fitted.processes], axis=0)  # they lie in opposite pairs
+            one = Surrogate(runs, GROUPS, [fitted.processes[0].scales.with_logs(likely).with_ratios({})])
+            for name, surrogate in {"all": fitted, "likely": one}.items():
+                mean, covariance = surrogate.posterior(runs.places, runs.islands)
+                held[name].append(np.abs(mean - values) <= 1.96 * np.sqrt(np.diag(covariance)))
+        assert np.mean(held["all"]) > 0.9 and np.mean(held["likely"]) < np.mean(held["all"]) - 0.02
+
+    def test_draws_come_from_all_processes(self):
+        """Their mean and covariance are those of the posterior."""
+        runs, _ = noisy_runs(5, 1, noise=0.05, offset=0)
+        fitted = Surrogate(runs, GROUPS)
+        mean, covariance = fitted.posterior(runs.places, runs.islands)
+        draws = fitted.sample(runs.places, runs.islands, 20_000, np.random.default_rng(0))
+        assert draws.mean(axis=0) == pytest.approx(mean, abs=0.003)
+        assert np.sqrt(draws.var(axis=0)) == pytest.approx(np.sqrt(np.diag(covariance)), rel=0.05)
+
+    def test_few_draws_come_from_processes_at_random(self):
+        runs, _ = noisy_runs(5, 1, noise=0.05, offset=0)
+        fitted, generator = Surrogate(runs, GROUPS), np.random.default_rng(0)
+        draws = np.array([fitted.sample(runs.places[:1], runs.islands[:1], 1, generator)[0, 0] for _ in range(400)])
+        mean, covariance = fitted.posterior(runs.places[:1], runs.islands[:1])
+        assert draws.std() == pytest.approx(np.sqrt(covariance[0, 0]), rel=0.15)
 
     def test_settings_have_a_noise_of_their_own(self):
         """Half of them train alike with every seed; what is known of the others is less certain."""
@@ -80,7 +109,8 @@ class TestSurrogate:
         place, seeds = np.repeat(runs.places[:1], 5, axis=0), np.arange(3, 8)
         expected = np.repeat(fitted.posterior(runs.places[:1], runs.islands[:1])[0], 5)
         more = fitted.with_runs(runs.with_pending(place, np.full(5, -1), seeds, expected))
-        assert more._noise_of(runs).tolist() == fitted._noise_of(runs).tolist()
+        for one, other in zip(fitted.processes, more.processes, strict=True):
+            assert one.scales == other.scales
 
     def test_an_island_resembles_nothing(self):
         runs, _ = noisy_runs(10, 2, noise=0.01, offset=0)
@@ -97,13 +127,13 @@ class TestSurrogate:
     def test_each_run_as_the_others_predict_it(self):
         """The closed form gives what fitting without the run gives, with the same scales."""
         runs, _ = noisy_runs(6, 2, noise=0.05, offset=0.02)
-        fitted = Surrogate(runs, GROUPS)
+        fitted = Surrogate(runs, GROUPS).processes[0]
         mean, _ = fitted.left_out()
-        others = np.arange(len(runs)) != 3
-        rest = fitted.with_runs(runs.part(others))
-        cross = rest._kernel(rest._runs.places, rest._runs.islands, runs.places[3:4], runs.islands[3:4])[:, 0]
-        cross += np.exp(fitted._logs[2]) * (rest._runs.seeds == runs.seeds[3])
-        assert mean[3] == pytest.approx(fitted._center + fitted._scale * cross @ rest._weights, abs=1e-6)
+        scales, others = fitted.scales, runs.part(np.arange(len(runs)) != 3)
+        rest = Process(others, GROUPS, scales)
+        cross = rest._kernel(others.places, others.islands, runs.places[3:4], runs.islands[3:4])[:, 0]
+        cross += scales.offset * (others.seeds == runs.seeds[3])
+        assert mean[3] == pytest.approx(scales.center + scales.scale * cross @ rest._weights, abs=1e-6)
 
 
 class TestChoose:
