@@ -68,15 +68,16 @@ def main(arguments: Sequence[str]) -> int:
             flags.resume = flags.__dict__.pop("name")
     if flags.resume is None and flags.space is None:
         raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
+    if flags.resume is not None and "name" in flags:
+        raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
+    begun = find_search(flags.resume, storage_path, "--resume") if flags.resume is not None else None
     from brainreg.records.trial import FINISHED
     from brainreg.search.plan import plan_resume, plan_search
     from brainreg.search.run import is_done, run_search
 
-    if flags.resume is not None:
-        if "name" in flags:
-            raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
+    if begun is not None:
         plan = plan_resume(
-            find_search(flags.resume, storage_path, "--resume"),
+            begun,
             given_values(SearchOptions, flags),
             lambda stored: _override(load_space(flags.space) if flags.space else stored, flags),
             given_values(Strategy, flags),

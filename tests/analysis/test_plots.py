@@ -272,8 +272,10 @@ def test_the_expectations_of_settings_are_drawn_with_their_intervals(searched):
     ]
     figure = expectations(advice, rows=3)
     (axes,) = figure.axes
-    names = [label.get_text().split(":")[0] for label in axes.get_yticklabels()]
-    assert names == [str(number) for number in shown.setting_number]
+    names = dict(label.get_text().split(": ") for label in axes.get_yticklabels())
+    assert [*names] == [str(number) for number in shown.setting_number]
+    given = shown[shown.setting == "unregularized"].setting_number
+    assert len(given) and all(names[str(number)] == "unregularized" for number in given)
     places = {
         round(float(line.get_ydata()[0])): float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() != "o"
     }

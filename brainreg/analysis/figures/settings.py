@@ -65,9 +65,9 @@ def expectations(advice: Advice, rows: int = 8) -> Figure:
 
 
 def _name(row: pd.Series) -> str:
-    """A setting's number, and alpha and Th where it has them."""
+    """A setting's number, and the name of a given one, or alpha and Th."""
+    if row.setting != PROPOSED:
+        return f"{row.setting_number}: {shown_name(row.setting)}"
     values = ((SYMBOLS[name], row.get(name)) for name in ("reg_alpha", "reg_thresh"))
     told = [f"{symbol} {format_setting(value)}" for symbol, value in values if value is not None and pd.notna(value)]
-    if row.setting != PROPOSED:
-        return str(row.setting_number)
     return f"{row.setting_number}: {', '.join(told)}" if told else str(row.setting_number)
