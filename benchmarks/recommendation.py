@@ -6,6 +6,7 @@ python benchmarks/recommendation.py --save=benchmarks/results/recommendation.csv
 python benchmarks/recommendation.py --table=benchmarks/results/mnist_runs.csv --space=narrow/mnist_mnist
 python benchmarks/recommendation.py --noise
 python benchmarks/recommendation.py --known-truth --save=benchmarks/results/recommendation_known.csv
+python benchmarks/recommendation.py --show=benchmarks/results/recommendation_known.csv
 python benchmarks/recommendation.py --rules today thompson "race, asha" "no repeats" "no seed offset" "best raw value"
 
 The table (benchmarks/make_table.py) stands for the training: what a search proposes is looked up as the nearest setting
@@ -62,7 +63,7 @@ from brainreg.recommendation import surrogate as surrogates
 from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fit_surrogates
 from brainreg.recommendation.places import Places
 from brainreg.recommendation.process import Runs
-from brainreg.recommendation.recommend import recommend
+from brainreg.recommendation.recommend import INDIFFERENCE, recommend
 from brainreg.recommendation.surrogate import Surrogate
 from brainreg.search.planner import NextRun, RunPlanner
 from brainreg.search.proposals import _distributions
@@ -78,6 +79,7 @@ from brainreg.spaces.space import Space
 RESULTS = Path(__file__).resolve().parent / "results"
 BUDGETS = (10, 15, 20, 25, 30, 40, 50, 60, 80)  # trainings in whose seconds the searches are compared
 _SHOWN = (10, 20, 40, 80)
+_TOLD = (0, 0.3, 0.5, 0.7, 0.9, 1)  # by which P(best) recommendations are counted
 _REGRETS = (0.02, 0.01)  # how soon a search's mean regret is as small
 _PART_OF_SETTINGS = 0.8
 _CANDIDATES = 256
@@ -735,9 +737,11 @@ def summary(results: pd.DataFrame) -> str:
             wide = 1.959964 * np.sqrt(((last.high - last.low) / 2 / 1.959964) ** 2 + last.truth_error**2)
             line["coverage"] = f"{((last.plain - last.told).abs() <= wide).mean():.3f}"
             sure = last[(last.best >= 0.7) & (last.best < 0.9)]
-            line["calibration"] = f"{(sure.tried_regret <= 0.005).mean():.2f} of {len(sure)}" if len(sure) else "none"
+            line["calibration"] = (
+                f"{(sure.tried_regret <= INDIFFERENCE).mean():.2f} of {len(sure)}" if len(sure) else "none"
+            )
             line["P(best)"] = f"{last.best.mean():.2f}"
-            line["was best"] = f"{(last.tried_regret <= 0.005).mean():.2f}"
+            line["was best"] = f"{(last.tried_regret <= INDIFFERENCE).mean():.2f}"
         else:
             line |= {"coverage": "", "calibration": "", "P(best)": "", "was best": ""}
         line["settings"] = f"{rows[rows.trainings == rows.trainings.max()].settings.mean():.0f}"
@@ -746,6 +750,18 @@ def summary(results: pd.DataFrame) -> str:
     names = list(lines[0])
     table = [names, ["---"] * len(names), *([line[name] for name in names] for line in lines)]
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
+
+
+def calibration(results: pd.DataFrame) -> str:
+    """How often recommendations were within 0.005 of the best setting tried, by the P(best) that was told with them."""
+    told = results[results.trainings.isin(_SHOWN[1:]) & results.best.notna()]
+    lines = ["| rule | P(best) told | mean | was best | of |", "| --- | --- | --- | --- | --- |"]
+    for rule, own in told.groupby("rule", sort=False):
+        for part, rows in own.groupby(pd.cut(own.best, _TOLD), observed=True):
+            right = (rows.tried_regret <= INDIFFERENCE).mean()
+            ends = f"{part.left:g} to {part.right:g}"
+            lines.append(f"| {rule} | {ends} | {rows.best.mean():.2f} | {right:.2f} | {len(rows)} |")
+    return "\n".join(lines)
 
 
 def _first_below(curve: pd.Series, wanted: float) -> str:
@@ -820,11 +836,15 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=80, help="trainings of each search")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--save", type=Path, help="CSV file: a row for each search and budget")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="only show what an earlier run saved")
     parser.add_argument("--known-truth", action="store_true", help="draw the runs anew, around values that are known")
     parser.add_argument("--noise", action="store_true", help="only tell where the noise of a run comes from")
     flags = parser.parse_args()
     if flags.noise:
         return print(describe_noise(flags.table, load_space(flags.space)))
+    if flags.show:
+        results = pd.read_csv(flags.show)
+        return print(summary(results), calibration(results), sep="\n\n")
     action = partial(
         repeat,
         path=flags.table,
@@ -852,6 +872,8 @@ def main() -> None:
         f" a training takes {full:.1f} s of one core"
     )
     print(summary(results))
+    if "best" in results:
+        print(f"\n{calibration(results)}\n")
     print(f"made in {time.monotonic() - began:.0f} s")
 
 
