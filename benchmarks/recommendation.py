@@ -280,6 +280,7 @@ class Rule:
         offset: whether seeds have offsets.
         freedom: how much settings' variances of the noise resemble each other.
         widest: how far scales are drawn around the most likely ones, at most, in standard deviations of their prior.
+        told_widest: the same, of the surrogate that recommends; None is that of the one that chooses.
     """
 
     sampler: str = "thompson"
@@ -293,6 +294,7 @@ class Rule:
     offset: bool = True
     freedom: float = surrogates._NOISE_FREEDOM
     widest: float = surrogates._WIDEST
+    told_widest: float | None = None
     controls: bool = True
     leader: float = allocation._LEADER_SHARE
     guard: bool = True
@@ -334,6 +336,7 @@ RULES = {
     "search, one noise": Rule(STUDY, freedom=_ONE_NOISE),
     "one fit": Rule(widest=_MOST_LIKELY),
     "search, one fit": Rule(STUDY, widest=_MOST_LIKELY),
+    "search, told by one fit": Rule(STUDY, told_widest=_MOST_LIKELY),
     "race": Rule(race=0.35),
     "no controls": Rule(controls=False),
     "no guard": Rule(guard=False),
@@ -653,11 +656,14 @@ class Search:
         own = {setting: i for i, setting in enumerate(known)}
         settings = Settings(self.table.settings.places[known], self.table.settings.islands[known])
         runs = self.estimated().runs(own)
+        widest = surrogates._WIDEST
+        surrogates._WIDEST = widest if rule.told_widest is None else rule.told_widest
         fitted, settings = (
             recommending.fit_guarded(settings, runs, self.places.groups)
             if rule.guard
             else (Surrogate(runs.known(settings), self.places.groups), settings)
         )
+        surrogates._WIDEST = widest
         result = recommend(fitted, settings, runs, np.array(known) > 0)
         bare = {} if 0 not in own else {"better": result.better(result.setting, own[0])}
         self.told[index] = line | {
