@@ -3,8 +3,8 @@
 `python benchmarks/search_quality.py` lets samplers and schedulers search the table instead of training. Settings that
 a search is given have the numbers -1, -2, ... Each seed has its own initialization, batches, split and attacked images;
 `rest_accuracy` is the robust accuracy on the `rest_n` validation images that the objective does not attack. Seconds are
-those of the processor, which other work does not lengthen. Interrupted, it goes on with the runs that are missing; all
-settings of one seed come before those of the next.
+those of the processor: other work does not count, but lengthens them where cores share their parts. Interrupted, it
+goes on with the runs that are missing; all settings of one seed come before those of the next.
 
     python benchmarks/make_table.py --settings=192 --save=benchmarks/results/digits_table.csv
     python benchmarks/make_table.py --settings=64 --seeds=8 --save=benchmarks/results/digits_runs.csv

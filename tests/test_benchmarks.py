@@ -198,11 +198,11 @@ class TestRecommendation:
     def test_calibration_counts_by_what_was_told(self, module):
         rows = [
             {"rule": "search", "trainings": 40, "best": best, "tried_regret": regret}
-            for best, regret in [(0.2, 0.01), (0.25, 0), (0.8, 0), (0.85, 0.004), (0.75, 0.02), (0.8, 0), (np.nan, 0)]
+            for best, regret in [(0, 0.01), (0.25, 0), (0.8, 0), (0.85, 0.004), (0.75, 0.02), (0.8, 0), (np.nan, 0)]
         ]
         rows.append({"rule": "search", "trainings": 10, "best": 0.8, "tried_regret": 0.1})
         lines = module.calibration(pd.DataFrame(rows)).splitlines()
-        assert lines[2:] == ["| search | 0 to 0.3 | 0.23 | 0.50 | 2 |", "| search | 0.7 to 0.9 | 0.80 | 0.75 | 4 |"]
+        assert lines[2:] == ["| search | 0 to 0.3 | 0.12 | 0.50 | 2 |", "| search | 0.7 to 0.9 | 0.80 | 0.75 | 4 |"]
 
     def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, module):
         table = module.RunTable(module.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))

@@ -100,8 +100,7 @@ def fit_surrogates(settings: Settings, runs: SettingRuns, values: np.ndarray, gr
         known = runs.with_values(own).known(settings)
         surrogate = Surrogate(known, groups)
         if pending.any():
-            expected = surrogate.posterior(places, islands)[0]
-            surrogate = surrogate.with_runs(known.with_pending(places, islands, runs.seeds[pending], expected))
+            surrogate = surrogate.with_pending(places, islands, runs.seeds[pending])
         surrogates.append(surrogate)
     return surrogates
 

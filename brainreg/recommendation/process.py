@@ -58,7 +58,7 @@ class Runs:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scales:
     """What a Gaussian process supposes of the objective.
 
@@ -85,6 +85,11 @@ class Scales:
     @property
     def offset(self) -> float:
         return float(np.exp(self.logs[2]))
+
+    @property
+    def mean_ratio(self) -> float:
+        """Mean of the settings' ratios."""
+        return float(np.mean([*self.ratios.values()])) if self.ratios else 1.0
 
     def standardized(self, runs: Runs) -> np.ndarray:
         """Return (runs,) values."""

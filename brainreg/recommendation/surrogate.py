@@ -10,6 +10,7 @@ is several processes, whose scales are drawn from what the runs leave possible.
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky
@@ -52,11 +53,11 @@ _MOST_FITTED = 300
 
 
 # The standard deviation of accuracies that is assumed as long as fewer runs are known, or all are equal.
-_FIRST_SCALE, _LEAST_SCALED = 0.1, 3
+_FIRST_SCALE, _LEAST_SCALED, _LEAST_SCALE = 0.1, 3, 1e-9
 
 
-# Of drawn scales, in units of their prior: the largest distance from its middle, and the largest standard deviation.
-_FARTHEST, _WIDEST = 3.0, 1.5
+# Of scales, in units of their prior: the largest distance from its middle, and the largest standard deviation of draws.
+_FARTHEST, _WIDEST = 4.0, 1.5
 
 
 class Surrogate:
@@ -83,8 +84,8 @@ class Surrogate:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a run around its setting's value and its seed's offset, of all settings."""
-        return self._root_mean([one.scales.noise for one in self.processes])
+        """Standard deviation of a run around its setting's value and its seed's offset, over all settings."""
+        return self._root_mean([one.scales.noise * one.scales.mean_ratio for one in self.processes])
 
     @property
     def offset(self) -> float:
@@ -94,9 +95,23 @@ class Surrogate:
     def _root_mean(self, variances: Sequence[float]) -> float:
         return float(np.sqrt(np.mean(variances)) * self.processes[0].scales.scale)
 
-    def with_runs(self, runs: Runs) -> "Surrogate":
-        """Return the posterior of other runs with the same scales and variances."""
-        return Surrogate(runs, self._groups, [one.scales for one in self.processes])
+    def with_pending(self, places: np.ndarray, islands: np.ndarray, seeds: np.ndarray) -> "Surrogate":
+        """Return the posterior as if further runs had given what each process expects of them.
+
+        Args:
+            places: (runs, axes) of their settings in the unit cube.
+            islands, seeds: (runs,) as in `Runs`.
+        """
+        other = copy(self)
+        other.processes = [
+            Process(
+                one.runs.with_pending(places, islands, seeds, one.posterior(places, islands)[0]),
+                self._groups,
+                one.scales,
+            )
+            for one in self.processes
+        ]
+        return other
 
     def posterior(self, places: np.ndarray, islands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what is known of settings' values, without any seed's offset and without noise.
@@ -144,7 +159,7 @@ def possible_scales(runs: Runs, groups: np.ndarray) -> list[Scales]:
     spread = float(np.std(runs.values)) if len(runs) >= _LEAST_SCALED else 0.0
     part = runs.part(np.sort(np.random.default_rng(0).permutation(len(runs))[:_MOST_FITTED]))
     middles, spreads = _prior(groups)
-    scales = Scales(float(np.mean(runs.values)), spread or _FIRST_SCALE, middles)
+    scales = Scales(float(np.mean(runs.values)), spread if spread > _LEAST_SCALE else _FIRST_SCALE, middles)
     loss = _Loss(part, groups, scales)
     scales = scales.with_logs(_largest(loss, middles))
     for _ in range(_ROUNDS):
@@ -153,7 +168,9 @@ def possible_scales(runs: Runs, groups: np.ndarray) -> list[Scales]:
         scales = scales.with_logs(_largest(loss, scales.logs))
     generator = np.random.default_rng(0)
     half = _half_covariance(loss, scales.logs, spreads)
-    steps = generator.standard_normal((_PROCESSES // 2, len(middles))) @ half.T
+    drawn_steps = generator.standard_normal((_PROCESSES // 2, len(middles)))
+    drawn_steps /= np.sqrt((drawn_steps**2).mean(axis=0))  # so few would by chance scatter too little or too much
+    steps = drawn_steps @ half.T
     farthest = _FARTHEST * spreads
     drawn = []
     for step in [*steps, *-steps]:
@@ -172,7 +189,7 @@ def _prior(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _largest(loss: "_Loss", start: np.ndarray) -> np.ndarray:
     """Where the posterior of the scales is largest."""
     middles, spreads = loss.prior
-    bounds = list(zip(middles - 4 * spreads, middles + 4 * spreads, strict=True))
+    bounds = list(zip(middles - _FARTHEST * spreads, middles + _FARTHEST * spreads, strict=True))
     return minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 60}).x
 
 

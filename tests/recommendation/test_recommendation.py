@@ -12,7 +12,7 @@ from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fi
 from brainreg.recommendation.places import Places
 from brainreg.recommendation.process import Process, Runs, Scales
 from brainreg.recommendation.settings import advise
-from brainreg.recommendation.surrogate import Surrogate, _largest, _Loss
+from brainreg.recommendation.surrogate import Surrogate, _half_covariance, _largest, _likely_ratios, _Loss
 from brainreg.spaces.files import load_space
 
 GROUPS = np.array([0])
@@ -98,19 +98,43 @@ class TestSurrogate:
         own = np.repeat(np.where(np.arange(16) % 2, 0.1, 0.01), 10)
         centre = values.repeat(10)
         runs = replace(runs, values=centre + own * (runs.values - centre), islands=np.arange(16).repeat(10))
-        mean, covariance = Surrogate(runs, GROUPS).posterior(runs.places[::10], runs.islands[::10])
+        fitted = Surrogate(runs, GROUPS)
+        mean, covariance = fitted.posterior(runs.places[::10], runs.islands[::10])
         spread = np.sqrt(np.diag(covariance))
+        assert fitted.noise == pytest.approx(np.sqrt((0.1**2 + 0.01**2) / 2), rel=0.25)
         assert spread[::2].max() < 0.6 * spread[1::2].min()
         assert (np.abs(mean - values) <= 1.96 * spread).mean() >= 14 / 16
 
-    def test_what_is_expected_of_runs_that_go_on_tells_nothing_of_their_noise(self):
+    def test_what_is_expected_of_runs_that_go_on_tells_nothing(self):
+        """Neither of the noise, nor of which process is right: only of what is left to be known."""
         runs, _ = noisy_runs(8, 3, noise=0.05, offset=0)
         fitted = Surrogate(runs, GROUPS)
-        place, seeds = np.repeat(runs.places[:1], 5, axis=0), np.arange(3, 8)
-        expected = np.repeat(fitted.posterior(runs.places[:1], runs.islands[:1])[0], 5)
-        more = fitted.with_runs(runs.with_pending(place, np.full(5, -1), seeds, expected))
+        more = fitted.with_pending(np.repeat(runs.places[:1], 5, axis=0), np.full(5, -1), np.arange(3, 8))
+        places, islands = runs.places[::3], runs.islands[::3]
         for one, other in zip(fitted.processes, more.processes, strict=True):
-            assert one.scales == other.scales
+            assert one.scales is other.scales
+            assert other.posterior(places, islands)[0] == pytest.approx(one.posterior(places, islands)[0], abs=1e-6)
+            assert other.posterior(places, islands)[1][0, 0] < one.posterior(places, islands)[1][0, 0]
+
+    def test_scales_are_drawn_as_wide_as_the_runs_leave_them_open(self):
+        """In each direction of the posterior's curvature, their variance is what the curvature says."""
+        runs, _ = noisy_runs(12, 2, noise=0.05, offset=0.02)
+        scales = [one.scales for one in Surrogate(runs, GROUPS).processes]
+        likely = np.mean([one.logs for one in scales], axis=0)  # they lie in opposite pairs
+        ratios = _likely_ratios(runs, GROUPS, scales[0].with_logs(likely).with_ratios({}))
+        loss = _Loss(runs, GROUPS, scales[0].with_ratios(ratios))
+        middles, spreads = loss.prior
+        assert max(np.abs(one.logs - middles).max() for one in scales) < 4 * spreads.min()  # none is cut off
+        half = _half_covariance(loss, likely, spreads)
+        steps = np.linalg.solve(half, np.array([one.logs - likely for one in scales]).T)
+        assert (steps**2).mean(axis=1) == pytest.approx(np.ones(len(middles)), rel=0.1)
+
+    def test_equal_values_leave_room_for_others(self):
+        """Of values that are equal but for rounding, too."""
+        for value in (0.1, 0.5, 0.7):
+            runs = Runs(np.array([[0.1], [0.5], [0.9]]), np.full(3, -1), np.arange(3), np.full(3, value), np.zeros(3))
+            _, covariance = Surrogate(runs, GROUPS).posterior(runs.places, runs.islands)
+            assert np.sqrt(np.diag(covariance)).min() > 0.01
 
     def test_an_island_resembles_nothing(self):
         runs, _ = noisy_runs(10, 2, noise=0.01, offset=0)
