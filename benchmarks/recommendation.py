@@ -32,6 +32,7 @@ surrogate, and around it the table's own deviations from the settings' means, ea
 """
 
 import argparse
+import contextlib
 import heapq
 import itertools
 import math
@@ -40,7 +41,7 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -147,7 +148,7 @@ class RunTable:
         """Objectives, (settings, seeds)."""
         return np.array([[run.objective for run in runs] for runs in self.runs])
 
-    def known_runs(self, own: Settings, settings: Iterable[int], seeds: Iterable[int]) -> Runs:
+    def runs_for_surrogate(self, own: Settings, settings: Iterable[int], seeds: Iterable[int]) -> Runs:
         """Return the runs of some of the settings, of which `own` are the places, with some of the seeds."""
         values = self.values()[np.ix_([*settings], [*seeds])]
         chosen = np.repeat(np.arange(values.shape[0]), values.shape[1])
@@ -162,7 +163,7 @@ class RunTable:
     @cached_property
     def surrogate(self) -> Surrogate:
         """Fitted to all runs of the table."""
-        everything = self.known_runs(self.settings, range(len(self.settings)), range(len(self.seeds)))
+        everything = self.runs_for_surrogate(self.settings, range(len(self.settings)), range(len(self.seeds)))
         return Surrogate(everything, self.places.groups)
 
     def redrawn(self, generator: np.random.Generator) -> tuple["RunTable", np.ndarray]:
@@ -179,6 +180,7 @@ class RunTable:
         new_offsets = generator.choice(offsets, seeds)
         sources = generator.integers(seeds, size=(count, seeds))
         table = copy(self)
+        del table.surrogate  # it knows the table's own runs
         table.runs = [
             [
                 moved(self.runs[one][source], truth[one] + away[one, source] + new_offsets[seed])
@@ -238,7 +240,7 @@ class Draw:
         if self.known is not None:
             return self.known[self.settings], self.known[self.settings]
         own = self.own()
-        runs = self.table.known_runs(own, self.settings, self.truth)
+        runs = self.table.runs_for_surrogate(own, self.settings, self.truth)
         smooth = Surrogate(runs, self.table.places.groups).posterior(own.places, own.islands)[0]
         return smooth, self.table.values()[np.ix_(self.settings, self.truth)].mean(axis=1)
 
@@ -656,14 +658,9 @@ class Search:
         own = {setting: i for i, setting in enumerate(known)}
         settings = Settings(self.table.settings.places[known], self.table.settings.islands[known])
         runs = self.estimated().runs(own)
-        widest = surrogates._WIDEST
-        surrogates._WIDEST = widest if rule.told_widest is None else rule.told_widest
-        fitted, settings = (
-            recommending.fit_guarded(settings, runs, self.places.groups)
-            if rule.guard
-            else (Surrogate(runs.known(settings), self.places.groups), settings)
-        )
-        surrogates._WIDEST = widest
+        fit = recommending.fit_guarded if rule.guard else fit_unguarded
+        with widest_scales(rule.widest if rule.told_widest is None else rule.told_widest):
+            fitted, settings = fit(settings, runs, self.places.groups)
         result = recommend(fitted, settings, runs, np.array(known) > 0)
         bare = {} if 0 not in own else {"better": result.better(result.setting, own[0])}
         self.told[index] = line | {
@@ -676,6 +673,21 @@ class Search:
             "offset": fitted.offset,
             **bare,
         }
+
+
+def fit_unguarded(settings: Settings, runs: SettingRuns, groups: np.ndarray) -> tuple[Surrogate, Settings]:
+    """As `fit_guarded`, but settings always resemble each other."""
+    return Surrogate(runs.known(settings), groups), settings
+
+
+@contextlib.contextmanager
+def widest_scales(widest: float) -> Iterator[None]:
+    """Let surrogates be fitted with so wide draws of their scales."""
+    before, surrogates._WIDEST = surrogates._WIDEST, widest
+    try:
+        yield
+    finally:
+        surrogates._WIDEST = before
 
 
 def repeat(
@@ -696,12 +708,13 @@ def repeat(
         if not rule.offset:
             surrogates._PRIORS["offset"] = (1e-6, 0.01)
         allocation._LEADER_SHARE = rule.leader
-        surrogates._NOISE_FREEDOM, surrogates._WIDEST = rule.freedom, rule.widest
+        surrogates._NOISE_FREEDOM = rule.freedom
         try:
-            search = Search(drawn, rule, seed, budget, workers).run()
+            with widest_scales(rule.widest):
+                search = Search(drawn, rule, seed, budget, workers).run()
         finally:
             surrogates._PRIORS.update(priors)
-            surrogates._NOISE_FREEDOM, surrogates._WIDEST = Rule.freedom, Rule.widest
+            surrogates._NOISE_FREEDOM = Rule.freedom
         for index, size in enumerate(one for one in BUDGETS if one <= budget):
             told = search.told.get(index, {})
             row = {"rule": name, "seed": seed, "trainings": size, "truth_error": drawn.truth_error, **told}
@@ -740,8 +753,7 @@ def summary(results: pd.DataFrame) -> str:
         last = rows[rows.trainings.isin([size for size in sizes if size >= min(40, sizes[-1])])]
         line["optimism"] = f"{(last.told - last.plain).mean():+.3f}"
         if "low" in last and last.low.notna().any():
-            wide = 1.959964 * np.sqrt(((last.high - last.low) / 2 / 1.959964) ** 2 + last.truth_error**2)
-            line["coverage"] = f"{((last.plain - last.told).abs() <= wide).mean():.3f}"
+            line["coverage"] = f"{held(last).mean():.3f}"
             sure = last[(last.best >= 0.7) & (last.best < 0.9)]
             line["calibration"] = (
                 f"{(sure.tried_regret <= INDIFFERENCE).mean():.2f} of {len(sure)}" if len(sure) else "none"
@@ -758,6 +770,45 @@ def summary(results: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in table)
 
 
+def intervals(results: pd.DataFrame) -> str:
+    """After each number of trainings: how often the 95% interval holds the truth, and how wide it is."""
+    told = results[results.low.notna()].assign(held=held, width=lambda rows: rows.high - rows.low)
+    lines = []
+    for rule, own in told.groupby("rule", sort=False):
+        by_size = own.groupby("trainings")[["held", "width"]].mean()
+        parts = [f"{size}: {row.held:.2f} ({row.width:.3f})" for size, row in by_size.iterrows()]
+        both = own[own.trainings.isin((40, 80))].groupby("seed").held.mean()
+        lines.append(f"{rule}: {', '.join(parts)}; after 40 and 80 {both.mean():.3f} ± {both.sem():.3f}")
+    return "\n".join(["the 95% interval holds the truth (and its width), after so many trainings:", *lines])
+
+
+def held(results: pd.DataFrame) -> pd.Series:
+    """Whether each 95% interval that was told holds the truth, as 0 or 1; an uncertain truth widens it."""
+    wide = 1.959964 * np.sqrt(((results.high - results.low) / 2 / 1.959964) ** 2 + results.truth_error**2)
+    return ((results.plain - results.told).abs() <= wide).astype(float)
+
+
+def differences(results: pd.DataFrame, of: str = "search") -> str:
+    """A rule less each other one, over all budgets, in pairs of the same draws; how soon each is as good as today."""
+    told = results.assign(held=held)
+    own, lines = told[told.rule == of], [f"{of} less another rule, over all budgets, in pairs:"]
+    for rule in results.rule.unique():
+        pairs = own.merge(told[told.rule == rule], on=["seed", "trainings"], suffixes=("", "_other"))
+        if rule == of or pairs.empty or pairs.low_other.isna().all():
+            continue
+        parts = []
+        for name in ("held", "regret"):
+            each = (pairs[name] - pairs[f"{name}_other"]).groupby(pairs.seed).mean()
+            parts.append(f"{name} {each.mean():+.4f} ± {each.sem():.4f}")
+        lines.append(f"{rule}: {', '.join(parts)}")
+    curves = results.groupby(["rule", "trainings"], sort=False).regret.mean()
+    if "today" in curves:
+        wanted = curves["today"].iloc[-1]
+        soon = [f"{rule} {_first_below(curves[rule], wanted)}" for rule in results.rule.unique()]
+        lines.append(f"trainings until the regret that today ends with, {wanted:.4f}: {', '.join(soon)}")
+    return "\n".join(lines)
+
+
 def calibration(results: pd.DataFrame) -> str:
     """How often recommendations were within 0.005 of the best setting tried, by the P(best) that was told with them."""
     told = results[results.trainings.isin(_SHOWN[1:]) & results.best.notna()]
@@ -768,6 +819,9 @@ def calibration(results: pd.DataFrame) -> str:
             ends = f"{part.left:g} to {min(part.right, 1):g}"
             lines.append(f"| {rule} | {ends} | {rows.best.mean():.2f} | {right:.2f} | {len(rows)} |")
     return "\n".join(lines)
+
+
+TABLES = (summary, calibration, intervals, differences)
 
 
 def _first_below(curve: pd.Series, wanted: float) -> str:
@@ -854,7 +908,7 @@ def main() -> None:
             parser.error(
                 f"--show={flags.show}: has no columns {', '.join(sorted(missing))}; an earlier version made it"
             )
-        return print(summary(results), calibration(results), sep="\n\n")
+        return print(*(show(results) for show in TABLES), sep="\n\n")
     action = partial(
         repeat,
         path=flags.table,
@@ -881,9 +935,7 @@ def main() -> None:
         f"standard error of a setting's truth {results.truth_error.mean():.4f};"
         f" a training takes {full:.1f} s of one core"
     )
-    print(summary(results))
-    if "best" in results:
-        print(f"\n{calibration(results)}\n")
+    print(*(show(results) for show in (TABLES if "best" in results else TABLES[:1])), sep="\n\n")
     print(f"made in {time.monotonic() - began:.0f} s")
 
 

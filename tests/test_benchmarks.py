@@ -204,6 +204,20 @@ class TestRecommendation:
         lines = module.calibration(pd.DataFrame(rows)).splitlines()
         assert lines[2:] == ["| search | 0 to 0.3 | 0.12 | 0.50 | 2 |", "| search | 0.7 to 0.9 | 0.80 | 0.75 | 4 |"]
 
+    def test_rules_are_compared_over_the_same_draws(self, module):
+        """The interval of one rule holds the truth everywhere, that of the other in one of two draws."""
+        rows = [
+            {"rule": rule, "trainings": 40, "seed": seed, "told": 0.5, "low": 0.4, "high": 0.6, "plain": plain}
+            | {"truth_error": 0.0, "regret": regret}
+            for rule, truths, regret in [("search", (0.55, 0.45), 0.01), ("other", (0.55, 0.3), 0.04)]
+            for seed, plain in enumerate(truths)
+        ]
+        results = pd.DataFrame(rows)
+        assert "other: held +0.5000 ± 0.5000, regret -0.0300 ± 0.0000" in module.differences(results)
+        assert "other: 40: 0.50 (0.200); after 40 and 80 0.500 ± 0.500" in module.intervals(results)
+        uncertain = results.assign(truth_error=0.1)
+        assert module.held(uncertain).tolist() == [1, 1, 1, 1]
+
     def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, module):
         table = module.RunTable(module.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))
         assert table.params[0] == {}

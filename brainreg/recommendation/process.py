@@ -149,6 +149,11 @@ class Process:
         covariance[np.diag_indices(len(places))] += JITTER * scales.signal
         return scales.center + scales.scale * (cross.T @ self._weights), scales.scale**2 * covariance
 
+    def with_pending(self, places: np.ndarray, islands: np.ndarray, seeds: np.ndarray) -> "Process":
+        """Return the process as if further runs had given what it expects of them; see `Runs`."""
+        expected = self.posterior(places, islands)[0]
+        return Process(self.runs.with_pending(places, islands, seeds, expected), self.groups, self.scales)
+
     def left_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Return what each run's value is predicted to be from all others: (runs,) means and standard deviations.
 

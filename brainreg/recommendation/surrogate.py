@@ -66,7 +66,6 @@ class Surrogate:
     Args:
         runs: at least one.
         groups: (axes,) the parameter of each axis; see `Places`.
-        scales: those of each process, so that nothing is fitted.
 
     Attributes:
         processes: one for each draw of the scales.
@@ -76,11 +75,8 @@ class Surrogate:
     Linear models and empirical Bayes methods, Statistical Applications in Genetics and Molecular Biology 3 (2004).
     """
 
-    def __init__(self, runs: Runs, groups: np.ndarray, scales: Sequence[Scales] | None = None):
-        self._groups = groups
-        self.processes = [
-            Process(runs, groups, one) for one in (possible_scales(runs, groups) if scales is None else scales)
-        ]
+    def __init__(self, runs: Runs, groups: np.ndarray):
+        self.processes = [Process(runs, groups, scales) for scales in possible_scales(runs, groups)]
 
     @property
     def noise(self) -> float:
@@ -103,26 +99,11 @@ class Surrogate:
             islands, seeds: (runs,) as in `Runs`.
         """
         other = copy(self)
-        other.processes = [
-            Process(
-                one.runs.with_pending(places, islands, seeds, one.posterior(places, islands)[0]),
-                self._groups,
-                one.scales,
-            )
-            for one in self.processes
-        ]
+        other.processes = [one.with_pending(places, islands, seeds) for one in self.processes]
         return other
 
     def posterior(self, places: np.ndarray, islands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what is known of settings' values, without any seed's offset and without noise.
-
-        Args:
-            places: (settings, axes) in the unit cube.
-            islands: (settings,) as in `Runs`.
-
-        Returns:
-            (settings,) means and (settings, settings) covariances.
-        """
+        """Return mean and covariance of settings' values over all processes; see `Process.posterior`."""
         means, covariances = map(
             np.array, zip(*(one.posterior(places, islands) for one in self.processes), strict=True)
         )

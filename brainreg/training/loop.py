@@ -222,8 +222,8 @@ def train(
 def _channels_last_pays(settings: Hyperparameters) -> bool:
     """Whether a CPU trains a network faster with the channels of a pixel side by side.
 
-    Only multiples of 16 channels: with fewer than fill a vector of the processor, oneDNN writes beyond its memory (with
-    four channels where vectors hold eight numbers, AVX2; with eight where they hold 16, AVX-512).
+    Only multiples of 16 channels: oneDNN crashed with four on a processor whose widest vectors are those of AVX2, and
+    destroyed memory with eight on one with AVX-512.
     """
     return settings.archi in RESNETS and settings.precision == "float32" and settings.base_channels % 16 == 0
 

@@ -70,9 +70,9 @@ class TestSurrogate:
             runs, values = noisy_runs(10, 1, noise=0.05, offset=0, seed=seed)
             fitted = Surrogate(runs, GROUPS)
             likely = np.mean([one.scales.logs for one in fitted.processes], axis=0)  # they lie in opposite pairs
-            one = Surrogate(runs, GROUPS, [fitted.processes[0].scales.with_logs(likely).with_ratios({})])
-            for name, surrogate in {"all": fitted, "likely": one}.items():
-                mean, covariance = surrogate.posterior(runs.places, runs.islands)
+            one = Process(runs, GROUPS, fitted.processes[0].scales.with_logs(likely).with_ratios({}))
+            for name, known in {"all": fitted, "likely": one}.items():
+                mean, covariance = known.posterior(runs.places, runs.islands)
                 held[name].append(np.abs(mean - values) <= 1.96 * np.sqrt(np.diag(covariance)))
         assert np.mean(held["all"]) > 0.9 and np.mean(held["likely"]) < np.mean(held["all"]) - 0.02
 

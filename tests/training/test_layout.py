@@ -19,10 +19,10 @@ PASSES = """
 import torch
 from brainreg import build_model
 torch.set_num_threads(1)
-for channels in (16, 32):
+for archi, channels in (("ResNet18", 16), ("ResNet18", 32), ("ResNet18", 48), ("ResNet50", 16)):
     for size in (8, 11, 16, 20, 28, 32, 48):
         for colors in (1, 3):
-            network = build_model("ResNet18", colors, 10, channels, size).to(memory_format=torch.channels_last)
+            network = build_model(archi, colors, 10, channels, size).to(memory_format=torch.channels_last)
             for batch in (1, 2, 7, 16):
                 network.train(batch > 1 and size > 8 or batch > 2)
                 network(torch.rand(batch, colors, size, size)).sum().backward()
