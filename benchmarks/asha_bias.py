@@ -22,6 +22,7 @@ The table is that of make_table.py, the rule the search's own scheduler. For eac
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +31,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd
-from search_quality import RESULTS, RunTable
+from run_table import RESULTS, Run, RunTable
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from brainreg.search.scheduler import KEPT, RUNGS, AshaScheduler
 from brainreg.spaces.files import load_space
+
+
+def proposed(table: RunTable) -> list[Run]:
+    """Return the first run of each setting but the unregularized one."""
+    return [runs[0] for runs in table.runs[1:]]
+
+
+def smooth_columns(table: RunTable, values: np.ndarray) -> np.ndarray:
+    """Return (settings, columns) values as a Gaussian process smooths each column over the space."""
+    places, fitted = table.settings.places[1:], np.empty_like(values)
+    for i, column in enumerate(values.T):
+        kernel = ConstantKernel(2.0) * Matern(np.ones(places.shape[1]), (0.05, 50), nu=2.5)
+        process = GaussianProcessRegressor(kernel + WhiteKernel(0.3, (1e-3, 10)), normalize_y=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # of parameters that do not matter
+            fitted[:, i] = process.fit(places, column).predict(places)
+    return fitted
 
 
 class Share(NamedTuple):
@@ -64,14 +85,13 @@ def judge(
     Returns:
         (settings, rungs): the proxies that they are judged by, and whether they go on; NaN where they did not come.
     """
-    scheduler = AshaScheduler(len(table.proposed[0].training), **rule)
+    runs = proposed(table)
+    scheduler = AshaScheduler(len(runs[0].training), **rule)
     going_on = np.full((len(order), len(scheduler.rungs)), np.nan)
     for number in order.tolist():
-        run = table.proposed[number]
-        for epoch in range(1, len(run.training) + 1):
-            report = run.report(epoch)
+        for epoch, report in enumerate(runs[number].reports, 1):
             if last:
-                report["valid_cross_entropy"] = -epoch
+                report = report | {"valid_cross_entropy": -epoch}
             goes_on = scheduler.decide(number, report)
             if epoch in scheduler.rungs:
                 going_on[number, list(scheduler.rungs).index(epoch)] = goes_on
@@ -84,7 +104,7 @@ def judge(
 def unbiased(table: RunTable, judged: np.ndarray, objective: np.ndarray, alpha: np.ndarray, draws: int) -> np.ndarray:
     """Return (draws, rungs) slopes of proxies that depend on the objective alone, and on luck."""
     measured = np.column_stack([judged, objective])
-    fitted, _ = table.smooth_columns(measured)
+    fitted = smooth_columns(table, measured)
     deviations, smoothed, generator = measured - fitted, fitted[:, -1], np.random.default_rng(0)
     proxies = np.column_stack([np.polyval(np.polyfit(smoothed, one, 3), smoothed) for one in fitted[:, :-1].T])
     made = np.column_stack([proxies, smoothed])
@@ -100,8 +120,8 @@ def bias(
     table: RunTable, rule: dict[str, Any], last: bool = False, groups: int = 2, draws: int = 200
 ) -> tuple[pd.DataFrame, dict[str, Share]]:
     """Return a row for each rung, the slopes and the shares of the best third that go on; and those of all rungs."""
-    objective = np.array([run.measured["objective"] for run in table.proposed])
-    alpha = table.parameter("reg_alpha")
+    objective = np.array([run.objective for run in proposed(table)])
+    alpha = table.settings.places[1:, table.places.names.index("reg_alpha")]
     generator = np.random.default_rng(0)
     judged, _ = judge(table, rule, last, np.arange(len(objective)), stopping=False)
     orders = [generator.permutation(len(objective)) for _ in range(draws)]
@@ -110,7 +130,7 @@ def bias(
     best = objective >= np.quantile(objective, 2 / 3)
     parts = {"low": alpha <= np.quantile(alpha, 1 / groups), "high": alpha > np.quantile(alpha, 1 - 1 / groups)}
     rows = []
-    for i, epoch in enumerate(AshaScheduler(len(table.proposed[0].training), **rule).rungs):
+    for i, epoch in enumerate(AshaScheduler(len(table.runs[0][0].training), **rule).rungs):
         row = {"epoch": epoch}
         row["proxy"], row["proxy_se"] = slope(judged[:, i], objective, alpha)
         row["unbiased"], row["unbiased_sd"] = made[:, i].mean(), made[:, i].std()

@@ -1,6 +1,6 @@
 """Train and measure many settings of a space to the end, and write every epoch down: a table to search in.
 
-`python benchmarks/search_quality.py` lets samplers and schedulers search the table instead of training. Settings that
+Other benchmarks let a search look its runs up in the table instead of training. Settings that
 a search is given have the numbers -1, -2, ... Each seed has its own initialization, batches, split and attacked images;
 `rest_accuracy` is the robust accuracy on the `rest_n` validation images that the objective does not attack. Seconds are
 those of the processor: other work does not count, but lengthens them where cores share their parts. Interrupted, it

@@ -16,13 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import numpy as np
 import pandas as pd
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from search_quality import RESULTS, RunTable
+from run_table import RESULTS, RunTable
 
 from brainreg.records.manifest import write_manifest
 from brainreg.records.trial import STOPPED, TrialFiles
@@ -40,6 +42,16 @@ _METRICS = (
 )
 
 
+def nearest(table: RunTable, params: dict[str, Any], tried: set[int]) -> int:
+    """Return the number of the nearest setting, of those that were not tried as long as there are such; now it is."""
+    away = ((table.settings.places - table.places.place(params)) ** 2).sum(axis=1)
+    away[0] = np.inf
+    if len(tried) < len(away) - 1:
+        away[list(tried)] = np.inf
+    tried.add(number := int(away.argmin()))
+    return number
+
+
 def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: int = 0) -> None:
     """Write the folder of a search that has ended, one trial after the other.
 
@@ -54,9 +66,9 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
         Strategy(sampler="random", scheduler=scheduler, sampler_seed=seed, seeds=1),
     )
     table, frame = RunTable(TABLE, space), pd.read_csv(TABLE)
-    epochs = {number: one[[*_METRICS]].to_dict("records") for number, one in frame.groupby("setting")}
-    numbers = [number for number in epochs if number >= 0]
-    asha = AshaScheduler(len(table.runs[0].training)) if scheduler == "asha" else FIFOScheduler()
+    # the unregularized setting, -1 in the file, comes first in both
+    epochs = [one[[*_METRICS]].to_dict("records") for _, one in frame.groupby("setting")]
+    asha = AshaScheduler(len(epochs[0])) if scheduler == "asha" else FIFOScheduler()
     study = SearchStudy(space, strategy, "report")
     write_manifest(
         folder,
@@ -76,18 +88,14 @@ def write_search(folder: Storage, trials: int, scheduler: str = "none", seed: in
     for _ in range(trials):
         trial = study.ask()
         record = study.propose(trial)
-        if record.setting:
-            number, run = -1, table.of_given(record.setting)
-        else:
-            place = table.nearest(record.params, tried, len(tried) == len(table.proposed))
-            tried.add(place)
-            number, run = numbers[place], table.proposed[place]
+        number = 0 if record.setting else nearest(table, record.params, tried)
+        run = table.runs[number][0]
         known = SimpleNamespace(
-            trial_id=str(record.number), config={"number": record.number, "setting": record.setting}
+            trial_id=str(record.number),
+            config={key: getattr(record, key) for key in ("number", "setting", "setting_number")},
         )
-        reports = (run.report(epoch) for epoch in range(1, len(run.training) + 1))
         done = next(
-            (one["epoch"] for one in reports if asha.on_trial_result(None, known, one) == TrialScheduler.STOP), None
+            (one["epoch"] for one in run.reports if asha.on_trial_result(None, known, one) == TrialScheduler.STOP), None
         )
         record.began, seconds = now, sum(run.training[:done]) + sum(run.proxying[:done])
         measured = {}

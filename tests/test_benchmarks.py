@@ -22,8 +22,21 @@ from brainreg.training.loop import train
 BENCHMARKS = ROOT / "benchmarks"
 SCRIPTS = sorted(path.name for path in BENCHMARKS.glob("*.py") if "__main__" in path.read_text())
 
-# The smallest that each can do; of the others, only that they start.
+# The smallest that each can do.
 SMALLEST = {
+    "asha_bias.py": "--draws=2",
+    "autoattack_grid.py": "--task=digits --base_channels=2 --epoch_num=1 --phase_duration=1 --train_image_num=200"
+    " --valid_portion=0.25 --images=4 --eps 0.1 --threads=1 --save=grid.csv",
+    "early_stopping.py": "--space=digits_double --seeds 101 --choice_images=4 --test_images=4",
+    "kill.py": "--kills=1 --trials=2",
+    "launches.py": "--base_channels=1 --batch=8 --pairs=2",
+    "make_table.py": "--settings=1 --processes=1 --save=table.csv",
+    "pair_sampler.py": "--task=digits --images 300",
+    "proxy.py": "--models=3",
+    "recommendation.py": "--repetitions=1 --processes=1 --budget=20 --rules today search --save=searches.csv",
+    "report.py": "--trials=8 --scheduler=asha --rounds=1",
+    "select_pairs.py": "--images=200 --rounds=1",
+    "service_cost.py": "--trials=4 --rounds=1 --finished=10 --proposals=1",
     "performance.py": "--parts step pairs --made_up_images --rounds=1 --threads=1 --device=cpu",
     "precision.py": "--seeds=1",
     "cpu_layouts.py": "--shapes 8x8 --ways usual grouped --repeats=1",
@@ -32,7 +45,7 @@ SMALLEST = {
     " --set base_channels=2 epoch_num=1 phase_duration=1 train_image_num=200 --attack_images=4 --save=rows.csv",
     "choose_eps.py": "--task=digits --base_channels=2 --epoch_num=1 --valid_portion=0.25 --eps 0.1 --seeds 0",
 }
-WITHOUT_FLAGS = ("digits_size.py", "published_rows.py")
+WITHOUT_FLAGS = ("published_rows.py",)
 
 
 def test_a_step_of_the_stand_in_is_a_step_of_the_loop(monkeypatch):
@@ -81,7 +94,7 @@ class TestAshaBias:
     @pytest.fixture
     def table(self, monkeypatch):
         monkeypatch.syspath_prepend(str(BENCHMARKS))
-        from search_quality import RESULTS, RunTable
+        from run_table import RESULTS, RunTable
 
         return RunTable(RESULTS / "digits_table.csv", load_space("digits_double"))
 
@@ -106,10 +119,10 @@ class TestAshaBias:
 
     def test_one_would_be_seen(self, table):
         """Where proxies fall with log alpha, by 0.05 over its range."""
-        lower = 0.05 * table.parameter("reg_alpha")
-        table.proposed = [
-            replace(run, proxies=[value - less for value in run.proxies])
-            for run, less in zip(table.proposed, lower, strict=True)
+        lower = 0.05 * table.settings.places[:, table.places.names.index("reg_alpha")]
+        table.runs = [
+            [replace(run, reports=[one | {"proxy_objective": one["proxy_objective"] - less} for one in run.reports])]
+            for (run,), less in zip(table.runs, lower, strict=True)
         ]
         assert (self.bias(table, {})[0].excess < -2).all()
 
@@ -131,12 +144,31 @@ def test_it_runs(script, tmp_path):
 class TestRecommendation:
     """Of searches that are simulated in a table of real runs with several seeds."""
 
-    @pytest.fixture
-    def module(self, monkeypatch):
+    @pytest.fixture(autouse=True)
+    def benchmarks(self, monkeypatch):
         monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    @pytest.fixture
+    def module(self):
         import recommendation
 
         return recommendation
+
+    @pytest.fixture
+    def run_table(self):
+        import run_table
+
+        return run_table
+
+    @pytest.fixture
+    def table(self, run_table):
+        return run_table.RunTable(run_table.RESULTS / "digits_runs.csv", load_space("digits_double"))
+
+    @pytest.fixture
+    def simulated(self):
+        import simulated_search
+
+        return simulated_search
 
     def test_where_the_noise_comes_from(self, module, tmp_path):
         """Offsets of seeds that all settings share are told from each run's own noise."""
@@ -156,21 +188,19 @@ class TestRecommendation:
         assert share == pytest.approx(of_offsets / (of_offsets + 0.03**2), abs=0.08)
 
     @pytest.mark.parametrize("rule", ["today", "thompson", "race, asha", "search", "oracle"])
-    def test_a_search_is_told_only_what_feeds_it(self, module, rule):
+    def test_a_search_is_told_only_what_feeds_it(self, simulated, table, rule):
         """It recommends a setting of its part of the table, and the truth's runs are none of its own."""
-        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
-        drawn = module.Draw.of(table, 3)
+        drawn = simulated.Draw.of(table, 3)
         assert not {*drawn.feed} & {*drawn.truth} and len(drawn.settings) < len(table.runs)
-        search = module.Search(drawn, module.RULES[rule], 3, 10, workers=2).run()
+        search = simulated.Search(drawn, simulated.RULES[rule], 3, 10, workers=2).run()
         values = table.values()
         for setting, seed, value in zip(search.state.settings, search.state.seeds, search.state.values, strict=True):
             known = values[setting, [drawn.feed[seed % len(drawn.feed)]]]
             assert np.isnan(value) or value == known
         assert search.told[0]["setting"] in drawn.settings[1:]
 
-    def test_runs_drawn_anew_scatter_around_known_values_as_the_real_ones_do(self, module):
+    def test_runs_drawn_anew_scatter_around_known_values_as_the_real_ones_do(self, table):
         """Their mean over many draws is the known value, and noise and settings vary as in the table without bias."""
-        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
         draws = [table.redrawn(np.random.default_rng(seed)) for seed in range(30)]
         truth = np.array([known for _, known in draws])
         away = np.array([drawn.values() for drawn, _ in draws]) - truth[:, :, None]
@@ -180,18 +210,16 @@ class TestRecommendation:
         assert (away**2).mean() == pytest.approx(noise, rel=0.1)
         assert truth.var(axis=1, ddof=1).mean() == pytest.approx(real.mean(axis=1).var(ddof=1) - noise / 8, rel=0.2)
 
-    def test_a_drawn_run_keeps_how_its_proxies_lie_to_its_objective(self, module):
-        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
+    def test_a_drawn_run_keeps_how_its_proxies_lie_to_its_objective(self, run_table, table):
         run = table.runs[3][0]
-        moved = module.moved(run, run.objective + 0.1)
+        moved = run_table.moved(run, run.objective + 0.1)
         for one, other in zip(run.reports, moved.reports, strict=True):
             assert other["proxy_objective"] - one["proxy_objective"] == pytest.approx(0.1)
             assert other["valid_cross_entropy"] == one["valid_cross_entropy"]
         assert moved.training == run.training and run.objective == table.runs[3][0].objective
 
-    def test_a_known_truth_has_no_error(self, module):
-        table = module.RunTable(module.RESULTS / "digits_runs.csv", load_space("digits_double"))
-        drawn = module.Draw.of(table, 3, known_truth=True)
+    def test_a_known_truth_has_no_error(self, simulated, table):
+        drawn = simulated.Draw.of(table, 3, known_truth=True)
         smooth, plain = drawn.smooth_truth
         assert drawn.truth_error == 0 and (smooth == plain).all() and len(smooth) == len(drawn.settings)
 
@@ -218,16 +246,16 @@ class TestRecommendation:
         uncertain = results.assign(truth_error=0.1)
         assert module.held(uncertain).tolist() == [1, 1, 1, 1]
 
-    def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, module):
-        table = module.RunTable(module.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))
+    def test_the_unregularized_setting_comes_first_where_the_space_has_a_published_one(self, run_table):
+        table = run_table.RunTable(run_table.RESULTS / "mnist_runs.csv", load_space("narrow/mnist_mnist"))
         assert table.params[0] == {}
         assert table.params[1]["reg_alpha"] == pytest.approx(4.0)
         assert len(table.runs) == 26
 
-    def test_seeds_that_not_all_settings_have_are_left_out(self, module, tmp_path):
-        frame = pd.read_csv(module.RESULTS / "mnist_runs.csv")
+    def test_seeds_that_not_all_settings_have_are_left_out(self, run_table, tmp_path):
+        frame = pd.read_csv(run_table.RESULTS / "mnist_runs.csv")
         frame[(frame.seed < 2) | (frame.setting < 3)].to_csv(tmp_path / "part.csv", index=False)
-        assert module.RunTable(tmp_path / "part.csv", load_space("narrow/mnist_mnist")).seeds == [0, 1]
+        assert run_table.RunTable(tmp_path / "part.csv", load_space("narrow/mnist_mnist")).seeds == [0, 1]
 
     @pytest.mark.parametrize(
         ("wanted", "said"), [(0.05, "< 10"), (0.03, "15"), (0.02, "20"), (0.015, "70"), (0.005, "> 80")]
