@@ -1,6 +1,6 @@
 # make tune   a search on real images, on any machine, in minutes
 # make reproduce ROW=mnist_mnist   a row of the published table, found again: search, confirmation, figures
-# make test   the tests, in a few minutes
+# make test   the tests, in about five minutes
 # All first make the virtual environment in .venv where it is missing or older than pyproject.toml.
 
 PYTHON ?= python3

@@ -5,6 +5,7 @@ from .hyperparameters import Hyperparameters as Hyperparameters
 from .method.loss import similarity_loss as similarity_loss
 from .method.pairs import select_pairs as select_pairs
 from .method.sampler import PairSampler as PairSampler
+from .method.similarity import boosted_targets as boosted_targets
 from .method.similarity import pixel_similarity as pixel_similarity
 from .models.build import build_model as build_model
 from .models.logits import as_logits as as_logits

@@ -16,6 +16,14 @@ class InputError(ValueError):
         super().__init__("\\n".join(text.splitlines()))  # a file's name may hold line breaks
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its kind where it has none."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return what a message about an unknown `name` ends with: the nearest known names, then all of them.
 

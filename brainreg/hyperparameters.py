@@ -10,15 +10,15 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from brainreg._utils.paths import expand_home
-from brainreg.data.datasets import DATASETS, find_dataset
+from brainreg.data.datasets import DATASETS, find_dataset, is_path
 from brainreg.method.ranges import RangeName, check_range
 from brainreg.models.names import RESNETS, check_architecture
 
 
 def _known_dataset(name: str) -> str:
-    """A data set's own name, or the absolute path of its folder: what a worker elsewhere or a later reader needs."""
+    """A data set's own name, or the absolute path where it lies: what a worker elsewhere or a later reader needs."""
     find_dataset(name)
-    return name if name in DATASETS else str(Path(expand_home(name)).resolve())
+    return str(Path(expand_home(name)).resolve()) if is_path(name) else name
 
 
 def _known_architecture(name: str) -> str:
@@ -36,18 +36,26 @@ class Hyperparameters(BaseModel):
 
     task: DatasetName = Field(
         "CIFAR10",
-        description="data set to classify: digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageNet,"
-        " or the path of an image folder, PATH/train/<class>/* and PATH/test/<class>/* (or val), or PATH/<class>/*",
+        description="data set to classify: digits, MNIST, FashionMNIST, CIFAR10, CIFAR100, ImageNet;"
+        " the path of an image folder, PATH/train/<class>/* and PATH/test/<class>/* (or val), or PATH/<class>/*; a .npz"
+        " file of arrays; or torchvision:NAME (not in the published code)",
     )
     archi: Annotated[str, AfterValidator(_known_architecture)] = Field(
         "ResNet18",
-        description=f"architecture: {', '.join(RESNETS)}, or timm:NAME, a convolutional network of timm"
-        " (not in the published code)",
+        description=f"architecture: {', '.join(RESNETS)}; timm:NAME, a convolutional network of timm; or"
+        " PACKAGE.MODULE:FUNCTION, a network of yours (not in the published code)",
     )
     base_channels: int = Field(
         64, ge=1, le=4096, description="width of the first convolution; the sections are 1, 2, 4, 8 times as wide"
     )
     rgb: bool = Field(False, description="classify RGB images instead of gray ones")
+    image_size: int | None = Field(
+        None,
+        ge=8,
+        le=1024,
+        description="side of the task's and the regularization images: their shorter side is made as long, and the"
+        " middle square is cut out; absent: as they are, square and of one size (not in the published code)",
+    )
 
     reg_alpha: float | None = Field(
         None, ge=0, description="alpha, weight of the similarity loss; absent or 0: no regularization"
@@ -106,6 +114,8 @@ class Hyperparameters(BaseModel):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
+        if self.image_size is not None and self.task in DATASETS and DATASETS[self.task].varied_sizes:
+            raise ValueError(f"image_size={self.image_size}: {self.task} has a size of its own; leave image_size out")
         check_range(self.reg_range, self.reg_thresh, self.reg_thresh_2)
         if self.arctanh and self.reg_boosting_val > 1:
             raise ValueError(f"reg_boosting_val={self.reg_boosting_val:g}: at most 1 while arctanh is on")

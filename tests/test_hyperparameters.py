@@ -21,6 +21,7 @@ PUBLISHED_DEFAULTS = {
 def test_defaults_are_the_published_ones():
     defaults = Hyperparameters().model_dump()
     own = {"train_image_num": None, "precision": "float32", "augment_noise": 0, "adversarial_eps": 0}
+    own["image_size"] = None
     assert {name: defaults.pop(name) for name in own} == own  # not in the published code
     assert defaults == PUBLISHED_DEFAULTS
 
@@ -53,7 +54,10 @@ def test_known_data_sets_and_folders_are_tasks(task):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"task": "CIFR10"}, "--task=CIFR10: no such data set, and no folder of images there; did you mean CIFAR10 or"),
+        (
+            {"task": "CIFR10"},
+            "--task=CIFR10: no such data set, and no folder of images or .npz file there; did you mean CIFAR10 or",
+        ),
         ({"reg_data": "MNITS"}, "--reg_data=MNITS: no such data set"),
         ({"archi": "ResNet19"}, "--archi=ResNet19: no such architecture; did you mean ResNet18 or"),
         ({"reg_range": "hgh"}, "--reg_range=hgh: no such choice; did you mean high? known: all, high, low, positive,"),

@@ -8,7 +8,7 @@ import pandas as pd
 from brainreg._utils.formats import SYMBOLS, format_duration, format_probability, format_setting
 from brainreg.analysis.formats import ABSENT
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.results import rank_trials
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
 from brainreg.spaces.names import PROPOSED, UNREGULARIZED, shown_name

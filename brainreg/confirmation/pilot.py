@@ -7,7 +7,7 @@ from typing import Self
 
 import pandas as pd
 
-from brainreg.recommendation.settings import FEWEST_REPEATS
+from brainreg.recommendation.setting_table import FEWEST_REPEATS
 from brainreg.records.trial import FINISHED
 from brainreg.statistics import Spread, power
 

@@ -121,7 +121,10 @@ def _run(
     notes: list[str],
 ) -> None:
     training, test = load_training_data(job.settings, data_dir, device), load_test_images(job.settings, data_dir)
-    found = {**training.fingerprints, part_name(TEST, job.settings.rgb): test.fingerprint}
+    found = {
+        **training.fingerprints,
+        part_name(TEST, job.settings.rgb, image_size=job.settings.image_size): test.fingerprint,
+    }
     check_same_data(found, data, f"--data_dir={data_dir}", f"this confirmation, on {socket.gethostname()}")
     checkpoint = place.path / CHECKPOINT
     choice: dict[str, Any] = {}

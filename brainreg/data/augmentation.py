@@ -116,5 +116,13 @@ def random_resized_crop_and_flip(
 def image_view(purpose: Purpose) -> View:
     """What is made of an image where images come in many sizes: to classify it, or to regularize with it."""
     if purpose == "task":
-        return v2.Compose([v2.Resize(224), v2.CenterCrop(224)])
+        return square_view(224)
     return v2.Compose([v2.CenterCrop((144, 256)), v2.Resize((36, 64))])
+
+
+@functools.cache
+def square_view(size: int) -> View:
+    """What is made of an image where all shall have one size: its shorter side becomes so long, and the middle square
+    of that is cut out.
+    """
+    return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])

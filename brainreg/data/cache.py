@@ -7,9 +7,9 @@ import torch
 from brainreg.data.files import logger, write_cache
 from brainreg.data.fingerprints import checksum
 from brainreg.data.image_set import ImageSet
-from brainreg.data.images import first_line
 from brainreg.data.sources import Source
 from brainreg.data.types import View
+from brainreg.errors import first_line
 
 
 def load_cached(path: Path, key: str, source: Source, mode: str, view: View | None) -> ImageSet:

@@ -1,8 +1,10 @@
 """Which data sets there are, and what is special about each: strengths, scaling, augmentation."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
+from brainreg._utils.lazy import torchvision
 from brainreg._utils.paths import expand_home
 from brainreg.data.augmentation import no_augmentation, random_crop_and_flip, random_flip, random_resized_crop_and_flip
 from brainreg.data.types import Augmentation
@@ -14,7 +16,7 @@ class Dataset:
     """What the method and its evaluation need to know of a data set.
 
     Attributes:
-        name: its name, or the path of a folder in torchvision's ImageFolder layout.
+        name: its name, the path of a folder of images or of a file of arrays, or `torchvision:NAME`.
         gray: whether the images have one channel; RGB cannot be asked of those.
         centered: whether pixels are scaled to 5 * (x - 0.5) for the network, instead of left in [0, 1].
         augment: applied to each training batch.
@@ -70,14 +72,51 @@ DATASETS = {
 }
 
 
+# What the name of one of torchvision's other data sets begins with.
+TORCHVISION = "torchvision:"
+
+# How the name of a file of NumPy arrays ends.
+ARRAYS = ".npz"
+
+
+def is_path(name: str) -> bool:
+    """Return whether a data set is named by where it lies: neither a known name nor one of torchvision's."""
+    return name not in DATASETS and not name.startswith(TORCHVISION)
+
+
 def find_dataset(name: str) -> Dataset:
-    """Return the data set of a name, or of the path of an image folder.
+    """Return the data set of a name, of the path of an image folder or a file of arrays, or one of torchvision's.
 
     Raises:
-        InputError: neither a known name nor a folder.
+        InputError: there is none.
     """
     if name in DATASETS:
         return DATASETS[name]
-    if name.strip() and Path(expand_home(name)).is_dir():
+    if name.startswith(TORCHVISION):
+        _check_torchvision(name)
+        return Dataset(name)
+    path = Path(expand_home(name))
+    if name.strip() and (path.is_dir() or (path.is_file() and name.endswith(ARRAYS))):
         return Dataset(expand_home(name))
-    raise InputError(f"{name}: no such data set, and no folder of images there; {nearest(name, DATASETS)}")
+    raise InputError(
+        f"{name}: no such data set, and no folder of images or {ARRAYS} file there; {nearest(name, DATASETS)}"
+    )
+
+
+def _check_torchvision(name: str) -> None:
+    own = name.removeprefix(TORCHVISION)
+    if own in DATASETS:
+        raise InputError(f"{name}: is known by its own name; must be {own}")
+    kinds = [kind for kind in torchvision.datasets.__all__ if kind not in DATASETS and _has_root(kind)]
+    if own not in kinds:
+        raise InputError(f"{name}: torchvision has no such data set; {nearest(own, kinds)}")
+
+
+def _has_root(kind: str) -> bool:
+    """Whether a name in `torchvision.datasets` is that of a data set with a folder of its own."""
+    made = getattr(torchvision.datasets, kind)
+    return inspect.isclass(made) and [*inspect.signature(made).parameters][0] == "root" and kind not in _GENERAL
+
+
+# Kinds of folders, no data sets.
+_GENERAL = ("DatasetFolder", "ImageFolder", "VisionDataset")

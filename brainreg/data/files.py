@@ -1,15 +1,17 @@
-"""Files of the cache: written as a whole, or not at all while nothing may be written."""
+"""Files of data: whether they have changed; those of the cache, written as a whole, or not at all."""
 
 import contextlib
+import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from brainreg.data.images import first_line
+from brainreg.data.images import readable
+from brainreg.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -52,3 +54,21 @@ def write_cache(path: Path, write: Callable[[Any], object]) -> bool:
         logger.warning("%s: cannot be written (%s); the images are read again each time", path, first_line(error))
         return False
     return True
+
+
+def files_fingerprint(paths: Sequence[str | Path], root: str | None = None) -> str:
+    """Return a digest of names (below `root`, or of the files alone), sizes and times: whether to decode them again.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    digest, path = hashlib.sha256(b"2"), ""  # which changes when what is decoded does
+    try:
+        for path in (os.fspath(one) for one in paths):  # texts, since a data set may have a million files
+            status = os.stat(path)
+            name = os.path.basename(path) if root is None else path[len(root) :]
+            digest.update(os.fsencode(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"))
+    except OSError as error:
+        with readable(path):
+            raise error
+    return digest.hexdigest()

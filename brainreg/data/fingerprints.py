@@ -31,7 +31,14 @@ def fingerprint(images: torch.Tensor, labels: torch.Tensor, known: int | None = 
     return f"{'x'.join(map(str, images.shape))}-{checksum(images, labels) if known is None else known:08x}"
 
 
-def part_name(part: str, rgb: bool, valid_portion: float | None = None, seed: int | None = None) -> str:
+def part_name(
+    part: str,
+    rgb: bool,
+    valid_portion: float | None = None,
+    seed: int | None = None,
+    *,
+    image_size: int | None = None,
+) -> str:
     """Return under which name a fingerprint is kept: those of one name can be compared.
 
     Args:
@@ -39,9 +46,11 @@ def part_name(part: str, rgb: bool, valid_portion: float | None = None, seed: in
             split) or test.
         rgb: whether they were decoded in color.
         valid_portion, seed: of validation images, what they were divided by.
+        image_size: side that they were given.
     """
     divided = "" if valid_portion is None else f", portion {valid_portion:g}, seed {seed}"
-    return f"{part}{divided}{', RGB' if rgb else ''}"
+    sized = "" if image_size is None else f", {image_size}x{image_size}"
+    return f"{part}{divided}{', RGB' if rgb else ''}{sized}"
 
 
 def check_same_data(now: Mapping[str, str], then: Mapping[str, str] | None, where: str, what: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from brainreg.data.augmentation import image_view
 from brainreg.data.files import write_cache
 from brainreg.data.fingerprints import fingerprint
-from brainreg.data.sources import ImageFolder
+from brainreg.data.folders import ImageFolder
 
 
 @dataclass(frozen=True)

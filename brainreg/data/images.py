@@ -5,14 +5,19 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from brainreg.errors import InputError
+from brainreg.data.types import View
+from brainreg.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -178,14 +183,66 @@ def _in_eight_bits(image: Image.Image, kind: str | None, path: str) -> Image.Ima
     if image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM")):
         return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     if image.mode == "F":
-        values = np.asarray(image)
-        low, high = values.min(), values.max()
-        if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
-            raise InputError(f"{path}: float pixels from {low:g} to {high:g}; must be from 0 to 1")
-        return Image.fromarray(np.rint(values.clip(0, 1) * 255).astype(np.uint8))
+        return Image.fromarray(to_eight_bits(np.asarray(image), path))
     if image.mode == "I":
         raise InputError(f"{path}: pixels of 32 bits; must have 8 or 16 bits, or be floats from 0 to 1")
     return image
+
+
+def to_eight_bits(values: np.ndarray, where: str) -> np.ndarray:
+    """Return floats in [0, 1] as uint8; `where` is what an error begins with."""
+    low, high = values.min(), values.max()
+    if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):
+        raise InputError(f"{where}: float pixels from {low:g} to {high:g}; must be from 0 to 1")
+    return np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def view_pixels(pixels: "torch.Tensor", view: View | None, mode: str | None = None) -> "torch.Tensor":
+    """Return images (n, c, h, w) uint8 as files of them would be decoded.
+
+    Pillow does it, whose numbers are the same on every processor.
+
+    Args:
+        view: what is made of each image; None leaves them as they are.
+        mode: L makes colored images gray.
+    """
+    gray = mode == "L" and pixels.shape[1] == 3
+    if view is None and not gray:
+        return pixels
+
+    def images() -> Iterator[tuple[str, np.ndarray]]:
+        for i, one in enumerate(pixels.numpy()):
+            image = Image.fromarray(one[0] if len(one) == 1 else one.transpose(1, 2, 0))
+            image = image.convert("L") if gray else image
+            yield f"image {i}", np.array(view(image) if view else image)
+
+    return stack_pixels(images(), len(pixels))
+
+
+def stack_pixels(images: Iterable[tuple[str, np.ndarray]], count: int) -> "torch.Tensor":
+    """Return decoded images as (count, c, h, w) uint8.
+
+    Args:
+        images: `count` of them, at least one, each with what an error calls it: (h, w) or (h, w, c) uint8.
+
+    Raises:
+        InputError: they differ in size.
+    """
+    import torch  # which takes seconds
+
+    pixels = None
+    for i, (where, image) in enumerate(images):
+        if pixels is None:
+            pixels = np.empty((count, *image.shape), np.uint8)
+        if image.shape != pixels.shape[1:]:
+            raise InputError(
+                f"{where}: {image.shape[1]}x{image.shape[0]} pixels, while the first image has"
+                f" {pixels.shape[2]}x{pixels.shape[1]}; all must have one size, which image_size gives them"
+            )
+        pixels[i] = image
+    assert pixels is not None
+    stacked = torch.from_numpy(pixels)
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
 def is_gray(path: str) -> bool:
@@ -207,11 +264,3 @@ def readable(path: str | os.PathLike) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({what}); replace or remove it") from error
     except Exception as error:  # readers raise anything on damaged bytes: AssertionError, ValueError, OSError
         raise InputError(f"{path}: cannot be read ({first_line(error)}); replace or remove it") from error
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind where it has none."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

@@ -2,6 +2,7 @@
 
 import torch
 
+from brainreg.data.types import Split
 from brainreg.seeds import Stream, seeded_generator
 
 
@@ -43,3 +44,9 @@ def first_images(labels: torch.Tensor, count: int, seed: int) -> torch.Tensor:
     if bool((labels[1:] >= labels[:-1]).all()):
         return torch.randperm(len(labels), generator=seeded_generator(seed, Stream.FIRST_IMAGES))[:count]
     return torch.arange(count)
+
+
+def held_out_test(labels: torch.Tensor, split: Split) -> torch.Tensor:
+    """Return the indices of a split, for data without a test split: a class-balanced fifth, always the same."""
+    train, test = split_train_validation(labels, 0.2, seed=0)
+    return train if split == "train" else test

@@ -1,16 +1,14 @@
 """Networks of timm, regularized at their stages."""
 
 import difflib
-from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from brainreg.errors import InputError
-from brainreg.models.base import SimilarityNetwork
+from brainreg.models.stages import StagedNetwork
 
 
-class TimmNetwork(SimilarityNetwork):
+class TimmNetwork(StagedNetwork):
     """A convolutional network of the timm library, compared by the maps of its feature stages.
 
     Args:
@@ -27,17 +25,15 @@ class TimmNetwork(SimilarityNetwork):
         import timm  # takes seconds, which only those pay who use it
 
         check_timm_name(name)
-        super().__init__()
-        self.backbone: Any = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
-        stages = getattr(self.backbone, "feature_info", None)
-        modules = dict(self.backbone.named_modules())
-        stages = [stage for stage in stages or () if stage["module"] and stage["module"] in modules]
-        self._stages = [stage["module"] for stage in stages]
-        # What timm calls it where channels come last, as in Swin and MambaOut.
-        self._channels_last = getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
-        if not self._stages:
+        backbone = timm.create_model(name, pretrained=False, in_chans=in_channels, num_classes=num_classes)
+        modules = dict(backbone.named_modules())
+        stages = [one for one in getattr(backbone, "feature_info", None) or () if one["module"] in modules]
+        stages = [one for one in stages if one["module"]]
+        if not stages:
             raise InputError(f"archi=timm:{name}: timm lists no feature stages of it")
-        self._compare_by([stage["num_chs"] for stage in stages])
+        # What timm calls it where channels come last, as in Swin and MambaOut.
+        channels_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+        super().__init__(backbone, [one["module"] for one in stages], [one["num_chs"] for one in stages], channels_last)
         self._check_stages(name, in_channels, image_size)
 
     def _check_stages(self, name: str, in_channels: int, image_size: int) -> None:
@@ -76,28 +72,8 @@ class TimmNetwork(SimilarityNetwork):
                     " the similarity pathway needs a convolutional network, such as timm:convnext_atto"
                 )
 
-    def features(self, images: torch.Tensor) -> list[torch.Tensor]:
-        """Return the feature maps at the end of each stage, each (n, c_i, h_i, w_i)."""
-        maps: dict[str, torch.Tensor] = {}
-        modules = dict(self.backbone.named_modules())
-
-        def keep(stage: str) -> Callable[..., None]:
-            return lambda module, inputs, output: maps.__setitem__(stage, output)
-
-        hooks = [modules[stage].register_forward_hook(keep(stage)) for stage in self._stages]
-        try:
-            self.backbone.forward_features(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        found = [maps[stage] for stage in self._stages]
-        if self._channels_last:
-            found = [feature.permute(0, 3, 1, 2) if feature.ndim == 4 else feature for feature in found]
-        return found
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the logits (n, num_classes) of scaled images (n, in_channels, h, w)."""
-        return self.backbone(images)
+    def _run_stages(self, images: torch.Tensor) -> None:
+        self.backbone.forward_features(images)
 
 
 def check_timm_name(name: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
-from brainreg.recommendation.settings import EXPECTATIONS, Advice, advise, with_expectations
+from brainreg.recommendation.setting_table import EXPECTATIONS, Advice, advise, with_expectations
 from brainreg.records.manifest import MANIFEST, read_manifest
 from brainreg.records.trial import CHECKPOINT, FINISHED, TrialRecord, read_trials, trial_name
 from brainreg.spaces.names import PROPOSED, PUBLISHED
@@ -52,10 +52,9 @@ def load_results(folder: str | Path | Storage) -> pd.DataFrame:
         (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were
         measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; what is expected of a further run of its
         setting, and at which place that puts the setting: `expected_objective`, `expected_clean_accuracy`,
-        `expected_robust_accuracy`, `setting_rank` (see `brainreg.recommendation.settings`); `seconds` (that workers
-        spent on it); `began` (when
-        it was proposed, seconds since 1970); `epochs` (the per-epoch metrics, a list of mappings, see `epochs_of`);
-        `node` (where it ran last); `checkpoint` (path of its file, if it was ever written).
+        `expected_robust_accuracy`, `setting_rank` (see `brainreg.recommendation.setting_table`); `seconds` (that
+        workers spent on it); `began` (when it was proposed, seconds since 1970); `epochs` (the per-epoch
+        metrics, a list of mappings, see `epochs_of`); `node` (where it ran last); `checkpoint` (path of its file, if it was ever written).
 
     Raises:
         InputError: the folder holds no search, or cannot be read.

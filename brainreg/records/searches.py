@@ -11,7 +11,7 @@ import pandas as pd
 import brainreg
 from brainreg._utils.paths import split_paths
 from brainreg.errors import InputError, nearest
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.driver import driver_of
 from brainreg.records.manifest import MANIFEST, FormatError, read_manifest, trials_asked
 from brainreg.records.results import COLUMNS, TABLE, load_trials, read_space, read_table, search_advice, typed

@@ -9,7 +9,7 @@ from brainreg.analysis.comparison import compare_settings, confirmation_table, v
 from brainreg.analysis.figures.settings import expectations
 from brainreg.analysis.trials import best_settings, listed_settings, same_in_all
 from brainreg.analysis.trials import costs as cost_table
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.results import (
     expected_value,
     first_of_settings,

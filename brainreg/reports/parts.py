@@ -1,4 +1,4 @@
-"""What the sections of a page are made of: `search.html.jinja` shows each kind."""
+"""Parts of a section of a page (figure, table, text, ...): `search.html.jinja` shows each kind."""
 
 import base64
 from collections.abc import Sequence

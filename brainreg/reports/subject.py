@@ -7,7 +7,7 @@ from functools import cached_property
 import pandas as pd
 
 from brainreg._utils.flags import DATA_DIR, train_command
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.manifest import FormatError, read_manifest
 from brainreg.records.results import settings_of
 from brainreg.records.searches import Searches, load_advices, load_searches

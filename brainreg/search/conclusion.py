@@ -10,7 +10,7 @@ from brainreg._utils.commands import python_name
 from brainreg._utils.console import make_printer
 from brainreg._utils.flags import train_command
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.results import (
     BEST,
     SETTINGS_TABLE,

@@ -31,7 +31,7 @@ from brainreg.search.options import AUTO, MOST_TRIALS, SearchOptions
 from brainreg.search.packing import try_packing
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
-from brainreg.search.study import taken
+from brainreg.search.study import study_exists_error
 from brainreg.spaces.measurement import divide_images
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.spaces.space import Space
@@ -297,7 +297,7 @@ def _check_study(plan: SearchPlan, dry_run: bool = False) -> None:
             shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
             raise InputError(f"--study={shown}: no database answers there ({type(error).__name__})") from error
     if plan.name in names and not plan.resumed:
-        raise taken(url, plan.name)
+        raise study_exists_error(url, plan.name)
 
 
 def _check_settings(space: Space, data_dir: str, seed: int, new: bool) -> tuple[Space, dict[str, str]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_duration, format_probability, format_setting
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.results import advise_by_records
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
 from brainreg.search.limits import Limits

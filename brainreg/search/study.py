@@ -53,10 +53,10 @@ def _not_taken(url: str, name: str) -> Iterator[None]:
     try:
         yield
     except optuna.exceptions.DuplicatedStudyError as error:
-        raise taken(url, name) from error
+        raise study_exists_error(url, name) from error
 
 
-def taken(url: str, name: str) -> InputError:
+def study_exists_error(url: str, name: str) -> InputError:
     """Return the error of a new search whose study is there already."""
     shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
     return InputError(f"--study={shown}: already holds a study {name}; choose another --name")

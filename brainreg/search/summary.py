@@ -9,7 +9,7 @@ from rich.table import Table
 
 from brainreg._utils.commands import python_name
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
-from brainreg.recommendation.settings import EXPECTED, Advice
+from brainreg.recommendation.setting_table import EXPECTED, Advice
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, hypervolume, knee, winning_weights

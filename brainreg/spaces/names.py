@@ -1,14 +1,14 @@
-"""What the settings are called that are compared: unregularized, published, found."""
+"""Names of the settings that are compared: unregularized, early-stopped, published, found."""
 
 from enum import StrEnum
 
 
 class SettingName(StrEnum):
-    """What tells a setting that everybody compares with from those that a search proposes; files have its value.
+    """The name of a setting, as files have it: of a control, of the found one, or none where a sampler proposed it.
 
     Attributes:
-        PROPOSED: Optuna proposed it; an empty text in files.
-        PUBLISHED, UNREGULARIZED: run before Optuna proposes any.
+        PROPOSED: the sampler proposed it; an empty text in files.
+        PUBLISHED, UNREGULARIZED: run before any is proposed.
         EARLY_STOPPED: the unregularized setting, but its best epoch is the one with the largest objective: what
             stopping earlier gives.
         LIKE_FOUND: a confirmation's control where a space searches more than the regularizer: the found setting

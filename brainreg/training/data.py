@@ -112,7 +112,7 @@ def load_training_data(
     """
     task = find_dataset(settings.task)
     with errors_name("task", settings.task):
-        whole = load_training_images(settings.task, data_dir, settings.rgb)
+        whole = load_training_images(settings.task, data_dir, settings.rgb, settings.image_size)
     images, labels = whole.images, whole.labels
     train, valid = split_train_validation(labels, settings.valid_portion, settings.seed)
     if not len(valid) or not len(train):
@@ -124,20 +124,23 @@ def load_training_data(
     channels, height, width = valid_images.shape[1:]
     if height != width or height < _SMALLEST:
         raise InputError(
-            f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST}"
+            f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST};"
+            f" image_size={max(_SMALLEST, min(height, width))} makes them so"
         )
     num_classes = int(labels.max()) + 1
     if num_classes < 2:
         raise InputError(f"task={settings.task}: images of one class; must be of two or more")
     divided = settings.valid_portion, settings.seed
     sets = {
-        part_name(TRAINING, settings.rgb): whole,
-        part_name(VALIDATION, settings.rgb, *divided): ImageSet(valid_images, labels[valid]),
+        part_name(TRAINING, settings.rgb, image_size=settings.image_size): whole,
+        part_name(VALIDATION, settings.rgb, *divided, image_size=settings.image_size): ImageSet(
+            valid_images, labels[valid]
+        ),
     }
     pairs = None
     if settings.regularized:
         pairs, regularizers = _regularization_pairs(settings, data_dir, whole, train, device or default_device())
-        sets[part_name(REGULARIZATION, settings.rgb)] = regularizers
+        sets[part_name(REGULARIZATION, settings.rgb, image_size=settings.image_size)] = regularizers
     if settings.train_image_num is not None:
         if settings.train_image_num > len(train):
             raise InputError(
@@ -170,7 +173,7 @@ def load_test_images(settings: Hyperparameters, data_dir: str | Path = "data") -
         InputError: they are missing or unreadable.
     """
     with errors_name("task", settings.task):
-        return load_images(settings.task, "test", data_dir, settings.rgb)
+        return load_images(settings.task, "test", data_dir, settings.rgb, image_size=settings.image_size)
 
 
 def _check_network(settings: Hyperparameters, channels: int, num_classes: int, size: int, last_batch: int) -> None:
@@ -245,7 +248,7 @@ def settings_of_few_images(
         InputError: data that are missing or unreadable.
     """
     with errors_name("task", settings.task):
-        whole = load_training_images(settings.task, data_dir, settings.rgb)
+        whole = load_training_images(settings.task, data_dir, settings.rgb, settings.image_size)
     count, portion = len(whole.labels), settings.valid_portion
     fitting: dict[str, Any] = {}
     if "valid_portion" not in given and portion * count < _ENOUGH_VALIDATION:
@@ -270,7 +273,9 @@ def _regularization_pool(
     chosen_from = whole
     if not own or isinstance(whole.images, ImageFiles):
         with errors_name("reg_data", dataset.name):
-            chosen_from = load_images(dataset.name, "train", data_dir, settings.rgb, "regularization")
+            chosen_from = load_images(
+                dataset.name, "train", data_dir, settings.rgb, "regularization", settings.image_size
+            )
         # The task's own images may come by another name, a path; its validation images must not regularize then either.
         own = own or (isinstance(whole.images, torch.Tensor) and torch.equal(chosen_from.tensor, whole.images))
     pool = train if own else torch.arange(len(chosen_from.labels))

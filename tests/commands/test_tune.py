@@ -1,11 +1,13 @@
 """The command line of the search: what it refuses, and one search as a user starts it."""
 
+import os
 import re
 import shlex
 import sqlite3
 import subprocess
 import sys
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
@@ -36,7 +38,10 @@ def timed_before(request, monkeypatch):
         ("", "--space: missing; known: cifar100_cifar10, cifar100_cifar100,"),
         ("--space=digits_duble", "space=digits_duble: no such space, and no such file; did you mean digits_double"),
         (f"{SPACE} --sapce=x", "--sapce: no such flag; did you mean --space"),
-        (f"{SPACE} --task=MNITS", "--task=MNITS: no such data set, and no folder of images there; did you mean MNIST"),
+        (
+            f"{SPACE} --task=MNITS",
+            "--task=MNITS: no such data set, and no folder of images or .npz file there; did you mean MNIST",
+        ),
         (f"{SPACE} --archi=ResNet19", "--archi=ResNet19: no such architecture; did you mean ResNet18"),
         (f"{SPACE} --reg_range=hgh", "--reg_range=hgh: no such choice; did you mean high?"),
         (f"{SPACE} --reg_alpha=-1", "--reg_alpha=-1: must be at least 0"),
@@ -188,3 +193,41 @@ def test_a_search_and_the_command_that_it_ends_with(tmp_path):
         epoch["valid_cross_entropy"] for epoch in rank_trials(results).iloc[0].epochs
     ]
     assert "clean accuracy 0." in trained.stdout
+
+
+@pytest.mark.long
+def test_a_search_of_own_images_with_an_own_network(tmp_path):
+    """Workers import the module from the folder in which the command was typed, and so does what opens the result."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 4
+    images = generator.integers(0, 60, (120, 14, 11, 3), dtype=np.uint8)
+    images[np.arange(120), 2 + labels * 3] = 255  # a bright row for each class
+    np.savez(tmp_path / "rows.npz", images=images, labels=labels)
+    (tmp_path / "rows_net.py").write_text(
+        "from torch import nn\n\n\ndef build(in_channels, num_classes, image_size):\n"
+        "    maps = nn.Sequential(nn.Conv2d(in_channels, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())\n"
+        "    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * (-(-image_size // 2)) ** 2, num_classes))\n"
+        "    return nn.Sequential(maps, head), ['0']\n"
+    )
+
+    def run(*arguments):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        line = [sys.executable, "-m", "brainreg", *arguments]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    ended = run(
+        "tune", "--space=digits_double", "--task=rows.npz", "--image-size=11", "--archi=rows_net:build",
+        "--num-samples=3", "--epoch_num=2", "--reg_image_num=40", "--valid_portion=0.25", "--attack_image_num=20",
+        "--proxy_image_num=20", "--eps=0.02", "--final_attack_seconds=0", "--scheduler=none", "--name=rows",
+        "--data_dir=.",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    results = load_results(tmp_path / "results/rows")
+    assert set(results.state) == {"finished"} and set(results.archi) == {"rows_net:build"}
+    assert set(results.image_size) == {11} and set(results.task) == {str(tmp_path / "rows.npz")}
+    checkpoint = "--checkpoint=results/rows/best/checkpoint.pt"
+    assert run("evaluate", checkpoint, "--num_images=4", "--attacks=noise", "--data_dir=.").returncode == 0
+    (tmp_path / "rows_net.py").unlink()
+    missing = run("evaluate", checkpoint, "--num_images=4", "--attacks=noise", "--data_dir=.")
+    assert missing.returncode == 2 and "archi=rows_net:build: no module rows_net" in missing.stderr
+    assert "Traceback" not in missing.stderr

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from brainreg.confirmation.pilot import POWER, WORTH_FINDING, Pilot, best_design
-from brainreg.recommendation.settings import FEWEST_REPEATS
+from brainreg.recommendation.setting_table import FEWEST_REPEATS
 from brainreg.records.results import load_results
 from brainreg.statistics import power
 

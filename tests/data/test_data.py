@@ -209,8 +209,9 @@ class TestBadData:
         return str(caught.value)
 
     def test_unknown_name(self):
-        assert "CIFR10: no such data set, and no folder of images there; did you mean CIFAR10" in self.one_line(
-            "CIFR10", "train"
+        assert (
+            "CIFR10: no such data set, and no folder of images or .npz file there; did you mean CIFAR10"
+            in self.one_line("CIFR10", "train")
         )
 
     @pytest.mark.parametrize("name", ["MNIST", "FashionMNIST", "CIFAR10", "CIFAR100"])
@@ -253,7 +254,7 @@ class TestBadData:
     def test_mixed_sizes(self, cifar_folder):
         file = sorted((cifar_folder / "CIFAR10/train/class2").iterdir())[1]
         Image.new("RGB", (40, 32)).save(file)
-        assert f"{file}: 40x32 pixels, while the first image of the folder has 32x32" in self.one_line(
+        assert f"{file}: 40x32 pixels, while the first image has 32x32" in self.one_line(
             "CIFAR10", "train", cifar_folder
         )
 

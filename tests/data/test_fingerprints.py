@@ -9,7 +9,7 @@ import torch
 from conftest import write_idx
 from PIL import Image
 
-from brainreg.data import sources as data_sources
+from brainreg.data import folders
 from brainreg.data.fingerprints import TEST, VALIDATION, check_same_data, fingerprint, part_name
 from brainreg.data.load import load_images, load_training_images
 from brainreg.errors import InputError
@@ -71,7 +71,7 @@ class TestFilesOfImageNet:
         os.utime(path, ns=(1, 1))
         after = load_training_images("ImageNet", imagenet_folder).fingerprint
         assert after != before and after.startswith("20-")
-        monkeypatch.setattr(data_sources, "_file_checksum", lambda path: pytest.fail("read again"))
+        monkeypatch.setattr(folders, "_file_checksum", lambda path: pytest.fail("read again"))
         assert load_training_images("ImageNet", imagenet_folder).fingerprint == after
 
     def test_the_class_of_a_file_counts(self, imagenet_folder):

@@ -11,7 +11,7 @@ from brainreg.hyperparameters import Hyperparameters
 from brainreg.recommendation.allocation import SettingRuns, Settings, choose, fit_surrogates
 from brainreg.recommendation.places import Places
 from brainreg.recommendation.process import Process, Runs, Scales
-from brainreg.recommendation.settings import advise
+from brainreg.recommendation.setting_table import advise
 from brainreg.recommendation.surrogate import Surrogate, _half_covariance, _largest, _likely_ratios, _Loss
 from brainreg.spaces.files import load_space
 

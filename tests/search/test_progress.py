@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from brainreg._utils.formats import format_duration, format_setting
-from brainreg.recommendation.settings import advise
+from brainreg.recommendation.setting_table import advise
 from brainreg.records.results import advise_by_records
 from brainreg.records.trial import TrialRecord
 from brainreg.search.callbacks import Gauges

@@ -301,7 +301,7 @@ class TestBadFiles:
         ("path", "value", "message"),
         [
             ("serch", {}, "serch: no such key; did you mean search?"),
-            ("task", "digit", "task=digit: no such data set, and no folder of images there; did you mean digits"),
+            ("task", "digit", "task=digit: no such data set, and no folder of images or .npz file there; did"),
             ("task", None, "task: missing"),
             ("objective", None, "objective: missing"),
             ("fixed.epochs", 3, "fixed.epochs: no such hyperparameter; did you mean epoch_num"),

@@ -20,7 +20,7 @@ from brainreg.analysis.figures.style import (
     styled,
     text_figure,
 )
-from brainreg.recommendation.settings import Advice
+from brainreg.recommendation.setting_table import Advice
 from brainreg.spaces.names import FOUND, PROPOSED, shown_name
 
 _PLAIN: dict[str, Any] = {"marker": "o", "color": BLUE, "markersize": 4}
