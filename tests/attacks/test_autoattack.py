@@ -468,7 +468,12 @@ class TestClasses:
         assert strongest(3, "L1").n_restarts == 5  # as the standard version in L1
 
     def test_for_classes_changes_what_cannot_run_and_says_so(self):
-        assert AutoAttack().for_classes(4) == AutoAttack() and short().for_classes(3) == short()
+        assert AutoAttack().for_classes(4) == AutoAttack() and short().for_classes(4) == short()
+        custom = short(attacks=("apgd-ce", "apgd-t", "square"))
+        assert custom.for_classes(3) == short(attacks=("apgd-ce", "square"))
+        assert "(apgd-ce, square; " in custom.for_classes(3).title
+        only, rand = short(attacks=("apgd-dlr",)), AutoAttack(version="rand")
+        assert only.for_classes(3) == only and rand.for_classes(3) == rand  # which are refused
         plus = AutoAttack(version="plus", norm="L2").for_classes(3)
         assert plus.attacks == ("apgd-ce", "fab", "square", "fab-t") and plus.title.startswith("AutoAttack custom L2")
 

@@ -28,6 +28,7 @@ from brainreg.search.plan import SearchPlan, plan_resume, plan_search
 from brainreg.search.run import run_search
 from brainreg.search.status import show_status
 from brainreg.search.strategy import sampler_seed
+from brainreg.spaces.files import load_space
 from brainreg.spaces.measurement import EPOCH_OBJECTIVE
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -86,6 +87,13 @@ class TestFewClasses:
         changed = space.override({}, {"attack_image_num": 1})
         with pytest.raises(InputError, match="attack_image_num=1: this search has 4"):
             plan_resume(plan.folder, {}, lambda stored: changed)
+
+    def test_a_custom_attack_of_a_space_leaves_out_what_few_classes_do_not_allow(self, write_folder, tmp_path):
+        """As the space of the digits does for images of three classes."""
+        attack = load_space("digits_double").objective.attack
+        assert attack.attacks == ("apgd-ce", "apgd-t")
+        plan = self.begun(self.space(write_folder).override({}, {"attack": attack}), tmp_path / "out")
+        assert plan.space.objective.attack == attack.model_copy(update={"attacks": ("apgd-ce",)})
 
     def test_few_images_validate_with_a_quarter_and_regularize_with_all_others(self, write_folder, tmp_path):
         """Where the space leaves open how many: of 30, eight validate."""

@@ -98,13 +98,15 @@ class AutoAttackSettings(BaseModel):
             )
 
     def for_classes(self, classes: int) -> Self:
-        """Return this attack; of the versions standard and plus, if there are too few classes for DLR, the others of
-        their attacks, as a custom version, whose title names them.
+        """Return this attack; if there are too few classes for DLR, its other attacks, as a custom version, whose title
+        names them. Where there is no other, and of the version rand, this attack.
         """
-        if classes >= _DLR_CLASSES or self.version not in ("standard", "plus"):
-            return self
-        starts = 5 if self.version == "plus" or self.norm == "L1" else 1  # as those versions have
         attacks = tuple(name for name in self._names if name not in _DLR)
+        if classes >= _DLR_CLASSES or self.version == "rand" or not attacks:
+            return self
+        if self.version == "custom":
+            return self.model_copy(update={"attacks": attacks})
+        starts = 5 if self.version == "plus" or self.norm == "L1" else 1  # as those versions have
         return type(self)(norm=self.norm, version="custom", attacks=attacks, n_restarts=starts)
 
     @property
