@@ -121,7 +121,8 @@ def bias(
 ) -> tuple[pd.DataFrame, dict[str, Share]]:
     """Return a row for each rung, the slopes and the shares of the best third that go on; and those of all rungs."""
     objective = np.array([run.objective for run in proposed(table)])
-    alpha = table.settings.places[1:, table.places.names.index("reg_alpha")]
+    (axis,) = np.flatnonzero(table.places.groups == table.places.names.index("reg_alpha"))
+    alpha = table.settings.places[1:, axis]
     generator = np.random.default_rng(0)
     judged, _ = judge(table, rule, last, np.arange(len(objective)), stopping=False)
     orders = [generator.permutation(len(objective)) for _ in range(draws)]

@@ -20,11 +20,10 @@ import torch
 
 from brainreg._utils.flags import Parser, given_values, run_command, use_threads
 from brainreg.attacks import AutoAttack
-from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation.accuracy import correct
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.training.data import load_training_data
+from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.device import device_name
 from brainreg.training.loop import train
 from brainreg.training.step import to_float
@@ -60,9 +59,9 @@ def main(arguments: list[str]) -> int:
     for parameter in classifier.parameters():
         parameter.requires_grad_(False)  # neither side needs them
     device = next(classifier.parameters()).device
-    test_images, test_labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
-    images = to_float(torch.cat([data.valid_images, test_images])[: flags.images]).to(device)
-    labels = torch.cat([data.valid_labels, test_labels])[: flags.images].to(device)
+    test = load_test_images(settings, flags.data_dir)
+    images = to_float(torch.cat([data.valid_images, test.tensor])[: flags.images]).to(device)
+    labels = torch.cat([data.valid_labels, test.labels])[: flags.images].to(device)
     if len(labels) < flags.images:
         raise InputError(f"--images={flags.images}: there are {len(labels)} validation and test images")
     clean = correct(classifier, images, labels)

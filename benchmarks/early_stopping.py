@@ -17,7 +17,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from brainreg.attacks import AutoAttack
-from brainreg.data.load import load_dataset
 from brainreg.evaluation.accuracy import correct
 from brainreg.evaluation.plan import attacked_images
 from brainreg.hyperparameters import Hyperparameters
@@ -25,7 +24,7 @@ from brainreg.spaces.files import load_space
 from brainreg.spaces.measurement import EPOCH_OBJECTIVE, objective_by_epoch
 from brainreg.spaces.names import UNREGULARIZED
 from brainreg.training.checkpoint import fold_batchnorm
-from brainreg.training.data import load_training_data
+from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.loop import train
 from brainreg.training.step import to_float
 
@@ -68,8 +67,8 @@ def measured(space, seed: int, flags: argparse.Namespace) -> list[dict]:
         return by_epoch(classifier, metrics)
 
     result = train(settings, data, device="cpu", measure=measure, choose_by=EPOCH_OBJECTIVE)
-    images, labels = load_dataset(settings.task, "test", flags.data_dir, settings.rgb)
-    images = to_float(images)
+    test = load_test_images(settings, flags.data_dir)
+    images, labels = to_float(test.tensor), test.labels
     attacked = attacked_images(len(labels), flags.test_images, seed)
     rows = []
     for chosen, epoch, network in (

@@ -18,7 +18,10 @@ from brainreg.models.names import RESNETS, check_architecture
 def _known_dataset(name: str) -> str:
     """A data set's own name, or the absolute path where it lies: what a worker elsewhere or a later reader needs."""
     find_dataset(name)
-    return str(Path(expand_home(name)).resolve()) if is_path(name) else name
+    if not is_path(name):
+        return name
+    path = Path(expand_home(name))
+    return str(path.resolve() if path.is_dir() else path.absolute())  # a link to a file may have another ending
 
 
 def _known_architecture(name: str) -> str:
@@ -53,8 +56,9 @@ class Hyperparameters(BaseModel):
         None,
         ge=8,
         le=1024,
-        description="side of the task's and the regularization images: their shorter side is made as long, and the"
-        " middle square is cut out; absent: as they are, square and of one size (not in the published code)",
+        description="side of the task's and the regularization images (but ImageNet's): their shorter side is made as"
+        " long, and the middle square is cut out; absent: as they are, square and of one size (not in the published"
+        " code)",
     )
 
     reg_alpha: float | None = Field(

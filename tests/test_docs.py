@@ -106,16 +106,17 @@ def space_files(page: Path) -> dict[str, str]:
 
 
 class TestSpaces:
-    def test_the_example_is_a_space(self, tmp_path):
+    def test_the_examples_are_spaces(self, tmp_path):
         from brainreg.spaces.files import load_space
 
         files = space_files(DOCS / "spaces.md")
-        assert files
         for name, text in files.items():
             (tmp_path / name).write_text(text)
-            space = load_space(tmp_path / name)
-            assert space.fixed["reg_range"] == "high_positive"
-            assert "reg_thresh_2" not in space.search
+        spaces = {name: load_space(tmp_path / name) for name in files}
+        assert [*spaces] == ["my_space.yaml", "wider.yaml"]
+        assert spaces["my_space.yaml"].fixed["reg_range"] == "high_positive"
+        assert "reg_thresh_2" not in spaces["my_space.yaml"].search
+        assert {"lr", "weight_decay", "base_channels", "reg_alpha"} <= {*spaces["wider.yaml"].search}
 
     def test_every_key_is_described(self):
         from brainreg.attacks import AutoAttack

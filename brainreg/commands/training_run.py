@@ -160,10 +160,13 @@ def _train(
 
 def run_name(settings: Hyperparameters) -> str:
     """Return the name of a run's folder: what one looks for, and a digest of all settings."""
-    parts = [Path(settings.task).name, settings.archi.replace(":", "-")]
+    parts = [Path(settings.task).name.replace(":", "-"), settings.archi.replace(":", "-")]
     if settings.regularized:
         parts += [f"alpha{settings.reg_alpha:g}", settings.reg_range, f"Th{settings.reg_thresh:g}"]
-    digest = hashlib.sha256(json.dumps(settings.model_dump(), sort_keys=True).encode()).hexdigest()[:8]
+    values = settings.model_dump()
+    if values["image_size"] is None:  # as in runs of versions that had no such setting
+        del values["image_size"]
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return "_".join([*parts, f"seed{settings.seed}", digest])
 
 

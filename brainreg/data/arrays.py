@@ -1,8 +1,8 @@
 """Images in a file of NumPy arrays, as MedMNIST and Keras have them."""
 
+import itertools
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,12 @@ from brainreg.data.splits import held_out_test
 from brainreg.data.types import Split, View
 from brainreg.errors import InputError
 
-# Names of the arrays of images and labels of a split: MedMNIST's, then Keras'.
-_NAMES = {
-    "train": (("train_images", "train_labels"), ("x_train", "y_train")),
-    "test": (("test_images", "test_labels"), ("x_test", "y_test")),
-}
-
-# Those of a file without a test split of its own.
-_UNDIVIDED = ("images", "labels")
+# Names of the arrays of images and labels, of training and test: MedMNIST's, Keras', and those of an undivided file.
+_SCHEMES = (
+    (("train_images", "train_labels"), ("test_images", "test_labels")),
+    (("x_train", "y_train"), ("x_test", "y_test")),
+    (("images", "labels"),),
+)
 
 
 class ArrayFile:
@@ -46,28 +44,29 @@ class ArrayFile:
         """
         with readable(self.path):
             try:
-                stored: Any = np.load(self.path, allow_pickle=False)
-                names = self._names(stored.files)
-                images, labels = (stored[name] for name in names)
-                known = np.unique(stored[self._labels_of_training(stored.files)])
-            except (zipfile.BadZipFile, AttributeError) as error:  # a single array has no files
+                with np.load(self.path, allow_pickle=False) as stored:
+                    scheme = self._scheme({*stored.files})
+                    names = scheme[-1] if self.split == "test" else scheme[0]
+                    (images, labels), known = (stored[name] for name in names), np.unique(stored[scheme[0][1]])
+            except (zipfile.BadZipFile, AttributeError, TypeError) as error:  # of a single array, numpy's own errors
                 raise ValueError("no file of arrays, as numpy.savez makes it") from error
-        classes = self._check_labels(names[1], labels, len(images), known)
         pixels = self._pixels(names[0], images, mode == "RGB")
-        if names == _UNDIVIDED:
+        classes = self._check_labels(names[1], labels, len(pixels), known)
+        if len(scheme) == 1:
             keep = held_out_test(classes, self.split)
+            if not len(keep):
+                raise InputError(f"{self.path}: no class has two images, so that none is left to test on")
             pixels, classes = pixels[keep], classes[keep]
         return view_pixels(pixels, view, mode).contiguous(), classes
 
-    def _names(self, there: list[str]) -> tuple[str, str]:
-        for pair in (*_NAMES[self.split], _UNDIVIDED):
-            if {*pair} <= {*there}:
-                return pair
-        wanted = "; or ".join(" and ".join(pair) for pair in (*_NAMES[self.split], _UNDIVIDED))
-        raise InputError(f"{self.path}: has the arrays {', '.join(sorted(there)) or '(none)'}; must have {wanted}")
-
-    def _labels_of_training(self, there: list[str]) -> str:
-        return next((labels for _, labels in _NAMES["train"] if labels in there), _UNDIVIDED[1])
+    def _scheme(self, there: set[str]) -> tuple[tuple[str, str], ...]:
+        """The names by which the file is read, the same for both splits."""
+        whole = [one for one in _SCHEMES if {*itertools.chain(*one)} <= there]
+        if len(whole) == 1:
+            return whole[0]
+        wanted = "; or ".join(", ".join(itertools.chain(*one)) for one in _SCHEMES)
+        listed = ", ".join(sorted(there)) or "(none)"
+        raise InputError(f"{self.path}: has the arrays {listed}; must have just one of these: {wanted}")
 
     def _check_labels(self, name: str, labels: np.ndarray, count: int, known: np.ndarray) -> torch.Tensor:
         """Classes from 0, in the order of the training labels' values."""
@@ -86,7 +85,7 @@ class ArrayFile:
         where = f"{self.path}: {name}"
         if images.ndim == 3:
             images = images[..., None]
-        if images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
+        if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
             raise InputError(f"{where} is {images.shape}; must be (n, h, w), (n, h, w, 1) or (n, h, w, 3)")
         if rgb and images.shape[3] == 1:
             raise InputError(f"rgb=True: the images of {self.path} are gray; leave rgb out")

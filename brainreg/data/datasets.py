@@ -1,12 +1,11 @@
 """Which data sets there are, and what is special about each: strengths, scaling, augmentation."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 
-from brainreg._utils.lazy import torchvision
 from brainreg._utils.paths import expand_home
 from brainreg.data.augmentation import no_augmentation, random_crop_and_flip, random_flip, random_resized_crop_and_flip
+from brainreg.data.torchvision_names import TORCHVISION, TORCHVISION_NAMES
 from brainreg.data.types import Augmentation
 from brainreg.errors import InputError, nearest
 
@@ -72,9 +71,6 @@ DATASETS = {
 }
 
 
-# What the name of one of torchvision's other data sets begins with.
-TORCHVISION = "torchvision:"
-
 # How the name of a file of NumPy arrays ends.
 ARRAYS = ".npz"
 
@@ -107,16 +103,5 @@ def _check_torchvision(name: str) -> None:
     own = name.removeprefix(TORCHVISION)
     if own in DATASETS:
         raise InputError(f"{name}: is known by its own name; must be {own}")
-    kinds = [kind for kind in torchvision.datasets.__all__ if kind not in DATASETS and _has_root(kind)]
-    if own not in kinds:
-        raise InputError(f"{name}: torchvision has no such data set; {nearest(own, kinds)}")
-
-
-def _has_root(kind: str) -> bool:
-    """Whether a name in `torchvision.datasets` is that of a data set with a folder of its own."""
-    made = getattr(torchvision.datasets, kind)
-    return inspect.isclass(made) and [*inspect.signature(made).parameters][0] == "root" and kind not in _GENERAL
-
-
-# Kinds of folders, no data sets.
-_GENERAL = ("DatasetFolder", "ImageFolder", "VisionDataset")
+    if own not in TORCHVISION_NAMES:
+        raise InputError(f"{name}: not a data set of torchvision that is known; {nearest(own, TORCHVISION_NAMES)}")

@@ -10,6 +10,10 @@ from brainreg.errors import InputError
 TRAINING, VALIDATION, REGULARIZATION, TEST = "training", "validation", "regularization", "test"
 
 
+# What the name of a fingerprint begins with that is of a network's code, and of no images.
+CODE = "code of "
+
+
 # What is said where there is nothing to compare with.
 UNKNOWN_DATA = "this {} was begun by a version that kept no fingerprints: whether the data are the same cannot be told"
 
@@ -62,8 +66,14 @@ def check_same_data(now: Mapping[str, str], then: Mapping[str, str] | None, wher
         what: which has the data of then, such as `this search`.
     """
     for name in now:
-        if then and now[name] != then.get(name, now[name]):
+        if not then or now[name] == then.get(name, now[name]):
+            continue
+        if name.startswith(CODE):
             raise InputError(
-                f"{where}: the images for {name} are not those of {what}: {now[name]}, there {then[name]}; name the"
-                " folder that holds the same ones"
+                f"archi={name.removeprefix(CODE)}: its module's file is not what it was for {what}; restore it, or"
+                " begin anew under another name"
             )
+        raise InputError(
+            f"{where}: the images for {name} are not those of {what}: {now[name]}, there {then[name]}; name the"
+            " folder that holds the same ones"
+        )

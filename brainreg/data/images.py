@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
+# Pillow's modes of gray images.
+GRAY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
 # What systems and their archives leave in folders; so does whatever begins with a dot.
 _SYSTEM = {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
 
@@ -248,7 +252,7 @@ def stack_pixels(images: Iterable[tuple[str, np.ndarray]], count: int) -> "torch
 def is_gray(path: str) -> bool:
     """Return whether a file holds a gray image."""
     with readable(path), Image.open(path) as image:
-        return image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;16")
+        return image.mode in GRAY_MODES
 
 
 @contextlib.contextmanager
@@ -259,7 +263,7 @@ def readable(path: str | os.PathLike) -> Iterator[None]:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        empty = os.path.getsize(path) == 0
+        empty = os.path.isfile(path) and os.path.getsize(path) == 0
         what = "the file is empty" if empty else "no image, whatever its ending says"
         raise InputError(f"{path}: cannot be read ({what}); replace or remove it") from error
     except Exception as error:  # readers raise anything on damaged bytes: AssertionError, ValueError, OSError

@@ -1,6 +1,5 @@
 """Where images come from: files of publishers, folders of images, arrays, torchvision's other data sets."""
 
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterable
@@ -10,10 +9,11 @@ from typing import Any
 from brainreg._utils.lazy import torchvision
 from brainreg._utils.paths import expand_home
 from brainreg.data.arrays import ArrayFile
-from brainreg.data.datasets import ARRAYS, DATASETS, TORCHVISION, Dataset
+from brainreg.data.datasets import ARRAYS, DATASETS, Dataset
 from brainreg.data.files import keeps_files, logger
 from brainreg.data.folders import ImageFolder
 from brainreg.data.published_files import TORCHVISION_FILES, CifarFiles, Digits, IdxFiles
+from brainreg.data.torchvision_names import TORCHVISION
 from brainreg.data.torchvision_sets import TorchvisionSet
 from brainreg.data.types import Split
 from brainreg.errors import InputError, first_line
@@ -80,8 +80,8 @@ def _torchvision_set(name: str, split: Split, data_dir: Path) -> TorchvisionSet:
         _download(files.name, data_dir, **files.arguments)
     except Exception as error:  # torchvision raises whatever the network did
         raise InputError(
-            f"{name}: not found in {data_dir} as torchvision.datasets.{files.name} keeps it ({files.problem}), and the"
-            f" download failed ({first_line(error)})"
+            f"{name}: not found; looked for {files.missing()[0]}, and the download failed ({first_line(error)}); put"
+            f" torchvision's files there, or name another folder with --data_dir"
         ) from error
     return files
 
@@ -111,11 +111,25 @@ def _download(name: str, data_dir: Path, **arguments: Any) -> None:
     if not keeps_files.get():
         raise OSError("nothing is downloaded now")
     logger.info("%s is not in %s; downloading it", name, data_dir)
-    timeout = socket.getdefaulttimeout()
+    timeout, began = socket.getdefaulttimeout(), not data_dir.exists()
     socket.setdefaulttimeout(20)  # torchvision sets none, and a silent network would hold the run for ever
+    data_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".download") as folder:
             getattr(torchvision.datasets, name)(folder, download=True, **arguments)
-            shutil.copytree(folder, data_dir, dirs_exist_ok=True)
+            _move_files(Path(folder), data_dir)
+    except BaseException:
+        if began:
+            data_dir.rmdir()
+        raise
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def _move_files(source: Path, target: Path) -> None:
+    """Move what a folder holds into another one on the same disk, which needs no room: nothing of it is half there."""
+    for path in sorted(source.iterdir()):
+        if path.is_dir() and (target / path.name).is_dir():
+            _move_files(path, target / path.name)
+        else:
+            path.replace(target / path.name)

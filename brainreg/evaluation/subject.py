@@ -142,7 +142,8 @@ def evaluate_subject(
     if surrogate is not None and "transfer-fgsm" in names:
         name = f"{Path(surrogate).parent.name}/{Path(surrogate).name}"
         options |= {"surrogate": _load_surrogate(subject, surrogate).to(device), "surrogate_name": name}
-    if subject.split == "test" and settings.task in PUBLISHED and {*names} & {*CORRUPTIONS}:
+    published = subject.split == "test" and settings.task in PUBLISHED and settings.image_size is None
+    if published and {*names} & {*CORRUPTIONS}:  # of another size, they are generated
         seen = attacked_images(len(subject.labels), evaluation.num_images, subject.seed)
         corrupted = load_published(data_dir, settings.task, seen, subject.labels[seen], settings.rgb)
         options |= {"corrupted": corrupted, "corrupted_source": PUBLISHED[settings.task]}

@@ -1,5 +1,6 @@
 """Networks that were written elsewhere, compared by what comes out of some of their modules."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,33 +29,54 @@ class StagedNetwork(SimilarityNetwork):
 
     def features(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return the outputs of the stages, each (n, c_i, h_i, w_i), in the order of the stages' names."""
-        found = stage_outputs(self.backbone, self._stages, self._run_stages, images)
+        found = self._stage_maps(images)
         if self._channels_last:
             found = [feature.permute(0, 3, 1, 2) if feature.ndim == 4 else feature for feature in found]
         return found
 
-    def _run_stages(self, images: torch.Tensor) -> Any:
-        """Run at least all stages."""
-        return self.backbone(images)
+    def _stage_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return stage_outputs(self.backbone, self._stages, self.backbone, images, to_the_end=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits (n, num_classes) of scaled images (n, in_channels, h, w)."""
         return self.backbone(images)
 
 
+class _EnoughError(Exception):
+    """All stages were run."""
+
+
 def stage_outputs(
-    network: nn.Module, stages: Sequence[str], run: Callable[[torch.Tensor], Any], images: torch.Tensor
+    network: nn.Module,
+    stages: Sequence[str],
+    run: Callable[[torch.Tensor], Any],
+    images: torch.Tensor,
+    to_the_end: bool = True,
 ) -> list[Any]:
-    """Return what comes out of some modules of a network, by their names, while `run` runs it on images."""
+    """Return what comes out of some modules of a network, by their names, while `run` runs it on images.
+
+    Args:
+        to_the_end: whether what follows the last stage runs, too; a linear layer there may take one size of images
+            alone.
+
+    Raises:
+        InputError: one of them is not run.
+    """
     outputs: dict[str, Any] = {}
     modules = dict(network.named_modules())
 
     def keep(stage: str) -> Callable[..., None]:
-        return lambda module, inputs, output: outputs.__setitem__(stage, output)
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs[stage] = output
+            if not to_the_end and len(outputs) == len(stages):
+                raise _EnoughError
+
+        return hook
 
     hooks = [modules[stage].register_forward_hook(keep(stage)) for stage in stages]
     try:
-        run(images)
+        with contextlib.suppress(_EnoughError):
+            run(images)
     finally:
         for hook in hooks:
             hook.remove()

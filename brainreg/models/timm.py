@@ -5,7 +5,7 @@ import difflib
 import torch
 
 from brainreg.errors import InputError
-from brainreg.models.stages import StagedNetwork
+from brainreg.models.stages import StagedNetwork, stage_outputs
 
 
 class TimmNetwork(StagedNetwork):
@@ -72,8 +72,8 @@ class TimmNetwork(StagedNetwork):
                     " the similarity pathway needs a convolutional network, such as timm:convnext_atto"
                 )
 
-    def _run_stages(self, images: torch.Tensor) -> None:
-        self.backbone.forward_features(images)
+    def _stage_maps(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return stage_outputs(self.backbone, self._stages, self.backbone.forward_features, images)
 
 
 def check_timm_name(name: str) -> None:

@@ -331,6 +331,8 @@ def _checked_distribution(key: str, distribution: Distribution) -> Distribution:
     """Return a distribution with values in the hyperparameter's own type and within its bounds."""
     if key == "seed":
         raise ValueError("seed: a search gives its runs their seeds itself; its own is fixed.seed")
+    if key in ("image_size", "rgb"):
+        raise ValueError(f"{key}: all trials of a search classify the same images; must be in fixed.{key}")
     if key in _OWN_KEYS:
         raise ValueError(f"{key}: given twice; {key} is fixed")
     kind = _kind(key)

@@ -14,10 +14,12 @@ from torch import nn
 
 from brainreg._utils.paths import expand_home
 from brainreg.data.datasets import Dataset, find_dataset
+from brainreg.data.fingerprints import check_same_data
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.base import InputScaling, SimilarityNetwork
 from brainreg.models.build import build_model
+from brainreg.models.own import code_of
 
 CHECKPOINT_FORMAT = 4
 
@@ -193,9 +195,13 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
     """Return the best epoch's network of a checkpoint, in eval mode, and the settings it was trained with.
 
     The network takes images in [0, 1], of the task's size, and does its own scaling.
+
+    Raises:
+        InputError: no whole checkpoint, weights of another network, or a module of the user's that was edited since.
     """
     checkpoint = load_checkpoint(path)
     settings = validated(Hyperparameters, checkpoint["hyperparameters"], where=f"{path}: ")
+    check_same_data(code_of(settings.archi), checkpoint["data"], f"{path}", f"{path}")
     network = build_model(
         settings.archi,
         checkpoint["in_channels"],

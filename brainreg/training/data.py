@@ -14,11 +14,12 @@ from brainreg.data.fingerprints import REGULARIZATION, TRAINING, VALIDATION, par
 from brainreg.data.image_set import ImageFiles, ImageSet
 from brainreg.data.load import load_images, load_training_images
 from brainreg.data.splits import first_images, split_train_validation
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.sampler import PairSampler
 from brainreg.models.build import build_model
 from brainreg.models.names import RESNETS
+from brainreg.models.own import code_of
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.training.device import default_device
 
@@ -50,6 +51,7 @@ class TrainingData:
         valid_images, valid_labels: the validation images, as they are classified.
         pairs: the regularizer's, or None where nothing is regularized.
         sets: what the fingerprints are of, by `brainreg.data.fingerprints.part_name`.
+        code: digest of the code of a network of the user's, see `brainreg.models.own`.
         data_dir: folder where all of it was found.
     """
 
@@ -62,12 +64,15 @@ class TrainingData:
     valid_labels: torch.Tensor
     pairs: "RegularizationPairs | None"
     sets: Mapping[str, ImageSet] = field(default_factory=dict, repr=False)
+    code: Mapping[str, str] = field(default_factory=dict, repr=False)
     data_dir: str = ""
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of the training split, the validation images and the regularizer's whole training split."""
-        return {name: one.fingerprint for name, one in self.sets.items()}
+        """Fingerprints of the training split, the validation images and the regularizer's whole training split, and of
+        the code of a network of the user's.
+        """
+        return {name: one.fingerprint for name, one in self.sets.items()} | dict(self.code)
 
     @property
     def in_channels(self) -> int:
@@ -125,7 +130,7 @@ def load_training_data(
     if height != width or height < _SMALLEST:
         raise InputError(
             f"task={settings.task}: images of {height}x{width}; must be square, at least {_SMALLEST}x{_SMALLEST};"
-            f" image_size={max(_SMALLEST, min(height, width))} makes them so"
+            f" image_size={min(max(_SMALLEST, min(height, width)), 1024)} makes them so"
         )
     num_classes = int(labels.max()) + 1
     if num_classes < 2:
@@ -151,7 +156,7 @@ def load_training_data(
         if unseen := num_classes - len(labels[train].unique()):
             logger.warning("train_image_num=%d: %d classes have no image in it", settings.train_image_num, unseen)
     last_batch = len(train) % settings.resnet_batch_size or settings.resnet_batch_size
-    _check_network(settings, channels, num_classes, width, last_batch)
+    _check_network(settings, channels, num_classes, width, last_batch, pairs)
     return TrainingData(
         task=task,
         num_classes=num_classes,
@@ -162,6 +167,7 @@ def load_training_data(
         valid_labels=labels[valid],
         pairs=pairs,
         sets=sets,
+        code=code_of(settings.archi),
         data_dir=str(data_dir),
     )
 
@@ -176,7 +182,14 @@ def load_test_images(settings: Hyperparameters, data_dir: str | Path = "data") -
         return load_images(settings.task, "test", data_dir, settings.rgb, image_size=settings.image_size)
 
 
-def _check_network(settings: Hyperparameters, channels: int, num_classes: int, size: int, last_batch: int) -> None:
+def _check_network(
+    settings: Hyperparameters,
+    channels: int,
+    num_classes: int,
+    size: int,
+    last_batch: int,
+    pairs: RegularizationPairs | None,
+) -> None:
     """Raise InputError if the network cannot take the images, or cannot be trained on one image at a time."""
     one_pair = settings.regularized and settings.reg_batch_size == 1
     alone = {"resnet_batch_size": last_batch == 1, "reg_batch_size": one_pair}
@@ -184,6 +197,15 @@ def _check_network(settings: Hyperparameters, channels: int, num_classes: int, s
         return  # of timm's, only the network itself can tell
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         network = build_model(settings.archi, channels, num_classes, settings.base_channels, size).train()
+        if pairs is not None and pairs.images.shape[1:] != (channels, size, size):
+            two = torch.zeros(2, *pairs.images.shape[1:])
+            try:
+                network.pair_similarity(two, two)
+            except Exception as error:  # each network has its own way to fail on a size
+                raise InputError(
+                    f"reg_data={settings.reg_data}: {settings.archi} cannot compare images of"
+                    f" {'x'.join(map(str, two.shape[1:]))} ({first_line(error)}); choose others, or image_size"
+                ) from error
         for name in (name for name, one in alone.items() if one):
             try:
                 network(torch.zeros(1, channels, size, size))

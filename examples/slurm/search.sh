@@ -34,8 +34,9 @@ if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then # Ray's head on this node, and the oth
     for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vx "$head"); do
         "${on_node[@]}" -w "$node" "${start[@]}" --address="$address" &
     done
-    for _ in $(seq 60); do # until all nodes are there
-        [ "$(ray list nodes --address="$address" 2> /dev/null | grep -c ALIVE)" -ge "$SLURM_JOB_NUM_NODES" ] && break
+    patience=$((SECONDS + 180))
+    while [ "$SECONDS" -lt "$patience" ]; do # until all nodes are there
+        [ "$(ray status --address="$address" 2> /dev/null | grep -c ' node_')" -ge "$SLURM_JOB_NUM_NODES" ] && break
         sleep 2
     done
     set -- "$@" "--address=$address"

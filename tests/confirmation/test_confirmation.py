@@ -291,7 +291,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
         victims[0].kill()
         while time.monotonic() < deadline and "tried again after" not in log.read_text():
             time.sleep(0.1)
-        while time.monotonic() < deadline and not list((search / FOLDER).glob("*/result.json")):
+        while time.monotonic() < deadline and not (search / CONFIRMATION).exists():  # written after each result
             time.sleep(0.1)
     finally:
         processes = tree.children(recursive=True)

@@ -1,5 +1,6 @@
 """Images of users: of any shape, in files of arrays, in torchvision's other data sets."""
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import torchvision
 from conftest import write_idx
 from PIL import Image
 
+from brainreg.data.files import nothing_written
 from brainreg.data.load import load_dataset, load_images
 from brainreg.data.sources import to_download
+from brainreg.data.torchvision_names import TORCHVISION_NAMES
+from brainreg.data.torchvision_sets import TorchvisionSet
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.training.data import load_test_images, load_training_data
@@ -154,7 +158,7 @@ class TestArrays:
         [
             (
                 {"test_labels": None},
-                "has the arrays test_images, train_images, train_labels; must have test_images and",
+                "has the arrays test_images, train_images, train_labels; must have just one of these: ",
             ),
             ({"test_labels": np.zeros(4, int)}, "test_labels has 4 labels for 9 images"),
             ({"test_labels": np.zeros((9, 2), int)}, r"test_labels is int64 \(9, 2\); must be whole numbers"),
@@ -169,6 +173,39 @@ class TestArrays:
         with pytest.raises(InputError, match=told) as caught:
             load_dataset(name, "test", tmp_path)
         assert str(caught.value).startswith(name) and "\n" not in str(caught.value)
+
+    def test_two_ways_to_call_the_arrays_are_refused(self, arrays, tmp_path):
+        """Or the images of one would train, and those of the other test."""
+        name, _ = arrays(images=np.zeros((9, 8, 8), np.uint8), labels=np.zeros(9, int))
+        with pytest.raises(InputError, match="must have just one of these"):
+            load_dataset(name, "train", tmp_path)
+
+    @pytest.mark.parametrize("shape", [(), (4,), (4, 0, 8), (0, 8, 8), (4, 8, 8, 3, 1)])
+    @pytest.mark.parametrize("kind", [np.uint8, np.float32])
+    def test_shapes_of_no_images(self, tmp_path, shape, kind):
+        np.savez(tmp_path / "no.npz", images=np.zeros(shape, kind), labels=np.zeros(4, int))
+        with pytest.raises(InputError, match=r"no\.npz: images is "):
+            load_dataset(str(tmp_path / "no.npz"), "train", tmp_path, image_size=8)
+
+    def test_one_image_a_class_leaves_none_to_test_on(self, tmp_path):
+        np.savez(tmp_path / "few.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4))
+        with pytest.raises(InputError, match="no class has two images, so that none is left to test on"):
+            load_dataset(str(tmp_path / "few.npz"), "test", tmp_path)
+
+    def test_a_link_to_a_file_of_another_name(self, arrays, tmp_path):
+        """As DVC and git-annex make them."""
+        Path(arrays()[0]).rename(tmp_path / "3f2a")
+        (tmp_path / "images.npz").symlink_to(tmp_path / "3f2a")
+        settings = Hyperparameters(task=str(tmp_path / "images.npz"))
+        assert Hyperparameters(**settings.model_dump()) == settings
+        assert len(load_dataset(settings.task, "train", tmp_path)[1]) == 30
+
+    def test_as_regularization_images(self, arrays, tmp_path):
+        settings = Hyperparameters(
+            task="digits", reg_data=arrays()[0], reg_alpha=1, reg_image_num=20, reg_batch_size=2, reg_thresh=0.1,
+            image_size=16, valid_portion=0.2,
+        )  # fmt: skip
+        assert load_training_data(settings, tmp_path, "cpu").pairs.images.shape == (20, 1, 16, 16)
 
     @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04"])
     def test_a_damaged_file_is_named(self, tmp_path, content):
@@ -237,31 +274,65 @@ class TestTorchvision:
         ("name", "told"),
         [
             ("torchvision:MNIST", "torchvision:MNIST: is known by its own name; must be MNIST"),
-            ("torchvision:SVNH", "torchvision:SVNH: torchvision has no such data set; did you mean SVHN"),
+            ("torchvision:SVNH", "torchvision:SVNH: not a data set of torchvision that is known; did you mean SVHN"),
         ],
     )
     def test_a_wrong_name(self, name, told, tmp_path):
         with pytest.raises(InputError, match=told):
             load_dataset(name, "train", tmp_path)
 
-    @pytest.mark.parametrize("name", ["FakeData", "ImageFolder"])
-    def test_what_is_no_data_set_of_its_own_is_not_one(self, name):
-        with pytest.raises(InputError, match="torchvision has no such data set"):
+    @pytest.mark.parametrize("name", ["FakeData", "ImageFolder", "CocoDetection", "LFWPeople"])
+    def test_what_is_no_set_to_classify_is_not_known(self, name):
+        with pytest.raises(InputError, match="not a data set of torchvision that is known; "):
             load_dataset(f"torchvision:{name}", "train")
 
-    def test_one_without_classes_is_refused(self, tmp_path):
-        """Of Kitti, the boxes of things."""
-        for folder in ("image_2", "label_2"):
-            (tmp_path / "Kitti/raw/training" / folder).mkdir(parents=True)
-        Image.new("RGB", (16, 16)).save(tmp_path / "Kitti/raw/training/image_2/0.png")
-        (tmp_path / "Kitti/raw/training/label_2/0.txt").write_text("Car 0 0 0 1 1 2 2 0 0 0 0 0 0 0\n")
-        with pytest.raises(InputError, match=r"torchvision:Kitti: a label is \[.*; must be the number of a class"):
-            load_dataset("torchvision:Kitti", "train", tmp_path)
+    def test_each_that_is_known_takes_what_it_is_called_with(self):
+        for name in TORCHVISION_NAMES:
+            parameters = inspect.signature(getattr(torchvision.datasets, name)).parameters
+            for split in ("train", "test"):
+                asked = TorchvisionSet(name, split, Path("data")).arguments
+                keywords = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+                assert keywords or {*asked} <= {*parameters}
+
+    def test_one_without_splits_gives_a_fifth(self, tmp_path):
+        """EuroSAT's folder, of which a link makes a part."""
+        generator = np.random.default_rng(0)
+        for name in ("AnnualCrop", "Forest"):
+            (tmp_path / "elsewhere" / name).mkdir(parents=True)
+            for number in range(10):
+                Image.fromarray(pixels(generator, 12, 12)).save(tmp_path / "elsewhere" / name / f"{number}.jpg")
+        (tmp_path / "data/eurosat").mkdir(parents=True)
+        (tmp_path / "data/eurosat/2750").symlink_to(tmp_path / "elsewhere")
+        parts = [load_dataset("torchvision:EuroSAT", split, tmp_path / "data") for split in ("train", "test")]
+        assert [labels.bincount().tolist() for _, labels in parts] == [[8, 8], [2, 2]]
+        for path in (tmp_path / "elsewhere").glob("*/*"):  # what lies behind the link is looked at, too
+            Image.new("RGB", (12, 12)).save(path)
+        assert not load_dataset("torchvision:EuroSAT", "train", tmp_path / "data")[0].any()
+
+    def test_a_missing_test_split_is_not_replaced(self, imagenette_folder):
+        shutil.rmtree(imagenette_folder / "imagenette2/val")
+        with pytest.raises(InputError, match=r"imagenette2/val, and the download failed"), nothing_written():
+            load_dataset("torchvision:Imagenette", "test", imagenette_folder)
+
+    def test_a_damaged_image_is_named(self, imagenette_folder):
+        file = sorted((imagenette_folder / "imagenette2/train").glob("*/*"))[4]
+        file.write_bytes(b"")
+        with pytest.raises(InputError, match="torchvision:Imagenette: image 4: cannot be read"):
+            load_dataset("torchvision:Imagenette", "train", imagenette_folder, image_size=16)
+
+    def test_a_look_writes_and_downloads_nothing(self, tmp_path, monkeypatch):
+        """SEMEION's own class downloads unless it is told not to."""
+        monkeypatch.setattr(torchvision.datasets.SEMEION, "download", lambda self: pytest.fail("downloads"))
+        names = [f"torchvision:{name}" for name in TORCHVISION_NAMES]
+        assert to_download(names, tmp_path) == names and list(tmp_path.iterdir()) == []
+        (tmp_path / "semeion.data").write_text("not the published file")
+        with pytest.raises(InputError, match=r"torchvision:SEMEION: .*cannot be read"):
+            load_dataset("torchvision:SEMEION", "train", tmp_path)
 
     def test_what_cannot_be_downloaded_is_said_in_one_line(self, tmp_path, monkeypatch):
         monkeypatch.setattr("socket.socket.connect", lambda *arguments: (_ for _ in ()).throw(OSError("no network")))
         with pytest.raises(
-            InputError, match=r"torchvision:SVHN: not found in .* as torchvision\.datasets\.SVHN"
+            InputError, match=r"torchvision:SVHN: not found; looked for .*train_32x32\.mat, and the"
         ) as caught:
             load_dataset("torchvision:SVHN", "train", tmp_path / "data")
         assert "the download failed (" in str(caught.value) and "\n" not in str(caught.value)
@@ -277,3 +348,22 @@ class TestTorchvision:
         monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
         assert len(load_dataset("torchvision:KMNIST", "train", kmnist_folder)[0]) == 300
         assert sorted(path.name for path in kmnist_folder.iterdir()) == ["KMNIST", "cache"]
+
+    def test_a_download_that_ends_halfway_leaves_nothing(self, imagenette_folder, tmp_path, monkeypatch):
+        """A full disk, after half of the files."""
+        shutil.move(imagenette_folder / "imagenette2", tmp_path / "served")
+        made = torchvision.datasets.Imagenette.__init__
+
+        def served(self, root, download=False, **options):
+            if download:
+                for path in sorted((tmp_path / "served").rglob("*.JPEG"))[:30]:
+                    copy = Path(root) / "imagenette2" / path.relative_to(tmp_path / "served")
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, copy)
+                raise OSError(28, "No space left on device")
+            made(self, root, download=False, **options)
+
+        monkeypatch.setattr(torchvision.datasets.Imagenette, "__init__", served)
+        with pytest.raises(InputError, match=r"the download failed \(No space left on device\)"):
+            load_dataset("torchvision:Imagenette", "train", imagenette_folder, image_size=16)
+        assert list(imagenette_folder.iterdir()) == []

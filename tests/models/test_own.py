@@ -63,6 +63,39 @@ def silent(in_channels, num_classes, image_size):
     return network, ["head.spare"]
 
 
+class Two(nn.Module):
+    # Two outputs in train mode, as GoogLeNet has.
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        logits = self.network(images)
+        return (logits, logits) if self.training else logits
+
+
+def two(in_channels, num_classes, image_size):
+    return Two(small(in_channels, num_classes, image_size)[0]), ["network.first"]
+
+
+def three(in_channels, num_classes, image_size):
+    return small(in_channels, num_classes, image_size)[0], 3
+
+
+def weightless(in_channels, num_classes, image_size):
+    network = small(in_channels, num_classes, image_size)[0]
+    for weights in network.parameters():
+        weights.requires_grad_(False)
+    return network, ["first"]
+
+
+def fixed(in_channels, num_classes, image_size):
+    maps = nn.Sequential(nn.Conv2d(in_channels, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * (-(-image_size // 2)) ** 2, num_classes))
+    return nn.Sequential(maps, head), ["0"]
+
+
 def raises(in_channels, num_classes, image_size):
     raise RuntimeError("no\\nmore")
 
@@ -114,6 +147,31 @@ def test_it_trains_and_its_checkpoint_opens(tmp_path):
     torch.testing.assert_close(opened(images), trained.classifier(images))
 
 
+def test_regularization_images_of_another_size_need_no_layer_after_the_stages(tmp_path):
+    """A linear layer takes one size alone; the pairs end before it."""
+    network = build_model("own_nets:fixed", in_channels=1, num_classes=10, image_size=16)
+    other = torch.rand(2, 1, 24, 24)
+    assert network.pair_similarity(other, other).shape == (2,)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        network(other)
+
+
+def test_an_edited_module_is_another_network(tmp_path):
+    """What was trained with the module as it was does not go on with another one."""
+    settings = Hyperparameters(
+        task="digits", archi="own_nets:small", epoch_num=1, phase_duration=1, valid_portion=0.2, train_image_num=100
+    )
+    data = load_training_data(settings, device="cpu")
+    train(settings, data, device="cpu", checkpoint=tmp_path / "checkpoint.pt")
+    (tmp_path / "own_nets.py").write_text(MODULE.replace("nn.ReLU()", "nn.GELU()"))
+    edited = load_training_data(settings, device="cpu")
+    longer = settings.model_copy(update={"epoch_num": 2})
+    with pytest.raises(InputError, match="archi=own_nets:small: its module's file is not what it was for ") as caught:
+        train(longer, edited, device="cpu", checkpoint=tmp_path / "checkpoint.pt")
+    assert "\n" not in str(caught.value)
+    assert len(train(longer, data, device="cpu", checkpoint=tmp_path / "checkpoint.pt").history) == 3
+
+
 @pytest.mark.parametrize(
     ("archi", "told"),
     [
@@ -128,6 +186,9 @@ def test_it_trains_and_its_checkpoint_opens(tmp_path):
         ("own_nets:colors", "fails on images of 1x16x16: conv.py, line "),
         ("own_nets:silent", "its module head.spare is not run; must be one that every image passes"),
         ("own_nets:raises", "own_nets.py, line "),
+        ("own_nets:two", "returns a tuple for two images in train mode; must return logits (2, 10)"),
+        ("own_nets:three", "returns a tuple; must return a torch.nn.Module and names of its modules"),
+        ("own_nets:weightless", "its network has no weights to train"),
         ("own_nets:takes_nothing", "TypeError: takes_nothing() got an unexpected keyword argument 'in_channels'"),
     ],
 )
@@ -141,9 +202,13 @@ def test_what_is_wrong_is_said_in_one_line(archi, told):
 def test_a_module_that_fails_names_its_line(tmp_path):
     (tmp_path / "broken.py").write_text("import torch\n\n1 / 0\n")
     (tmp_path / "needs.py").write_text("import not_installed\n")
+    (tmp_path / "spelled.py").write_text("import torch\n\ndef f(:\n    pass\n")
+    (tmp_path / "ends.py").write_text("import sys\n\nsys.exit(0)\n")
     for archi, told in [
         ("broken:f", "cannot be imported: broken.py, line 3: ZeroDivisionError: division by zero"),
         ("needs:f", "cannot be imported: needs.py, line 1: ModuleNotFoundError: No module named 'not_installed'"),
+        ("spelled:f", "cannot be imported: spelled.py, line 3: SyntaxError: "),
+        ("ends:f", "cannot be imported: ends.py, line 3: SystemExit: 0"),
     ]:
         with pytest.raises(InputError, match=re.escape(told)):
             build_model(archi)
