@@ -5,7 +5,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +209,20 @@ def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:
         settings.base_channels,
         checkpoint["image_size"],
     )
+    load_weights(network, checkpoint["best_model"], path)
+    return as_classifier(network, find_dataset(settings.task)).eval(), settings
+
+
+def load_weights(network: SimilarityNetwork, weights: Mapping[str, Any], path: str | Path) -> None:
+    """Give a network the weights of a checkpoint.
+
+    Raises:
+        InputError: they are those of another network.
+    """
     try:
-        network.load_state_dict(checkpoint["best_model"])
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise InputError(f"{path}: its weights are those of another network than this version builds") from error
-    return as_classifier(network, find_dataset(settings.task)).eval(), settings
 
 
 def as_classifier(network: SimilarityNetwork, task: Dataset) -> nn.Sequential:

@@ -23,7 +23,13 @@ from brainreg.models.names import RESNETS
 from brainreg.models.precision import ieee_float32
 from brainreg.seeds import Stream, seeded_generator
 from brainreg.training.batches import Batches
-from brainreg.training.checkpoint import CHECKPOINT_FORMAT, CheckpointWriter, as_classifier, resumable_checkpoint
+from brainreg.training.checkpoint import (
+    CHECKPOINT_FORMAT,
+    CheckpointWriter,
+    as_classifier,
+    load_weights,
+    resumable_checkpoint,
+)
 from brainreg.training.data import TrainingData, logger
 from brainreg.training.device import default_device
 from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state, set_learning_rate
@@ -134,7 +140,7 @@ def train(
     if state is not None and checkpoint is not None:
         _check_same_run(settings, data, state, checkpoint)
         _check_same_choice(choose_by, state, checkpoint)
-        network.load_state_dict(state["model"])
+        load_weights(network, state["model"], checkpoint)
         load_optimizer(optimizer, state["optimizer"])
         if pairs is not None:
             pairs.sampler.load_state_dict(state["pairs"])

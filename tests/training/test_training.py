@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -741,6 +742,20 @@ class TestCheckpoints:
             path.write_bytes(content)
         with pytest.raises(InputError, match="no such checkpoint" if content is None else "not a checkpoint"):
             load_checkpoint(path)
+
+    def test_the_weights_of_another_network_are_refused_in_one_line(self, tmp_path):
+        """As where a library builds a network of the same name otherwise."""
+        settings, path = Hyperparameters(**{**SMALL, "epoch_num": 1}), tmp_path / "checkpoint.pt"
+        data = load_training_data(settings)
+        train(settings, data, device="cpu", checkpoint=path)
+        content = torch.load(path, weights_only=True)
+        for weights in (content["model"], content["best_model"]):
+            del weights["classifier.bias"]
+        torch.save(content, path)
+        longer = settings.model_copy(update={"epoch_num": 2})
+        for action in (lambda: train(longer, data, device="cpu", checkpoint=path), lambda: load_classifier(path)):
+            with pytest.raises(InputError, match=f"^{re.escape(str(path))}: its weights are those of another network"):
+                action()
 
     def test_another_format_is_named(self, tmp_path):
         torch.save({"format": 99}, tmp_path / "checkpoint.pt")
