@@ -19,10 +19,12 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
+from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from brainreg.attacks import add_noise
+from brainreg.data.augmentation import square_view
 from brainreg.data.load import load_dataset
 from brainreg.method.pairs import select_pairs
 from brainreg.method.ranges import RANGES
@@ -201,7 +203,7 @@ def search() -> Figure:
         ax.add_patch(patch)
         ax.text(left + width / 2, 4.15, text, ha="center", va="center", fontsize=9, color=color, weight="bold")
     box(ax, 1.25, 3.2, "search space\n(YAML)", 1.7)
-    box(ax, 3.5, 3.2, "proposal\n(Optuna)", 1.6)
+    box(ax, 3.5, 3.2, "proposal\n(surrogate)", 1.6)
     box(ax, 3.5, 1.4, "one trial:\ntrain a network\n(Ray Tune)", 1.7, 1.0)
     box(ax, 6.35, 1.4, "after each epoch:\nproxy; low ones\nare stopped (ASHA)", 2.5, 1.0, BLUE)
     box(ax, 6.35, 3.2, "objective: clean and\nAutoAttack accuracy", 2.5, 0.8, BLUE)
@@ -214,6 +216,55 @@ def search() -> Figure:
     ax.text(4.7, 3.35, "outcome", ha="center", va="bottom", fontsize=8)
     arrow(ax, (7.65, 3.2), (8.35, 3.2))
     ax.text(7.95, 3.35, "best", ha="center", va="bottom", fontsize=8)
+    return figure
+
+
+def squares() -> Figure:
+    """Draw what image_size makes of a wide and of a high image: the shorter side as long, and the middle square."""
+    sheet = digits(6)[:, 0].reshape(2, 3, 16, 16).permute(0, 2, 1, 3).reshape(32, 48)
+    wide, high = sheet.repeat_interleave(3, 0).repeat_interleave(3, 1), sheet[:, :16].repeat_interleave(4, 1)
+    high = torch.cat([high, high]).repeat_interleave(2, 0)
+    figure, axes = plt.subplots(1, 4, figsize=(7.2, 2.2), layout="constrained", width_ratios=(1.5, 1, 0.6, 1))
+    for before, after, image in ((axes[0], axes[1], wide), (axes[2], axes[3], high)):
+        height, width = image.shape
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        show(before, image[None], f"{width} x {height}")
+        before.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, fill=False, edgecolor=RED, linewidth=2))
+        view = square_view(32)
+        show(after, torch.from_numpy(np.array(view(Image.fromarray(image.numpy()))))[None], "--image_size=32")
+    return figure
+
+
+def cluster() -> Figure:
+    """Draw the processes of a search on several nodes, and what each writes and reads."""
+    figure, ax = canvas(11.6, 5.0, (8.4, 3.7))
+    for left, width, text in ((0.1, 3.9, "the machine of the driver"), (4.4, 3.3, "a node"), (8.1, 3.3, "a node")):
+        patch = FancyBboxPatch((left, 2.15), width, 2.35, boxstyle="round,pad=0.02", facecolor=GRAY + "14",
+                               edgecolor="none")  # fmt: skip
+        ax.add_patch(patch)
+        ax.text(left + width / 2, 4.7, text, ha="center", va="center", fontsize=9, weight="bold")
+    box(ax, 2.05, 3.85, "driver: brainreg tune\n(asks, tells, recommends)", 3.4, 0.75, RED)
+    box(ax, 2.05, 2.65, "Ray's head and dashboard", 3.4, 0.6)
+    for x in (6.05, 9.75):
+        box(ax, x, 3.85, "worker: one trial", 2.7, 0.6, BLUE)
+        box(ax, x, 2.65, "worker: one trial", 2.7, 0.6, BLUE)
+    arrow(ax, (3.85, 3.85), (4.6, 3.85))
+    ax.text(4.22, 4.05, "trials", ha="center", va="bottom", fontsize=8)
+    arrow(ax, (2.05, 3.0), (2.05, 3.42))
+    box(
+        ax,
+        5.8,
+        1.0,
+        "results: a shared folder or s3://\na record and a checkpoint for each trial, the study, the report",
+        7.2,
+        0.8,
+        GREEN,
+    )
+    for x in (2.05, 6.05, 9.75):
+        arrow(ax, (x, 2.1), (min(max(x, 2.6), 9.0), 1.45))
+    box(ax, 1.05, 0.25, "another terminal", 1.9, 0.42)
+    ax.text(2.15, 0.25, "brainreg status, stop, extend, pause, report --follow", va="center", fontsize=8)
     return figure
 
 
@@ -293,7 +344,18 @@ def told() -> Figure:
     return figure
 
 
-PICTURES: tuple[Callable[[], Figure], ...] = (similarity, ranges, network, strengths, search, layers, found, told)
+PICTURES: tuple[Callable[[], Figure], ...] = (
+    similarity,
+    ranges,
+    network,
+    strengths,
+    search,
+    cluster,
+    squares,
+    layers,
+    found,
+    told,
+)
 
 
 def main() -> None:
