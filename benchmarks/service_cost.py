@@ -41,6 +41,7 @@ from rich.console import Console
 
 import brainreg.search.run
 from brainreg.records.trial import TrialRecord
+from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.cluster import start_ray
 from brainreg.search.database import open_database
 from brainreg.search.options import SearchOptions
@@ -142,8 +143,10 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     search = StudySearch(study, plan.folder, ())
     progress = SearchProgress(trials, plan.slots, space, Console(file=io.StringIO(), width=120))
     job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, 1, "cpu", proxy=True)
-    tuner = brainreg.search.run._tuner(plan, job, search, progress)
-    tuner._local_tuner._run_config.callbacks.append(ends)
+    scheduler = brainreg.search.run._scheduler(plan)
+    own = SearchCallback(search, scheduler, progress, Gauges(plan.name))
+    callbacks = [own, tune.logger.JsonLoggerCallback(), ends]
+    tuner = brainreg.search.run._tuner(plan, job, search, scheduler, callbacks)
     with progress:
         tuner.fit()
     return ends.rate()
