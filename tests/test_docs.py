@@ -116,7 +116,7 @@ class TestSpaces:
         assert [*spaces] == ["my_space.yaml", "wider.yaml"]
         assert spaces["my_space.yaml"].fixed["reg_range"] == "high_positive"
         assert "reg_thresh_2" not in spaces["my_space.yaml"].search
-        assert {"lr", "weight_decay", "base_channels", "reg_alpha"} <= {*spaces["wider.yaml"].search}
+        assert {"lr", "weight_decay", "reg_alpha"} <= {*spaces["wider.yaml"].search}
 
     def test_every_key_is_described(self):
         from brainreg.attacks import AutoAttack

@@ -17,7 +17,7 @@ from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.search.options import SearchOptions
 from brainreg.search.strategy import Strategy
-from brainreg.spaces.files import load_space, space_names
+from brainreg.spaces.files import load_space, narrow_names, space_names, variant_names
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget, Space
 
@@ -51,7 +51,10 @@ def main(arguments: Sequence[str]) -> int:
         console = Console(width=120)  # a log file has room for a table's columns
     if flags.list_spaces:
         for name in space_names():
-            console.print(f"{name:<18} {load_space(name).description}", soft_wrap=True, highlight=False)
+            console.print(f"{name:<25} {load_space(name).description}", soft_wrap=True, highlight=False)
+        narrow, variants = ", ".join(narrow_names()), ", ".join(f"_{name}" for name in variant_names())
+        console.print(f"\nsmall enough for two CPU cores: {narrow}", soft_wrap=True, highlight=False)
+        console.print(f"after any name, another range or a baseline: {variants}", soft_wrap=True, highlight=False)
         return 0
     from brainreg.search.folders import find_search, is_begun  # here and below: slow, and no help needs it
 

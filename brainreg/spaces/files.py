@@ -15,6 +15,7 @@ SPACES_FOLDER = SPACES
 
 
 _VARIANTS = "variants"  # folder of what a variant changes in any space
+_NARROW = "narrow"
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,6 +33,11 @@ class _Loader(yaml.SafeLoader):
 def space_names() -> list[str]:
     """Return the names of the spaces that come with the project."""
     return sorted(path.stem for path in SPACES_FOLDER.glob("*.yaml"))
+
+
+def narrow_names() -> list[str]:
+    """Return the names of the small versions of spaces, with the `narrow/` before them."""
+    return sorted(f"{_NARROW}/{path.stem}" for path in (SPACES_FOLDER / _NARROW).glob("*.yaml"))
 
 
 def variant_names() -> list[str]:

@@ -18,7 +18,7 @@ from brainreg.errors import InputError
 from brainreg.records.results import load_results, rank_trials
 from brainreg.search import costs as search_costs
 from brainreg.search.probe import Timing
-from brainreg.spaces.files import space_names
+from brainreg.spaces.files import load_space, space_names
 
 SPACE = "--space=digits_double"
 DRY_RUN = [SPACE, "--dry-run", "--max-concurrent=1"]
@@ -80,9 +80,13 @@ def test_bad_input_is_one_line_and_nothing_is_written(line, message, tmp_path, m
 
 def test_list_of_spaces(capsys):
     assert tune.main(["--list-spaces"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == space_names()
-    assert all(len(line.split()) > 5 for line in lines)
+    listed, others = capsys.readouterr().out.split("\n\n")
+    assert [line.split()[0] for line in listed.splitlines()] == space_names()
+    assert all(len(line.split()) > 5 for line in listed.splitlines())
+    narrow, variants = (line.split(": ")[1].split(", ") for line in others.splitlines())
+    assert "narrow/mnist_mnist" in narrow and {"_ranges", "_adversarial"} <= {*variants}
+    for name in narrow:
+        load_space(f"{name}{variants[0]}")
 
 
 @pytest.mark.parametrize(
