@@ -275,12 +275,13 @@ def wrap(name, title):
         stamps[title] = time.time()
         return value
     setattr(search, name, outer)
-plan_search = tune.plan_search
-def planned(*arguments):
-    plan = plan_search(*arguments)
+from brainreg.search import plan as plans
+plan_search = plans.plan_search
+def planned(*arguments, **options):
+    plan = plan_search(*arguments, **options)
     stamps["checks"] = time.time()
     return plan
-tune.plan_search = planned
+plans.plan_search = planned
 wrap("start_ray", "Ray's own start")
 wrap("_tuner", "the study and the Tuner")
 search.conclude = lambda *arguments, **options: None
