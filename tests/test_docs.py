@@ -113,10 +113,10 @@ class TestSpaces:
         for name, text in files.items():
             (tmp_path / name).write_text(text)
         spaces = {name: load_space(tmp_path / name) for name in files}
-        assert [*spaces] == ["my_space.yaml", "wider.yaml"]
+        assert [*spaces] == ["my_space.yaml", "training.yaml"]
         assert spaces["my_space.yaml"].fixed["reg_range"] == "high_positive"
         assert "reg_thresh_2" not in spaces["my_space.yaml"].search
-        assert {"lr", "weight_decay", "reg_alpha"} <= {*spaces["wider.yaml"].search}
+        assert {"lr", "weight_decay", "reg_alpha"} <= {*spaces["training.yaml"].search}
 
     def test_every_key_is_described(self):
         from brainreg.attacks import AutoAttack

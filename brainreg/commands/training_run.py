@@ -59,7 +59,7 @@ def run_training(
     asked = {
         "hyperparameters": settings.model_dump(),
         "evaluation": evaluation.model_dump(mode="json"),
-        "data": {**data.fingerprints, part_name(TEST, settings.rgb, image_size=settings.image_size): test.fingerprint},
+        "data": {**data.fingerprints, part_name(TEST, settings): test.fingerprint},
     }
     if not ignore_existing and (finished := _read_summary(folder)) and asked.items() <= finished.items():
         print(f"already done (--ignore_existing repeats it): {folder}")

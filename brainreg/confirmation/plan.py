@@ -310,7 +310,7 @@ def _check_data(
             data = load_training_data(job.settings, data_dir, "cpu")
             found |= data.fingerprints
     test = load_test_images(settings, data_dir)
-    found[part_name(TEST, settings.rgb, image_size=settings.image_size)] = test.fingerprint
+    found[part_name(TEST, settings)] = test.fingerprint
     images = test.tensor
     if images.shape[1:] != data.valid_images.shape[1:]:
         size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))

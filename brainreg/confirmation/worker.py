@@ -123,7 +123,7 @@ def _run(
     training, test = load_training_data(job.settings, data_dir, device), load_test_images(job.settings, data_dir)
     found = {
         **training.fingerprints,
-        part_name(TEST, job.settings.rgb, image_size=job.settings.image_size): test.fingerprint,
+        part_name(TEST, job.settings): test.fingerprint,
     }
     check_same_data(found, data, f"--data_dir={data_dir}", f"this confirmation, on {socket.gethostname()}")
     checkpoint = place.path / CHECKPOINT

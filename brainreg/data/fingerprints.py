@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 
@@ -35,26 +36,30 @@ def fingerprint(images: torch.Tensor, labels: torch.Tensor, known: int | None = 
     return f"{'x'.join(map(str, images.shape))}-{checksum(images, labels) if known is None else known:08x}"
 
 
-def part_name(
-    part: str,
-    rgb: bool,
-    valid_portion: float | None = None,
-    seed: int | None = None,
-    *,
-    image_size: int | None = None,
-) -> str:
+class Choices(Protocol):
+    """What decides which images a run gets, and how they look; hyperparameters have it."""
+
+    @property
+    def rgb(self) -> bool: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def valid_portion(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def part_name(part: str, settings: Choices) -> str:
     """Return under which name a fingerprint is kept: those of one name can be compared.
 
     Args:
         part: training (the whole split, validation images too), validation, regularization (its whole training
             split) or test.
-        rgb: whether they were decoded in color.
-        valid_portion, seed: of validation images, what they were divided by.
-        image_size: side that they were given.
+        settings: of the run; only validation images depend on its portion and its seed.
     """
-    divided = "" if valid_portion is None else f", portion {valid_portion:g}, seed {seed}"
-    sized = "" if image_size is None else f", {image_size}x{image_size}"
-    return f"{part}{divided}{', RGB' if rgb else ''}{sized}"
+    divided = f", portion {settings.valid_portion:g}, seed {settings.seed}" if part == VALIDATION else ""
+    size = "" if settings.image_size is None else f", {settings.image_size}x{settings.image_size}"
+    return f"{part}{divided}{', RGB' if settings.rgb else ''}{size}"
 
 
 def check_same_data(now: Mapping[str, str], then: Mapping[str, str] | None, where: str, what: str) -> None:

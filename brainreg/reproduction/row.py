@@ -204,7 +204,7 @@ class Row:
                 settings = Hyperparameters(**self.space.setting(name))
                 found |= load_training_data(settings, self.options.data_dir, "cpu").fingerprints
             test = load_test_images(settings, self.options.data_dir)
-        return {**found, part_name(TEST, settings.rgb, image_size=settings.image_size): test.fingerprint}
+        return {**found, part_name(TEST, settings): test.fingerprint}
 
     def _planned(self) -> dict[str, Any] | None:
         """The plan of before; one line where it is of something else."""

@@ -215,9 +215,7 @@ def _check_node(
             )
         found = load_training_data(settings, data_dir, "cpu").fingerprints
         if "test" in splits:
-            found[part_name(TEST, settings.rgb, image_size=settings.image_size)] = load_test_images(
-                settings, data_dir
-            ).fingerprint
+            found[part_name(TEST, settings)] = load_test_images(settings, data_dir).fingerprint
     except InputError as error:
         return f"--data_dir={data_dir}: {error}"
     try:

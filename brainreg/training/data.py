@@ -135,17 +135,14 @@ def load_training_data(
     num_classes = int(labels.max()) + 1
     if num_classes < 2:
         raise InputError(f"task={settings.task}: images of one class; must be of two or more")
-    divided = settings.valid_portion, settings.seed
     sets = {
-        part_name(TRAINING, settings.rgb, image_size=settings.image_size): whole,
-        part_name(VALIDATION, settings.rgb, *divided, image_size=settings.image_size): ImageSet(
-            valid_images, labels[valid]
-        ),
+        part_name(TRAINING, settings): whole,
+        part_name(VALIDATION, settings): ImageSet(valid_images, labels[valid]),
     }
     pairs = None
     if settings.regularized:
         pairs, regularizers = _regularization_pairs(settings, data_dir, whole, train, device or default_device())
-        sets[part_name(REGULARIZATION, settings.rgb, image_size=settings.image_size)] = regularizers
+        sets[part_name(REGULARIZATION, settings)] = regularizers
     if settings.train_image_num is not None:
         if settings.train_image_num > len(train):
             raise InputError(

@@ -106,8 +106,13 @@ class TestParts:
         assert found["training, RGB"] == found["regularization, RGB"]
 
     def test_only_what_both_know_is_compared(self):
-        one = {part_name(VALIDATION, False, 0.1, seed): f"{seed}" for seed in (0, 1)}
-        check_same_data(one, {part_name(VALIDATION, False, 0.2, 0): "other", "training": "x"}, "--data_dir=d", "it")
+        one = {part_name(VALIDATION, Hyperparameters(valid_portion=0.1, seed=seed)): f"{seed}" for seed in (0, 1)}
+        check_same_data(
+            one,
+            {part_name(VALIDATION, Hyperparameters(valid_portion=0.2)): "other", "training": "x"},
+            "--data_dir=d",
+            "it",
+        )
         check_same_data(one, None, "--data_dir=d", "it")
         with pytest.raises(InputError, match=r"^--data_dir=d: the images for test are not those of it: a, there b"):
             check_same_data({**one, TEST: "a"}, {**one, TEST: "b"}, "--data_dir=d", "it")
