@@ -44,6 +44,7 @@ from brainreg.records.trial import TrialRecord
 from brainreg.search.callbacks import Gauges, SearchCallback
 from brainreg.search.cluster import start_ray
 from brainreg.search.database import open_database
+from brainreg.search.limits import Limits
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import plan_search
 from brainreg.search.progress import SearchProgress
@@ -140,7 +141,7 @@ def own_rate(folder: Path, trials: int, sampler: str, seed: int) -> float:
     options = SearchOptions(name="own", storage_path=str(folder), num_samples=trials, data_dir=str(ROOT / "data"))
     plan = plan_search(space, options, strategy)
     study = SearchStudy(space, strategy, plan.name, plan.database, own=True)
-    search = StudySearch(study, plan.folder, ())
+    search = StudySearch(study, plan.folder, (), limits=Limits(trials))
     progress = SearchProgress(trials, plan.slots, space, Console(file=io.StringIO(), width=120))
     job = TrialJob(space.objective, plan.folder.uri, options.data_dir, {}, 1, "cpu", proxy=True)
     scheduler = brainreg.search.run._scheduler(plan)

@@ -36,7 +36,7 @@ SMALLEST = {
     "recommendation.py": "--repetitions=1 --processes=1 --budget=20 --rules today search --save=searches.csv",
     "report.py": "--trials=8 --scheduler=asha --rounds=1",
     "select_pairs.py": "--images=200 --rounds=1",
-    "service_cost.py": "--parts proposal --finished=10 --proposals=1",
+    "service_cost.py": "--trials=4 --rounds=1 --finished=10 --proposals=1",
     "performance.py": "--parts step pairs --made_up_images --rounds=1 --threads=1 --device=cpu",
     "precision.py": "--seeds=1",
     "cpu_layouts.py": "--shapes 8x8 --ways usual grouped --repeats=1",
