@@ -10,9 +10,9 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, NoReturn, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from brainreg._utils.commands import python_name
@@ -25,6 +25,15 @@ DATA_DIR = "data"
 
 
 _MOST_THREADS = 1024
+
+
+def _split(value: Any) -> Any:
+    """A flag's text, `a,b`, as what it lists."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+# Marks a field of several values: its flag takes them separated by commas.
+COMMA_SEPARATED: Final = BeforeValidator(_split)
 
 
 class _ShortHelp(argparse.Action):
@@ -325,15 +334,15 @@ def _metavar(field: FieldInfo) -> str:
     kinds = [kind for kind in (get_args(field.annotation) or (field.annotation,)) if kind is not type(None)]
     if _numbers_or_names(field):
         return "|".join(["NUMBER", *(name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind))])
-    if _choices(field):
-        return "NAME"
     if get_origin(kinds[0]) is tuple or get_origin(field.annotation) is tuple:
         return "A,B,..."
+    if _choices(field):
+        return "NAME"
     return {bool: "True|False", int: "INT", float: "FLOAT"}.get(kinds[0], "NAME")
 
 
 def _help(field: FieldInfo, default: str | None) -> str:
     choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
     own = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    told = "" if "(absent:" in (field.description or "") and own is None else f" (default: {default or own})"
+    told = "" if "(absent:" in (field.description or "") and own in (None, "") else f" (default: {default or own})"
     return f"{field.description}{choices}{told}".replace("%", "%%")

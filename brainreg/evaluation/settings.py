@@ -1,15 +1,11 @@
 """How robustness is measured: what can be asked for, of attacks, strengths and images."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from brainreg._utils.flags import COMMA_SEPARATED
 from brainreg.attacks.names import attack_names
-
-
-def _split(value: Any) -> Any:
-    """A flag's text, `a,b`, as what it lists."""
-    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -21,14 +17,10 @@ def _in_order(eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
     return None if eps is None else tuple(sorted(set(eps)))
 
 
-Strengths = Annotated[
-    tuple[Annotated[float, Field(ge=0)], ...] | None, BeforeValidator(_split), AfterValidator(_in_order)
-]
+Strengths = Annotated[tuple[Annotated[float, Field(ge=0)], ...] | None, COMMA_SEPARATED, AfterValidator(_in_order)]
 
 
-NoiseStrengths = Annotated[
-    tuple[Annotated[float, Field(ge=0, le=1)], ...], BeforeValidator(_split), AfterValidator(_in_order)
-]
+NoiseStrengths = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], COMMA_SEPARATED, AfterValidator(_in_order)]
 
 
 class Evaluation(BaseModel):
@@ -37,7 +29,7 @@ class Evaluation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     attack: bool = Field(True, description="measure robustness, and not clean accuracy alone")
-    attacks: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_known)] = Field(
+    attacks: Annotated[tuple[str, ...], COMMA_SEPARATED, AfterValidator(_known)] = Field(
         ("noise", "fgsm", "pgd", "autoattack"),
         description="attacks by name, separated by commas: gaussian, uniform, saltpepper, fgsm, pgd, transfer-fgsm,"
         " boundary, autoattack, autoattack-l2, autoattack-l1, square, each corruption; or noise, published,"
@@ -50,7 +42,8 @@ class Evaluation(BaseModel):
     )
     num_epsilons: int = Field(10, ge=2, description="strengths of each curve of noise, transferred FGSM, boundary")
     noise_eps: NoiseStrengths = Field(
-        (), description="strengths of noise that are measured beside those of its curves, separated by commas"
+        (),
+        description="strengths of noise that are measured beside those of its curves, separated by commas",
     )
     num_images: int = Field(1000, ge=1, description="images that are attacked or corrupted, at most; noise: all")
     attack_minutes: float = Field(10, gt=0, description="time limit of each attack; four images are measured at least")

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from brainreg._utils.flags import DATA_DIR
+from brainreg._utils.flags import COMMA_SEPARATED, DATA_DIR
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
 SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
@@ -62,8 +62,8 @@ class SearchOptions(BaseModel):
     data_dir: str = Field(DATA_DIR, description="folder of the data sets, on each node")
     address: str | None = Field(None, description="address of a running Ray cluster, or auto (absent: start Ray here)")
     dashboard_host: str = Field("127.0.0.1", description="where the dashboard of a Ray that is started here listens")
-    log: tuple[Literal["mlflow", "wandb", "tensorboard"], ...] = Field(
-        (), description="what else is told of each trial, a list of mlflow, wandb, tensorboard"
+    log: Annotated[tuple[Literal["mlflow", "wandb", "tensorboard"], ...], COMMA_SEPARATED] = Field(
+        (), description="trackers that are told of each trial, separated by commas"
     )
     tensorboard: bool = Field(False, description="the same as --log=tensorboard")
 

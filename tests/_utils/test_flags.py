@@ -8,9 +8,13 @@ import pytest
 from conftest import ROOT
 
 from brainreg._utils.flags import Parser, from_flags, given_values, run_command, to_flags, train_command
-from brainreg.errors import InputError
+from brainreg.confirmation.settings import Extent, TestEvaluation
+from brainreg.errors import InputError, checked_value
+from brainreg.evaluation.settings import Evaluation
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.reproduction.settings import Reproduction
 from brainreg.search.options import SearchOptions
+from brainreg.search.strategy import Strategy
 from brainreg.spaces.files import load_space
 from brainreg.storage import Storage
 
@@ -42,6 +46,34 @@ def parse(line: str):
 def test_flags_are_spelled_as_published_or_with_dashes(line, values):
     assert given_values(Hyperparameters, parse(line)) == values
     assert from_flags(Hyperparameters, parse(line)) == Hyperparameters(**values)
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "values"),
+    [
+        (SearchOptions, "--log=mlflow", {"log": ("mlflow",)}),
+        (SearchOptions, "--log=mlflow,wandb", {"log": ("mlflow", "wandb")}),
+        (Evaluation, "--attacks=noise,pgd", {"attacks": ("noise", "pgd")}),
+        (Evaluation, "--eps=0.2,0.1", {"eps": (0.1, 0.2)}),
+        (Evaluation, "--noise_eps=0.2", {"noise_eps": (0.2,)}),
+        (TestEvaluation, "--eps=0.1", {"eps": (0.1,)}),
+    ],
+)
+def test_several_values_are_separated_by_commas(model, line, values):
+    parser = Parser("a test")
+    parser.add_flags(model, "a group")
+    assert given_values(model, parser.parse_args(shlex.split(line))) == values
+
+
+def test_every_field_of_several_values_takes_a_flag():
+    found = []
+    for model in (Hyperparameters, SearchOptions, Strategy, Evaluation, Extent, TestEvaluation, Reproduction):
+        for name, field in model.model_fields.items():
+            if "tuple[" in str(field.annotation):
+                found.append(name)
+                with pytest.raises(InputError, match=rf"^--{name}=no,such: (?!must be a list)"):
+                    checked_value(model, name, "no,such", where=f"--{name}")
+    assert {"log", "attacks", "eps", "noise_eps"} <= {*found}
 
 
 def test_own_defaults_give_way_to_flags():
