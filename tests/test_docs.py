@@ -86,7 +86,18 @@ class TestCommands:
     @pytest.mark.slow
     def test_the_other_pages_run_after_a_search(self, folder):
         run("brainreg tune --space=digits_double --name=first --num-samples=2 --epoch_num=2 --phase_duration=1", folder)
-        for name in ("spaces", "search", "attacks", "results", "reports"):
+        for name in (
+            "spaces",
+            "search",
+            "watch",
+            "attacks",
+            "results",
+            "export",
+            "reports",
+            "trackers",
+            "pareto",
+            "cost",
+        ):
             page = DOCS / f"{name}.md"
             for space, text in space_files(page).items():
                 (folder / space).write_text(text)

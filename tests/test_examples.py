@@ -92,7 +92,7 @@ def test_a_search_that_a_time_limit_ends_goes_on_in_the_jobs_next_turn(tmp_path)
             return re.search(rf"\b{key}=(\S+)", server.run("scontrol", "show", "job", job))[1]
 
         until(lambda: about("Restarts") == "1", 300)
-        assert "--resume=first" in log.read_text() and f"runs job {job} again" in log.read_text()
+        assert "brainreg resume" in log.read_text() and f"runs job {job} again" in log.read_text()
         before = (load_results(search).state == FINISHED).sum()
         stop = [sys.executable, "-m", "brainreg", "stop", str(search)]
 

@@ -1,6 +1,8 @@
 """What printed commands are called: of this Python, and of its tools."""
 
 import contextlib
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,3 +17,13 @@ def python_name() -> str:
 def tool_name(name: str) -> str:
     """Return what a command of this Python's environment is called on the command line."""
     return str(Path(python_name()).with_name(name))
+
+
+def brainreg_command(command: str, folder: str) -> str:
+    """Return the line that runs a command of brainreg on a folder, as a shell in the working folder understands it."""
+    found = shutil.which("brainreg")
+    is_this = found is not None and Path(found).parent == Path(sys.executable).parent
+    program = "brainreg" if is_this else f"{shlex.quote(python_name())} -m brainreg"
+    with contextlib.suppress(ValueError):
+        folder = str(Path(folder).relative_to(Path.cwd()))
+    return f"{program} {command} {shlex.quote(folder)}"

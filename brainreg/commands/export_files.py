@@ -51,10 +51,10 @@ def export_files(name: str, search: Storage | None, save_dir: str | None) -> int
         make_folder("--save_dir", folder)
         for file in files:
             shutil.move(file, folder / file.name)
-    for file in files:
+    for file in files[:-1]:
         path = folder / file.name
         print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-    print(f"{folder / _CARD} says what it is, and has the lines that load it")
+    print(f"{folder / _CARD}, which says what it is, and has the lines that load it")
     return 0
 
 

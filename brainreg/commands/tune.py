@@ -7,17 +7,19 @@ brainreg tune --status=NAME
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from brainreg._utils.console import make_printer
 from brainreg._utils.flags import Parser, from_flags, given_values
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.search.options import SearchOptions
 from brainreg.search.strategy import Strategy
 from brainreg.spaces.files import load_space, narrow_names, space_names, variant_names
+from brainreg.spaces.names import shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget, Space
 
@@ -130,45 +132,43 @@ def _show(plan: "SearchPlan", console: Console) -> None:
     from brainreg.search.cluster import machines
     from brainreg.search.costs import search_costs
 
-    space = plan.space
-    console.print(f"space {space.name}: {space.description}", soft_wrap=True, highlight=False)
-    console.print(f"fixed: {space.fixed}", soft_wrap=True, highlight=False)
+    say = make_printer(console)
+    space, strategy, objective = plan.space, plan.strategy, plan.space.objective
+    say(f"space {space.name}: {space.description}")
+    fixed = {"task": space.task, "reg_data": space.reg_data, **space.fixed}
+    say(f"fixed: {_in_words(fixed)}")
     for name, distribution in space.search.items():
-        console.print(f"searched: {name} {distribution.summary()}", soft_wrap=True, highlight=False)
+        say(f"searched: {name} {distribution.summary()}")
     for name in space.given:
-        console.print(f"first: {name}, {space.setting(name)}", soft_wrap=True, highlight=False)
-    objective = space.objective
-    console.print(
+        own = {key: value for key, value in space.setting(name).items() if value != fixed.get(key)}
+        say(f"first: {shown_name(name)} ({_in_words(own)})")
+    say(
         f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
-        f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images",
-        soft_wrap=True,
-        highlight=False,
+        f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images"
     )
-    strategy = plan.strategy
-    console.print(
-        f"strategy: objective {strategy.objective}, sampler {strategy.sampler}, scheduler {strategy.scheduler}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    say(f"strategy: objective {strategy.objective}, sampler {strategy.sampler}, scheduler {strategy.scheduler}")
     there = machines(plan.options.address, plan.options.dashboard_host)
-    console.print(
-        f"{plan.num_samples} trials, {plan.slots} at a time, each with {plan.options.cpus_per_trial:g} CPU cores and"
-        f" {plan.gpus_per_trial:g} GPUs, in {plan.folder}; there are {there.cpus:g} CPU cores and {there.gpus:g} GPUs",
-        soft_wrap=True,
-        highlight=False,
+    say(
+        f"{plan.end_in_words}, {plan.slots} at a time, each with CPU cores: {plan.options.cpus_per_trial:g}, GPUs:"
+        f" {plan.gpus_per_trial:g}; there are CPU cores: {there.cpus:g}, GPUs: {there.gpus:g}"
     )
+    say(f"results: {plan.folder}")
     for note in plan.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False)
+        say(f"note: {note}")
     if plan.missing:
-        console.print(
+        say(
             f"--data_dir={plan.options.data_dir}: {', '.join(plan.missing)} not there, and would be downloaded; what"
-            " depends on the images was not checked",
-            soft_wrap=True,
-            highlight=False,
+            " depends on the images was not checked"
         )
     else:
         _show_costs(plan, search_costs(plan), console)
-    console.print("nothing was started (--dry-run)")
+    say("nothing was started (--dry-run)")
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    from brainreg._utils.formats import format_setting  # which needs pandas
+
+    return ", ".join(f"{name} {format_setting(value)}" for name, value in settings.items() if value is not None)
 
 
 def _show_costs(plan: "SearchPlan", costs: "SearchCosts", console: Console) -> None:

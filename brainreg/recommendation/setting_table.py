@@ -42,9 +42,9 @@ class Advice:
     Attributes:
         settings: a row for each setting with a finished run, the best first: see `COLUMNS`, and the hyperparameters
             that are searched. `trials` are the numbers of its finished runs; `objective`, `clean` and `robust` are what
-            is expected of a further run, `_low` and `_high` the ends of their 95% intervals; `p_best` is the
-            probability that no other setting that was tried is better by more than 0.005, `p_front` that none is
-            better in clean and in robust accuracy.
+            is expected of a further run, `_low` and `_high` the ends of their 95% intervals, cut at 0 and 1; `p_best`
+            is the probability that no other setting that was tried is better by more than 0.005, `p_front` that none
+            is better in clean and in robust accuracy.
         recommended: its row; None where no regularized setting has finished.
         checkpoint: number of the trial whose network stands for it: of its runs, the one nearest to the expected
             objective.
@@ -133,7 +133,8 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
         }
         for column, short in EXPECTED.items():
             one = results_of[column][1]
-            row |= {short: one.mean[i], f"{short}_low": one.low[i], f"{short}_high": one.high[i]}
+            low, high = np.clip((one.low[i], one.high[i]), 0, 1)  # an accuracy, or a mean of two
+            row |= {short: one.mean[i], f"{short}_low": low, f"{short}_high": high}
         for control in (UNREGULARIZED, PUBLISHED):
             other = next((order[n] for n, name in names.items() if name == control), None)
             row[f"p_better_{control}"] = math.nan if other is None or other == i else said.better(i, other)

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 
+from brainreg._utils.commands import brainreg_command
 from brainreg.errors import InputError
 from brainreg.storage import Storage, StorageError
 
@@ -183,5 +184,5 @@ def check_no_driver(
         return
     if not flag:
         name = str(folder).rsplit("/", 1)[-1]
-        flag, then = f"--resume={name}", ", or stop it first (--status shows how far it is)"
+        flag, then = f"search {name}", f", or end it first: {brainreg_command('pause', folder.uri)}"
     raise InputError(f"{flag}: process {driver['pid']} on {driver['host']} {runs}; wait for its end{then}")

@@ -1,6 +1,6 @@
 """Where in the space trials are good, and what clean accuracy costs."""
 
-from brainreg.analysis.figures.front import hypervolume_over_time
+from brainreg.analysis.figures.front import expected_front, hypervolume_over_time
 from brainreg.analysis.figures.front import pareto as draw_front
 from brainreg.analysis.figures.landscape import landscape as draw_landscape
 from brainreg.analysis.figures.landscape import slices as draw_slices
@@ -21,15 +21,17 @@ def landscape(subject: Subject) -> list[Part]:
     alt = "Heat map of the validation objective over alpha and Th"
     figures = []
     if subject.several:
-        figures.append(Picture.of(draw_landscape(subject.trials, by="search"), "Alpha and Th, by search", alt))
+        figures.append(
+            Picture.of(draw_landscape(subject.trials, by="search"), "Alpha and Th, by search", alt, is_map=True)
+        )
     for name, one in subject.trials.groupby("search", sort=False):
         of = f"{name}: " if subject.several else ""
         if not subject.several:
-            figures.append(Picture.of(draw_landscape(one), "Alpha and Th", alt))
+            figures.append(Picture.of(draw_landscape(one), "Alpha and Th", alt, is_map=True))
         for said, column in (("range", "reg_range"), ("N", "reg_image_num"), ("k", "reg_batch_size")):
             if one[column].nunique() > 1:
                 drawn = draw_landscape(one, by=column)
-                figures.append(Picture.of(drawn, f"{of}by {said}", f"{alt}, a panel for each part of {said}"))
+                figures.append(Picture.of(drawn, f"{of}by {said}", f"{alt}, a panel for each part of {said}", True))
         if one.reg_image_num.nunique() > 1 or one.reg_batch_size.nunique() > 1:
             alt_slices = "The validation objective against N and against k, with a mark for each range"
             figures.append(Picture.of(draw_slices(one), f"{of}objective over N and over k", alt_slices))
@@ -65,5 +67,10 @@ def front(subject: Subject) -> list[Part]:
     expected: list[Part] = []
     for name, (advice, _) in subject.advices.items():
         if len(advice.settings):
-            expected += [Heading(f"The front of expected accuracies{subject.of(name)}"), Notes(front_lines(advice))]
+            alt = "Expected clean and robust accuracy of each setting, with 95% intervals, and their front"
+            expected += [
+                Heading(f"The front of expected accuracies{subject.of(name)}"),
+                Figures([Picture.of(expected_front(advice), f"Expected accuracies{subject.of(name)}", alt)]),
+                Notes(front_lines(advice)),
+            ]
     return [Note(note), Figures(figures), *expected, Heading("The trials of the front"), members]

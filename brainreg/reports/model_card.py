@@ -1,6 +1,5 @@
 """What a network is, beside its weights: a model card in Markdown, and the lines that load it."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from brainreg.analysis.comparison import (
     format_confirmation,
 )
 from brainreg.analysis.formats import format_interval, format_percent
+from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.hyperparameters import Hyperparameters
 
 _PAPER = "https://arxiv.org/abs/2410.03952"
@@ -112,13 +112,13 @@ def loading_lines(shape: tuple[int, ...]) -> str:
 
 def _of_search(search: Mapping[str, Any], advice: Mapping[str, Any] | None) -> list[str]:
     space, objective = search["space"], search["space"]["objective"]
-    attack = json.dumps(objective["attack"])
+    attack = AutoAttackSettings(**objective["attack"]).title
     versions = ", ".join(f"{key} {value}" for key, value in search.get("versions", {}).items())
     parts = [
         "## How its setting was found",
         f"By a search of the space {space['name']}, begun {search['started']}, with the objective"
-        f" {objective['weight']:g} clean + {1 - objective['weight']:g} robust accuracy; robust under AutoAttack"
-        f" ({attack}) at eps {objective['eps']:g} on {objective['attack_image_num']} validation images. Versions:"
+        f" {objective['weight']:g} clean + {1 - objective['weight']:g} robust accuracy; robust under"
+        f" {attack}, at eps {objective['eps']:g} on {objective['attack_image_num']} validation images. Versions:"
         f" {versions}.",
     ]
     if advice is not None:

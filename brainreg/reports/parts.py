@@ -114,18 +114,20 @@ class Picture:
         text: what it shows, for who cannot see it.
         data: its PNG file, base64.
         size: width and height in CSS pixels.
+        is_map: whether its lightness means something, so that it stays as it is on a dark page.
     """
 
     caption: str
     text: str
     data: str
     size: tuple[int, int]
+    is_map: bool = False
 
     @classmethod
-    def of(cls, figure: Figure, caption: str, text: str) -> "Picture":
+    def of(cls, figure: Figure, caption: str, text: str, is_map: bool = False) -> "Picture":
         """Draw a figure."""
         width, height = (round(_SHOWN_DPI * inches) for inches in figure.get_size_inches())
-        return cls(caption, text, base64.b64encode(png(figure, _DPI)).decode("ascii"), (width, height))
+        return cls(caption, text, base64.b64encode(png(figure, _DPI)).decode("ascii"), (width, height), is_map)
 
 
 @dataclass(frozen=True)

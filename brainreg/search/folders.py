@@ -1,10 +1,10 @@
 """The folders of searches: a new one, the one that is named, and what they say when they do not answer."""
 
-import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from brainreg._utils.commands import brainreg_command
 from brainreg._utils.timeouts import call_with_timeout
 from brainreg.errors import InputError
 from brainreg.records.driver import driver_of
@@ -23,7 +23,7 @@ def check_new(folder: Storage, name: str) -> None:
     if holds:
         raise InputError(
             f"--name={name}: {folder} already holds a search; choose another name, or go on with it:"
-            f" --resume={shlex.quote(name)}"
+            f" {brainreg_command('resume', folder.uri)}"
         )
 
 

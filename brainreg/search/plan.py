@@ -92,6 +92,15 @@ class SearchPlan:
         return sqlalchemy.URL.create("sqlite", database=str(folder / _DATABASE)).render_as_string()
 
     @property
+    def end_in_words(self) -> str:
+        """What ends it: trials, minutes, GPU hours."""
+        options = self.options
+        told = [] if options.open_ended else [f"{self.num_samples} trials"]
+        told += [] if options.minutes is None else [f"{options.minutes:g} minutes"]
+        told += [] if options.gpu_hours is None else [f"{options.gpu_hours:g} GPU hours"]
+        return " or ".join(told)
+
+    @property
     def device(self) -> str:
         """What a trial runs on."""
         return "cuda" if self.gpus_per_trial else "cpu"
@@ -146,7 +155,7 @@ def plan_resume(
     manifest = read_manifest(folder)
     if manifest["format"] != FORMAT:
         raise InputError(
-            f"--resume={name}: written in format {manifest['format']}, of which searches can be read but not gone on"
+            f"search {name}: written in format {manifest['format']}, of which searches can be read but not gone on"
             f" with; this version goes on with format {FORMAT}"
         )
     check_no_driver(folder)
@@ -166,7 +175,7 @@ def plan_resume(
     for old, new in ((stored.model_dump(mode="json"), now), (stored_strategy.model_dump(), now_strategy)):
         for key, before, after in differences(old, new):
             raise InputError(
-                f"--resume={name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
+                f"search {name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
                 " without the flag, or start another search"
             )
     merged = {**manifest["options"], **options}

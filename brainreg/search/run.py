@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import platform
-import shlex
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ray.tune.search import ConcurrencyLimiter
 from rich.console import Console
 
 import brainreg.search.cluster
+from brainreg._utils.commands import brainreg_command
 from brainreg._utils.console import make_printer, sigterm_as_interrupt
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
@@ -126,7 +126,7 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say = make_printer(console)
     known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
-    say(f"{ray} for {_describe_limits(plan)}, {known}{plan.slots} at a time, in {folder}")
+    say(f"{ray} for {plan.end_in_words}, {known}{plan.slots} at a time, in {folder}")
     if plan.used_up:
         say(f"the space has no more than {describe_settings_count(plan)}, each of which is trained once")
     say(f"seed {plan.seed}; its proposals are drawn from {plan.strategy.sampler_seed} (--sampler_seed)")
@@ -147,21 +147,12 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
             done = _ended(_readable(folder))
             raise InputError(
                 f"{error}; {done} of {plan.num_samples} trials are done. When that is mended, go on:"
-                f" --resume={shlex.quote(plan.name)}"
+                f" {brainreg_command('resume', folder.uri)}"
             ) from error
 
 
 def _ended(records: Sequence[TrialRecord]) -> int:
     return sum(record.state != UNFINISHED for record in records)
-
-
-def _describe_limits(plan: SearchPlan) -> str:
-    """What ends a search, in words."""
-    options = plan.options
-    told = [] if options.open_ended else [f"{plan.num_samples} trials"]
-    told += [] if options.minutes is None else [f"{options.minutes:g} minutes"]
-    told += [] if options.gpu_hours is None else [f"{options.gpu_hours:g} GPU hours"]
-    return " or ".join(told)
 
 
 def _readable(folder: Storage) -> Sequence[TrialRecord]:
@@ -215,7 +206,7 @@ def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], c
     write_tables(folder, results, search_advice(results, space))
     if done < asked:
         of = "" if limits.trials is None else f" of {asked}"
-        say(f"\ninterrupted: {done}{of} trials are done; go on with --resume={shlex.quote(plan.name)}")
+        say(f"\ninterrupted: {done}{of} trials are done; go on: {brainreg_command('resume', folder.uri)}")
     conclude(plan, results, console, interrupted=done < asked)
     return results
 
@@ -309,7 +300,7 @@ def _tuner(
 def _end_at_once(plan: SearchPlan, progress: SearchProgress, console: Console, reason: str) -> NoReturn:
     """End the process where Ray Tune would wait for ever. All that is known is in files already."""
     progress.__exit__()
-    make_printer(console)(f"error: {reason}; nothing is lost, go on with --resume={shlex.quote(plan.name)}")
+    make_printer(console)(f"error: {reason}; nothing is lost, go on: {brainreg_command('resume', plan.folder.uri)}")
     console.file.flush()
     os._exit(1)
 

@@ -1,7 +1,6 @@
 """Ray Tune's searcher: asks the study for settings and reports their outcomes to it."""
 
 import contextlib
-import shlex
 import time
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -12,6 +11,7 @@ import optuna
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from brainreg._utils.commands import brainreg_command
 from brainreg.records.trial import FAILED, STOPPED, UNFINISHED, TrialFiles, TrialRecord
 from brainreg.search.limits import Limits
 from brainreg.search.study import SearchStudy
@@ -165,7 +165,7 @@ class StudySearch(Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Write nothing of use: the study and the trials' files are the memory."""
-        Path(checkpoint_path).write_text("see --resume\n", encoding="utf-8")
+        Path(checkpoint_path).write_text("see `brainreg resume`\n", encoding="utf-8")
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray stores its searcher and its stopper with the search; a database's password must not be stored."""
@@ -173,7 +173,7 @@ class StudySearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> NoReturn:
         """End the process: Ray Tune's own way to resume would only log an error, and wait for ever."""
-        raise SystemExit(f"error: resume it with: brainreg resume {shlex.quote(str(self._search))}")
+        raise SystemExit(f"error: go on: {brainreg_command('resume', self._search.uri)}")
 
 
 class WhenBroken(Stopper):

@@ -1,10 +1,10 @@
 """How far a search is, read from its files while it runs."""
 
-import shlex
 import time
 
 from rich.console import Console
 
+from brainreg._utils.commands import brainreg_command
 from brainreg._utils.formats import format_duration
 from brainreg.records.driver import driver_of
 from brainreg.records.manifest import read_manifest, trials_asked
@@ -38,7 +38,7 @@ def show_status(search: Storage, console: Console) -> None:
     if driver is not None:
         say(f"{name}: running, by process {driver['pid']} on {driver['host']}")
     elif not done:
-        say(f"{name}: interrupted; go on with --resume={shlex.quote(name)}")
+        say(f"{name}: interrupted; go on: {brainreg_command('resume', search.uri)}")
     else:
         say(f"{name}: done")
     of = "" if total is None else f" of {total}"
@@ -76,5 +76,5 @@ def show_status(search: Storage, console: Console) -> None:
     if search.exists(CONFIRMATION):
         say(f"confirmed, as far as it goes: {search.path(CONFIRMATION)}")
     elif done and advice is not None and advice.recommended is not None:
-        for line in confirm_lines(str(search)):
+        for line in confirm_lines(search.uri):
             say(line)

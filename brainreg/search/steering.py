@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from brainreg._utils.commands import brainreg_command
 from brainreg.errors import InputError
 from brainreg.records.manifest import read_manifest, write_manifest
 from brainreg.records.requests import Request, ask, take
@@ -75,7 +76,7 @@ def pause(search: Storage) -> str:
         InputError: no process runs it.
     """
     who = ask(search, Request(pause=True))
-    return f"{who} ends; `brainreg resume {_name(search)}` goes on"
+    return f"{who} ends; go on: {brainreg_command('resume', search.uri)}"
 
 
 def stop(search: Storage, trial: int | None = None) -> str:

@@ -1,13 +1,12 @@
 """What a search says of its settings: the table, what it recommends, and how sure that is."""
 
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 from rich.table import Table
 
-from brainreg._utils.commands import python_name
+from brainreg._utils.commands import brainreg_command
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
 from brainreg.recommendation.setting_table import EXPECTED, Advice
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
@@ -116,7 +115,7 @@ def confirm_lines(folder: str) -> list[str]:
     """Return how to confirm what a search recommends, with fresh seeds and test images."""
     return [
         "whether it is better over fresh seeds and on test images:",
-        f"  {python_name()} -m brainreg confirm {shlex.quote(folder)}",
+        f"  {brainreg_command('confirm', folder)}",
     ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -20,13 +21,18 @@ from brainreg._utils.commands import python_name, tool_name
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.trial import TrialRecord, trial_name
-from brainreg.search.logger import TrialLogger
+from brainreg.search.logger import MEASURED, TrialLogger
 from brainreg.search.plan import SearchPlan
 from brainreg.search.tensorboard import TensorBoardLogger
 from brainreg.spaces.names import shown_name
 
-# How long a server of MLflow may take to answer, in seconds, and how often it is asked again.
-_MLFLOW_PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+# How long a server of MLflow may take to answer, in seconds, how often it is asked again, and that it prints no address
+# of each run: the search prints that of the server.
+_MLFLOW_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 
 _PROJECT = "brainreg"
 
@@ -118,7 +124,7 @@ def _reason(error: Exception) -> str:
 
 
 class MlflowLogger(_Tracker):
-    """An experiment of MLflow: a run for each setting, and in it a run for each of its trials.
+    """An experiment of MLflow: a run for each setting, with means, and in it a run for each of its trials.
 
     Where its files or its server are, `MLFLOW_TRACKING_URI` says.
 
@@ -131,7 +137,7 @@ class MlflowLogger(_Tracker):
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
-        for name, value in _MLFLOW_PATIENCE.items():
+        for name, value in _MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         import mlflow
 
@@ -146,6 +152,12 @@ class MlflowLogger(_Tracker):
                 " out"
             ) from error
         self._settings: dict[int, str] = {}
+        self._places: dict[str, tuple[int, int]] = {}  # the setting and the number of each trial's run
+        self._measured: dict[int, dict[int, Mapping[str, float]]] = {}  # of each setting, by the number of its trials
+        for record in self._before.values():
+            if record.measured:
+                known = {name: record.measured[name] for name in MEASURED}
+                self._measured.setdefault(record.setting_number, {})[record.number] = known
 
     def begin(self, trial: Trial) -> _Run:
         number, setting = trial.config["number"], trial.config["setting_number"]
@@ -156,6 +168,7 @@ class MlflowLogger(_Tracker):
         tags = {"brainreg.trial": str(number), "mlflow.parentRunId": self._settings[setting]}
         run, is_new = self._run(trial_name(number), tags)
         self._log_parameters(run, self.parameters(trial))
+        self._places[run] = setting, number
         return _Run(run, {} if is_new else self._told(run))
 
     def _told(self, run: str) -> dict[str, int]:
@@ -181,6 +194,17 @@ class MlflowLogger(_Tracker):
 
         known = [Param(name, str(value)) for name, value in parameters.items() if value is not None]
         self._client.log_batch(run, params=known)
+
+    def log(self, run: _Run, group: str, values: Mapping[str, float], epoch: int) -> None:
+        """Tell what was measured of a trial, and the mean over the runs of its setting."""
+        super().log(run, group, values, epoch)
+        if group == "results":
+            setting, number = self._places[run.handle]
+            measured = self._measured.setdefault(setting, {})
+            measured[number] = values
+            means = {name: fmean(one[name] for one in measured.values()) for name in MEASURED}
+            known = {name: value for name, value in means.items() if math.isfinite(value)}
+            self.send(self._settings[setting], known | {"runs": len(measured)}, len(measured))
 
     def send(self, handle: str, values: Mapping[str, float], epoch: int) -> None:
         from mlflow.entities import Metric

@@ -30,12 +30,13 @@ def save_safetensors(
         settings: with which it was trained.
         shape: (channels, height, width) of an image.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     classes = len(logits_of(classifier, torch.zeros(1, *shape))[0])
     about = {"hyperparameters": settings.model_dump(mode="json"), "image_shape": list(shape), "num_classes": classes}
     tensors = {name: value.detach().cpu().contiguous() for name, value in classifier.state_dict().items()}
-    save_file(tensors, str(path), {"brainreg": json.dumps(about)})
+    # `save_file` would make a file that nobody else may read
+    Path(path).write_bytes(save(tensors, {"brainreg": json.dumps(about)}))
 
 
 def load_exported(path: str | Path) -> nn.Sequential:

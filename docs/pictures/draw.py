@@ -14,6 +14,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import optuna
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
@@ -29,6 +30,7 @@ from brainreg.data.load import load_dataset
 from brainreg.method.pairs import select_pairs
 from brainreg.method.ranges import RANGES
 from brainreg.method.similarity import pixel_similarity
+from brainreg.spaces.files import load_space
 
 ROOT = Path(__file__).resolve().parents[2]
 TH, TH_2 = 0.6, 0.2
@@ -268,6 +270,51 @@ def cluster() -> Figure:
     return figure
 
 
+def slurm() -> Figure:
+    """Draw how a job of Slurm ends before its time is over, and goes on in its next turn."""
+    figure, ax = canvas(11.6, 3.0, (8.4, 2.3))
+    for left, text in ((0.2, "the job's first turn"), (7.9, "its next turn")):
+        patch = FancyBboxPatch((left, 0.95), 3.3, 1.5, boxstyle="round,pad=0.02", facecolor=GRAY + "14",
+                               edgecolor="none")  # fmt: skip
+        ax.add_patch(patch)
+        ax.text(left + 1.65, 2.68, text, ha="center", va="center", fontsize=9, weight="bold")
+    box(ax, 1.85, 1.7, "brainreg tune\n--name=week\n--resume-if-begun", 2.8, 1.05, BLUE)
+    box(ax, 9.55, 1.7, "the same command\ngoes on with week", 2.8, 1.05, BLUE)
+    box(ax, 6.4, 1.7, "the queue", 1.4, 0.62)
+    arrow(ax, (3.3, 1.7), (5.65, 1.7))
+    ax.text(4.55, 1.8, "SIGTERM, then\nscontrol requeue", ha="center", va="bottom", fontsize=8)
+    arrow(ax, (7.15, 1.7), (8.1, 1.7))
+    box(ax, 5.7, 0.35, "results/week: every trial, its checkpoint and its record", 6.6, 0.5, GREEN)
+    arrow(ax, (1.85, 1.1), (2.9, 0.65))
+    arrow(ax, (8.5, 0.65), (9.5, 1.1))
+    return figure
+
+
+def distributions() -> Figure:
+    """Draw what each kind of distribution of a search space draws."""
+    space = load_space("digits_double")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = pd.DataFrame([space(study.ask()) for _ in range(400)])
+    figure, axes = plt.subplots(1, 4, figsize=(8.4, 2.3), layout="constrained")
+    axes[0].hist(drawn.reg_alpha, bins=np.geomspace(0.02, 1, 16), color=BLUE)
+    axes[0].set_xscale("log")
+    axes[0].set_title("low, high, log: true", fontsize=9)
+    axes[0].set_xlabel("reg_alpha")
+    axes[1].hist(drawn.reg_image_num, bins=np.arange(190, 1011, 20), color=BLUE)
+    axes[1].set_title("low, high, step: 100", fontsize=9)
+    axes[1].set_xlabel("reg_image_num")
+    axes[2].hist(drawn.reg_batch_size, bins=np.arange(7.5, 17.6, 1), color=BLUE)
+    axes[2].set_title("choices: [8, 16]", fontsize=9)
+    axes[2].set_xlabel("reg_batch_size")
+    axes[3].scatter(drawn.reg_thresh, drawn.reg_thresh_2, s=4, color=BLUE)
+    axes[3].set_title("times: reg_thresh", fontsize=9)
+    axes[3].set_xlabel("reg_thresh")
+    axes[3].set_ylabel("reg_thresh_2")
+    axes[0].set_ylabel("of 400 draws")
+    return figure
+
+
 def layers() -> Figure:
     """Draw the packages: a row may import from the rows below it."""
     figure, ax = canvas(10, len(LAYERS) * 0.8 + 0.2, (6.4, 4.9))
@@ -352,6 +399,8 @@ PICTURES: tuple[Callable[[], Figure], ...] = (
     search,
     cluster,
     squares,
+    slurm,
+    distributions,
     layers,
     found,
     told,

@@ -30,6 +30,7 @@ from brainreg.analysis.figures import style as analysis_figures_style
 from brainreg.analysis.figures.settings import expectations
 from brainreg.records.searches import load_advices, load_searches
 from brainreg.records.trial import FINISHED, UNFINISHED
+from brainreg.statistics import front
 
 IMAGES, SEARCHES = ROOT / "tests" / "images", ROOT / "tests" / "searches"
 
@@ -263,6 +264,31 @@ def test_importance_has_a_floor_and_is_not_drawn_where_nothing_is_predicted(impo
     assert len(some.axes) == len(figure.axes) - 1
     none = analysis_figures_importance.importance(importances.assign(r2=-0.1))
     assert len(none.axes) == 0 and "do not predict" in " ".join(text.get_text() for text in none.findobj(Text))
+
+
+def test_the_star_is_at_the_setting_that_is_expected_to_be_the_best(searched):
+    trials = load_searches(searched).trials
+    proposed = trials[(trials.state == FINISHED) & (trials.setting == "")]
+    last = proposed.sort_values("objective").iloc[0]  # its one run is the least, and yet more is expected of it
+    trials.loc[trials.trial == last.trial, "expected_objective"] = 0.99
+    (axes,) = analysis_figures_landscape.landscape(trials).axes[:1]
+    (star,) = (line for line in axes.lines if line.get_marker() == "*")
+    assert (star.get_xdata()[0], star.get_ydata()[0]) == (last.reg_alpha, last.reg_thresh)
+
+
+def test_the_front_of_expected_accuracies_is_drawn_with_its_intervals(searched):
+    ((advice, _),) = load_advices(searched, load_searches(searched).trials).values()
+    settings = advice.settings
+    members = settings[front(settings.clean, settings.robust)].sort_values("clean")
+    (axes,) = analysis_figures_front.expected_front(advice).axes
+    (line,) = (one for one in axes.lines if len(one.get_xdata()) == len(members) and one.get_marker() == "None")
+    assert np.allclose(line.get_xdata(), 100 * members.clean) and np.allclose(line.get_ydata(), 100 * members.robust)
+    named = {text.get_text().split()[0] for text in axes.texts}
+    assert named == {str(number) for number in members.setting_number}
+    across = [one.get_segments()[0] for one in axes.collections if isinstance(one, LineCollection)]
+    ends = {tuple(np.round(segment[:, 0], 6)) for segment in across if np.ptp(segment[:, 1]) == 0}
+    wanted = 100 * settings[["clean_low", "clean_high"]].to_numpy()
+    assert ends == {tuple(np.round(pair, 6)) for pair in wanted} and wanted.max() <= 100
 
 
 def test_the_expectations_of_settings_are_drawn_with_their_intervals(searched):

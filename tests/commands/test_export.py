@@ -82,6 +82,9 @@ def test_of_a_search_it_is_what_that_recommends(confirmed_search, tmp_path, caps
     card = (folder / "README.md").read_text(encoding="utf-8")
     advice = json.loads((confirmed_search / "best" / "recommendation.json").read_text())
     assert f"| objective | {advice['expected']['objective']['mean']:.3f} |" in card
+    assert "robust under AutoAttack custom Linf (" in card
+    modes = {path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(modes) == 1  # who may read one may read all
     assert "## On test images" in card and "unregularized" in card
     assert (confirmed_search / "best" / "command.txt").read_text().strip() in card
 

@@ -109,7 +109,8 @@ def test_dry_run_shows_the_plan_and_starts_nothing(tmp_path, monkeypatch, capsys
     assert tune.main([*DRY_RUN, "--epoch_num=3", "--seed=7", "--objective-weight=0.2"]) == 0
     shown = capsys.readouterr().out
     assert "searched: reg_thresh_2 0.05 to 0.9, times reg_thresh" in shown
-    assert "first: unregularized, {" in shown and "'epoch_num': 3" in shown and "'seed': 7" in shown
+    assert "first: unregularized (reg_alpha 0)" in shown
+    assert re.search(r"^fixed: task digits, .*epoch_num 3, .*seed 7", shown, re.MULTILINE)
     assert "objective: 0.2 clean + 0.8 robust; AutoAttack custom" in shown
     assert re.search(r"^cost: 14 trials in \d+m\d\ds to .*, up to \d+ MB, by a few steps on ", shown, re.MULTILINE)
     assert shown.splitlines()[-1] == "nothing was started (--dry-run)"

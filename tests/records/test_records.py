@@ -18,6 +18,7 @@ import pytest
 from conftest import ROOT
 from services import s3_server
 
+from brainreg._utils.commands import brainreg_command
 from brainreg.errors import InputError
 from brainreg.records import driver as records_driver
 from brainreg.records.driver import Driver, check_no_driver, driver_of
@@ -186,8 +187,8 @@ class TestDriver:
 
     def test_a_second_one_is_refused(self, search):
         message = (
-            f"--resume=s: process {os.getpid()} on {HERE} runs this search; wait for its end, or stop it first"
-            " (--status shows how far it is)"
+            f"search s: process {os.getpid()} on {HERE} runs this search; wait for its end, or end it first:"
+            f" {brainreg_command('pause', search.uri)}"
         )
         with Driver(search, slots=2):
             before = stored(search)
@@ -216,7 +217,7 @@ class TestDriver:
         with ThreadPoolExecutor(8) as pool:
             tokens = [one.result() for one in [pool.submit(begin) for _ in range(8)]]
         assert len(refused) == 7 and len({*tokens}) == 1
-        assert all(re.match(r"--resume=s: process \d+ on \S+ runs this search", text) for text in refused)
+        assert all(re.match(r"search s: process \d+ on \S+ runs this search", text) for text in refused)
 
     def test_drivers_of_two_files_of_a_folder_are_two(self, folder):
         with Driver(folder, slots=1, file="a.json"), Driver(folder, slots=1, file="b.json"):
@@ -234,7 +235,7 @@ class TestDriver:
         process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout.readline() == "runs\n"
-            with pytest.raises(InputError, match=rf"^--resume=s: process {process.pid} on {HERE} runs this search"):
+            with pytest.raises(InputError, match=rf"^search s: process {process.pid} on {HERE} runs this search"):
                 check_no_driver(folder)
         finally:
             process.send_signal(signal.SIGKILL)
@@ -259,7 +260,7 @@ class TestDriver:
         folder.write("driver.json", json.dumps({**other, "beat": time.time() - 25}))
         assert driver_of(folder)["host"] == "elsewhere"
         with (
-            pytest.raises(InputError, match=r"^--resume=s: process \d+ on elsewhere runs this search"),
+            pytest.raises(InputError, match=r"^search s: process \d+ on elsewhere runs this search"),
             Driver(folder, slots=1),
         ):
             pass
@@ -281,7 +282,7 @@ class TestDriver:
             other = {**stored(folder), "host": "elsewhere", "pid": 7, "token": "other", "beat": time.time()}
             folder.write("driver.json", json.dumps(other))
             wait_for(lambda: reasons)
-            assert reasons[0].startswith("--resume=s: process 7 on elsewhere runs this search")
+            assert reasons[0].startswith("search s: process 7 on elsewhere runs this search")
             time.sleep(0.2)
             assert len(reasons) == 1
         assert stored(folder) == other  # its end is not that of the other

@@ -107,7 +107,7 @@ class TestSearch:
         """Its trials all had one seed, and were no runs of settings; the second has no fingerprints of data."""
         manifest = json.loads(begun.read("search.json"))
         begun.write("search.json", json.dumps({**manifest, "format": earlier}))
-        with pytest.raises(InputError, match=rf"^--resume=s: written in format {earlier}, .* format 4$"):
+        with pytest.raises(InputError, match=rf"^search s: written in format {earlier}, .* format 4$"):
             plan_resume(begun, {})
 
     def test_every_record_says_what_it_was_trained_on(self, searched):

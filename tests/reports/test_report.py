@@ -145,7 +145,7 @@ def test_everything_that_the_notebooks_show(small, searched):
         *("Clean and robust accuracy", "Alpha and Th"),
         *(caption for caption, name in varied.items() if results[name].nunique() > 1),
         "objective over N and over k",
-        *("Clean against robust accuracy", "Hypervolume over time"),
+        *("Clean against robust accuracy", "Hypervolume over time", "Expected accuracies"),
         *["Importance"] * predicted,
     ]
     assert len(pictures) == len(captions) - len(charts(small)) and all(

@@ -1,5 +1,6 @@
 """Searches that are paused, stopped and extended from another terminal while they run."""
 
+import re
 import threading
 import time
 
@@ -98,7 +99,7 @@ def test_it_is_stopped_and_recommends(tmp_path):
 def test_it_is_paused(tmp_path):
     results, text, errors = searched(tmp_path, 2, (pause,), num_samples=40)
     assert not errors and UNFINISHED in {*results.state}
-    assert "of 40 trials are done; go on with --resume=s" in text
+    assert re.search(r"of 40 trials are done; go on: .*brainreg resume \S+/s$", text, re.MULTILINE)
 
 
 class TestBadInput:

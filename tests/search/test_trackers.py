@@ -1,5 +1,7 @@
 """A search in MLflow and in Weights & Biases: real ones, MLflow's server beside it and W&B without a network."""
 
+import contextlib
+import io
 import struct
 import sys
 from collections.abc import Iterator
@@ -39,7 +41,9 @@ def tracked(tmp_path_factory) -> tuple:
         patch.setenv("WANDB_MODE", "offline")
         patch.setenv("WANDB_DIR", str(folder))
         options = {"log": ("mlflow", "wandb"), "max_concurrent": 2}
-        _, printed = search(SPACE, folder, strategy=Strategy(scheduler="none", seeds=2), **options)
+        with contextlib.redirect_stdout(io.StringIO()) as of_the_trackers:
+            _, printed = search(SPACE, folder, strategy=Strategy(scheduler="none", seeds=2), **options)
+        printed += of_the_trackers.getvalue()
         with (folder / "again.txt").open("w+") as file:
             results = run_search(plan_resume(Storage(folder / "s"), {"num_samples": 6}), Console(file=file))
         yield folder, results, printed, server
@@ -91,9 +95,15 @@ class TestMlflow:
             name = names[runs.loc[f"trial_{trial.trial:04d}"].parent]
             assert name.split(",")[0] == f"setting {trial.setting_number}"
         assert "setting 0, unregularized" in names.values()
+        for number, own in results.groupby("setting_number"):
+            (mean,) = (parent for name, parent in parents.iterrows() if name.split(",")[0] == f"setting {number}")
+            assert mean.metrics["runs"] == len(own)
+            for name in ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy"):
+                assert mean.metrics[name] == pytest.approx(own[name].mean())
 
     def test_where_it_is_seen_is_said(self, tracked):
         assert f"MLflow: {tracked[3]}" in tracked[2]
+        assert "View run" not in tracked[2]  # a line for each of them, between those of the search
 
 
 def wandb_records(file: Path) -> Iterator:

@@ -6,8 +6,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from brainreg.analysis.figures.style import (
+    BLUE,
     EDGE,
     GIVEN,
+    PLAIN_MARKER,
+    SETTING_MARKERS,
     as_floats,
     iterate_searches,
     legend_above,
@@ -19,9 +22,10 @@ from brainreg.analysis.figures.style import (
     styled,
     text_figure,
 )
+from brainreg.recommendation.setting_table import Advice
 from brainreg.records.trial import FINISHED
 from brainreg.spaces.names import UNREGULARIZED, shown_name
-from brainreg.statistics import front, hypervolume
+from brainreg.statistics import front, hypervolume, knee
 
 
 @styled
@@ -68,6 +72,45 @@ def pareto(trials: pd.DataFrame) -> Figure:
     axes.margins(0.06)
     axes.set_xlim(left=corner[0])
     axes.set_ylim(bottom=corner[1])
+    legend_above(figure, handles)
+    return figure
+
+
+@styled
+def expected_front(advice: Advice) -> Figure:
+    """Draw the clean and the robust accuracy that a further run of each setting is expected to have, with 95%
+    intervals, and a line through the front of them, whose settings are named by their numbers.
+
+    Args:
+        advice: of `brainreg.records.results.search_advice`.
+    """
+    settings = advice.settings
+    if settings.empty:
+        return text_figure("no trial has finished yet")
+    clean, robust = settings.clean.to_numpy(dtype=float), settings.robust.to_numpy(dtype=float)
+    members, bend = np.array(front(clean, robust)), knee(clean.tolist(), robust.tolist())
+    figure, ((axes,),) = new_figure(2.6)
+    axes.grid()
+    handles = [legend_marker(name, label=shown_name(name)) for name in GIVEN if name in {*settings.setting}]
+    for i, row in enumerate(settings.to_dict("records")):
+        errors = [
+            np.clip([[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]], 0, None)
+            for name in ("clean", "robust")
+        ]
+        look = SETTING_MARKERS.get(row["setting"], PLAIN_MARKER) | EDGE
+        width, alpha = (0.8, 1) if members[i] else (0.4, 0.35)
+        axes.errorbar(
+            100 * clean[i], 100 * robust[i], xerr=100 * errors[0], yerr=100 * errors[1], linestyle="none",
+            elinewidth=width, ecolor=look["color"], alpha=alpha, **look,
+        )  # fmt: skip
+        if members[i]:
+            number = f"{row['setting_number']}{' (knee)' if i == bend else ''}"
+            axes.annotate(number, (100 * clean[i], 100 * robust[i]), (4, 4), textcoords="offset points", fontsize=7)
+    order = np.flatnonzero(members)[np.argsort(clean[members])]
+    axes.plot(100 * clean[order], 100 * robust[order], color=BLUE, linewidth=1, zorder=1)
+    handles.append(Line2D([], [], color=BLUE, linewidth=1, label="front"))
+    axes.set_xlabel("expected clean accuracy, validation (%)")
+    axes.set_ylabel("expected robust accuracy, validation (%)")
     legend_above(figure, handles)
     return figure
 

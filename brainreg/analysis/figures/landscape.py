@@ -32,6 +32,7 @@ from brainreg.analysis.figures.style import (
 )
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.ranges import RANGES
+from brainreg.records.results import expected_value
 from brainreg.records.trial import FINISHED, STOPPED
 from brainreg.spaces.names import FOUND, PROPOSED, PUBLISHED
 from brainreg.spaces.published import PUBLISHED_SETTINGS
@@ -51,7 +52,8 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     """Draw the objective over alpha and Th: each trial, and a heat map of the mean of the trials nearby.
 
     The mean is weighted by a Gaussian of a tenth of the axes' lengths; where no trial is near, the map fades away. The
-    best proposed trial and the published setting are marked, where the latter would lie, whether or not it was run.
+    proposed setting with the largest expected objective and the published one are marked, where the latter would lie,
+    whether or not it was run.
 
     Args:
         trials: of `brainreg.records.searches.load_searches`.
@@ -118,7 +120,8 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
 
 def _best_proposed(finished: pd.DataFrame) -> pd.Series | None:
     proposed = finished[finished.setting == PROPOSED].dropna(subset=["objective"])
-    return None if proposed.empty else proposed.loc[proposed.objective.idxmax()]
+    expected = proposed.apply(expected_value, axis=1, column="objective")
+    return None if proposed.empty else proposed.loc[expected.idxmax()]
 
 
 def _subdivisions(decades: float, columns: int) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""How a search went: each trial, and the best so far."""
+"""How a search went: each trial, and the largest so far."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from brainreg.spaces.names import shown_name
 
 @styled
 def progress(trials: pd.DataFrame) -> Figure:
-    """Draw the objective of each trial and the best so far, by the number of the trial; stopped trials at the foot.
+    """Draw the objective of each trial and the largest so far, by the number of the trial; stopped trials at the foot.
 
     Args:
         trials: of `brainreg.records.searches.load_searches`, of one search or of several.
@@ -46,7 +46,7 @@ def progress(trials: pd.DataFrame) -> Figure:
         axes.step(
             [*numbers, last], [*np.maximum.accumulate(objective), objective.max()], where="post", **step_line(look)
         )
-        said = f"{name}, best so far" if trials.search.nunique() > 1 or one.running.any() else "best so far"
+        said = f"{name}, largest so far" if trials.search.nunique() > 1 or one.running.any() else "largest so far"
         handles.append(Line2D([], [], markersize=3.5, label=said, **look))
         mark_given(axes, finished, "trial", "objective", scales=(1, 100))
     handles += [

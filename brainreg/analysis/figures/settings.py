@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from brainreg._utils.formats import SYMBOLS, format_probability, format_setting
 from brainreg.analysis.figures.style import (
-    BLUE,
     EDGE,
     GRAY,
+    PLAIN_MARKER,
     SETTING_MARKERS,
     legend_above,
     legend_marker,
@@ -23,7 +23,6 @@ from brainreg.analysis.figures.style import (
 from brainreg.recommendation.setting_table import Advice
 from brainreg.spaces.names import FOUND, PROPOSED, shown_name
 
-_PLAIN: dict[str, Any] = {"marker": "o", "color": BLUE, "markersize": 4}
 _LUCK: dict[str, Any] = {"marker": "o", "color": GRAY, "markerfacecolor": "none", "markersize": 4, "linestyle": "none"}
 
 
@@ -45,7 +44,7 @@ def expectations(advice: Advice, rows: int = 8) -> Figure:
     figure, ((axes,),) = new_figure(0.75 + 0.2 * len(shown))
     axes.grid(axis="x")
     for place, row in enumerate(shown.to_dict("records")):
-        look = SETTING_MARKERS.get(FOUND if row["recommended"] else row["setting"], _PLAIN)
+        look = SETTING_MARKERS.get(FOUND if row["recommended"] else row["setting"], PLAIN_MARKER)
         middle, low, high = (100 * row[f"objective{end}"] for end in ("", "_low", "_high"))
         error = np.clip([[middle - low], [high - middle]], 0, None)
         axes.errorbar(middle, place, xerr=error, linestyle="none", elinewidth=1, ecolor=look["color"], **look, **EDGE)

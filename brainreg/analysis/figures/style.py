@@ -57,6 +57,10 @@ SETTING_MARKERS: dict[str, dict[str, Any]] = {
 }
 
 
+# Of a setting that has none of its own.
+PLAIN_MARKER: dict[str, Any] = {"marker": "o", "color": BLUE, "markersize": 4}
+
+
 GIVEN = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED)
 
 
