@@ -10,6 +10,7 @@ from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.comparison import confirmation_table
 from brainreg.analysis.formats import ABSENT, format_interval, format_number, format_percent
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.recommendation.setting_table import LEAST_AS_GOOD
 from brainreg.records.results import expected_value, rank_trials
 from brainreg.records.trial import FINISHED
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, PROPOSED, PUBLISHED, SETTINGS, UNREGULARIZED, shown_name
@@ -32,7 +33,9 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
     Returns:
         A row for each search, by its data sets: `data` (classified - regularization), `search`, `running`, `trials`
         (that finished); `published_` alpha, th and range, missing where nothing was published; `found_` alpha, th,
-        th_2, range, N and k, of the proposed setting with the largest expected objective. For each of `SETTINGS`,
+        th_2, range, N and k, of the proposed setting with the largest expected objective; `as_good_alpha_` and
+        `as_good_th_` low and high, between which those of all settings lie that may be as good (see
+        `brainreg.recommendation.setting_table.Advice.as_good`). For each of `SETTINGS`,
         `SETTING_clean` and `SETTING_robust`, fractions, with `_low` and `_high`, the ends of 95% intervals as
         `over_seeds` makes them, and `SETTING_seeds`. `better`: given settings whose expected objective is as good as
         that of the found one, or better.
@@ -56,6 +59,7 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
             "trials": len(one),
             **{f"published_{name}": published.get(key) for name, key in _PUBLISHED.items()},
             **{f"found_{name}": None if found is None else found[key] for name, key in _FOUND.items()},
+            **ranges_as_good(one),
         }
         for name, trial in best.items():
             repeats = finished if trial is None else finished[same == same[trial.name]]
@@ -81,6 +85,25 @@ def alpha_th_table(trials: pd.DataFrame, confirmation: pd.DataFrame | None = Non
     counts = ("trials", "newer", "clean_n", "robust_n", "found_N", "found_k", *(f"{name}_seeds" for name in SETTINGS))
     table = table.astype({name: "Int64" for name in counts})
     return table.sort_values("data", key=lambda names: names.map(_place), kind="stable", ignore_index=True)
+
+
+def ranges_as_good(finished: pd.DataFrame) -> dict[str, float]:
+    """Return the smallest and the largest alpha and Th of the settings that may be as good as the best.
+
+    Args:
+        finished: the finished trials of one search.
+
+    Returns:
+        `as_good_alpha_low`, `as_good_alpha_high`, and of th the same; none where that is not known.
+    """
+    able = finished.setting.isin((PROPOSED, PUBLISHED)) & (finished.probability_as_good >= LEAST_AS_GOOD)
+    values = {name: finished.loc[able, key].dropna().astype(float) for name, key in _AS_GOOD.items()}
+    return {
+        f"as_good_{name}_{end}": getattr(own, function)()
+        for name, own in values.items()
+        for end, function in (("low", "min"), ("high", "max"))
+        if len(own)
+    }
 
 
 def _on_test_images(summary: pd.DataFrame, best: int | None) -> dict[str, Any]:
@@ -116,10 +139,14 @@ _FOUND = {
 }
 
 
+_AS_GOOD = {"alpha": "reg_alpha", "th": "reg_thresh"}
+
+
 _TABLE_COLUMNS = [
     *("data", "search", "running", "trials"),
     *(f"published_{name}" for name in _PUBLISHED),
     *(f"found_{name}" for name in _FOUND),
+    *(f"as_good_{name}_{end}" for name in _AS_GOOD for end in ("low", "high")),
     *(
         f"{setting}_{name}"
         for setting in SETTINGS
@@ -197,6 +224,12 @@ def table_notes(table: pd.DataFrame) -> list[str]:
                 f"{row.search} went on after it was confirmed: its trial {row.newer} ranks first now, and is not the"
                 " one that was confirmed."
             )
+    if table.as_good_alpha_low.notna().any():
+        notes.append(
+            "As good: between these values lie the settings that the search ran and whose objective, on validation"
+            " images, is within one point of the best with a probability of 10% or more; of the others, it is not with"
+            " 90%."
+        )
     seeds = table[[f"{setting}_seeds" for setting in SETTINGS]].to_numpy(dtype=float)
     if (seeds == 1).any():
         notes.append(
@@ -240,6 +273,11 @@ def format_table(table: pd.DataFrame) -> pd.DataFrame:
         table.published_th.map(format_number),
     )
     seen["found α"], seen["found Th"] = table.found_alpha.map(format_number), _thresholds(table)
+    for name, symbol in (("alpha", "α"), ("th", "Th")):
+        ends = zip(table[f"as_good_{name}_low"], table[f"as_good_{name}_high"], strict=True)
+        seen[f"as good {symbol}"] = [
+            ABSENT if pd.isna(low) else f"{format_number(low)} to {format_number(high)}" for low, high in ends
+        ]
     seen["range"] = table.found_range.fillna(ABSENT)
     seen["images"] = table.images
     for kind in ("clean", "robust"):

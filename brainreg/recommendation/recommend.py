@@ -19,6 +19,10 @@ _LEAST_GUARDED = 10
 INDIFFERENCE = 0.005
 
 
+# A setting whose objective is no further below that of the best is as good.
+AS_GOOD = 0.01
+
+
 @dataclass(frozen=True)
 class Recommendation:
     """What the runs of a search say of its settings.
@@ -27,6 +31,7 @@ class Recommendation:
         setting: number of the recommended one.
         mean, low, high: (settings,) expected objective of each, and the ends of its 95% interval.
         best: (settings,) probability that no other setting is better by more than `INDIFFERENCE`.
+        near: (settings,) the same with `AS_GOOD`.
         regret: how much better the best of them is expected to be than the recommended one.
         draws: (draws, settings) of the posterior.
     """
@@ -36,6 +41,7 @@ class Recommendation:
     low: np.ndarray
     high: np.ndarray
     best: np.ndarray
+    near: np.ndarray
     regret: float
     draws: np.ndarray
 
@@ -97,6 +103,7 @@ def recommend(
         mean - spread,
         mean + spread,
         np.mean(draws >= largest[:, None] - INDIFFERENCE, axis=0) * tried,
+        np.mean(draws >= largest[:, None] - AS_GOOD, axis=0) * tried,
         float(np.mean(largest - draws[:, chosen])),
         draws,
     )

@@ -23,16 +23,24 @@ FEWEST_REPEATS = 3
 EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
 
 
+# A setting that is as good as the best with less than this probability is said not to be.
+LEAST_AS_GOOD = 0.1
+
+
 # Columns of `settings_table` beside the searched hyperparameters.
 COLUMNS = (
     *("setting_number", "setting", "rank", "runs", "trials", "recommended"),
     *(f"{name}{end}" for name in EXPECTED.values() for end in ("", "_low", "_high")),
-    *("mean_objective", "largest_objective", "p_best", "p_front", "p_better_unregularized", "p_better_published"),
+    *("mean_objective", "largest_objective", "p_best", "p_near", "p_front"),
+    *("p_better_unregularized", "p_better_published"),
 )
 
 
 # What `with_expectations` says of a trial.
-EXPECTATIONS = ("expected_objective", "expected_clean_accuracy", "expected_robust_accuracy", "setting_rank")
+EXPECTATIONS = (
+    *("expected_objective", "expected_clean_accuracy", "expected_robust_accuracy", "probability_as_good"),
+    "setting_rank",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Advice:
         settings: a row for each setting with a finished run, the best first: see `COLUMNS`, and the hyperparameters
             that are searched. `trials` are the numbers of its finished runs; `objective`, `clean` and `robust` are what
             is expected of a further run, `_low` and `_high` the ends of their 95% intervals, cut at 0 and 1; `p_best`
-            is the probability that no other setting that was tried is better by more than 0.005, `p_front` that none
-            is better in clean and in robust accuracy.
+            is the probability that no other setting that was tried is better by more than 0.005, `p_near` by more than
+            0.01, `p_front` that none is better in clean and in robust accuracy.
         recommended: its row; None where no regularized setting has finished.
         checkpoint: number of the trial whose network stands for it: of its runs, the one nearest to the expected
             objective.
@@ -72,6 +80,20 @@ class Advice:
             f"{counted} a setting, so that the noise of a run is assumed rather than measured: intervals and"
             " probabilities may be far too sure"
         )
+
+    @property
+    def as_good(self) -> pd.DataFrame:
+        """The regularized settings that may be as good as the best: whose objective is, with 10% at least, within 0.01
+        of that of every other setting. Of the others, it is known with 90% that they are not.
+        """
+        settings = self.settings
+        return settings[settings.setting.isin((PROPOSED, PUBLISHED)) & (settings.p_near >= LEAST_AS_GOOD)]
+
+    def ranges_as_good(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest alpha and Th of the settings that may be as good."""
+        names = [name for name in ("reg_alpha", "reg_thresh") if name in self.settings]
+        values = {name: self.as_good[name].dropna().astype(float) for name in names}
+        return {name: (float(own.min()), float(own.max())) for name, own in values.items() if len(own)}
 
     def runs_to_settle(self, probability: float = 0.9) -> int | None:
         """Return about how many more runs would make the recommendation sure, if the best two share them.
@@ -128,6 +150,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
             "mean_objective": float(own.objective.mean()),
             "largest_objective": float(own.objective.max()),
             "p_best": float(said.best[i]),
+            "p_near": float(said.near[i]),
             "p_front": float(on_front[i]),
             **{name: own[name].iloc[0] for name in space.search},
         }
@@ -196,6 +219,6 @@ def _frame(rows: Sequence[dict], space: Space) -> pd.DataFrame:
 def with_expectations(results: pd.DataFrame, advice: Advice) -> pd.DataFrame:
     """Return trials with what is expected of their settings, in the columns `EXPECTATIONS`; missing where none is."""
     by_setting = advice.settings.set_index("setting_number")
-    columns = dict(zip(EXPECTATIONS, ("objective", "clean", "robust", "rank"), strict=True))
+    columns = dict(zip(EXPECTATIONS, ("objective", "clean", "robust", "p_near", "rank"), strict=True))
     known = {name: results.setting_number.map(by_setting[column].to_dict()) for name, column in columns.items()}
     return results.assign(**known).astype({**dict.fromkeys(EXPECTATIONS, "float64"), "setting_rank": "Int64"})

@@ -52,9 +52,10 @@ def load_results(folder: str | Path | Storage) -> pd.DataFrame:
         (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were
         measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; what is expected of a further run of its
         setting, and at which place that puts the setting: `expected_objective`, `expected_clean_accuracy`,
-        `expected_robust_accuracy`, `setting_rank` (see `brainreg.recommendation.setting_table`); `seconds` (that
-        workers spent on it); `began` (when it was proposed, seconds since 1970); `epochs` (the per-epoch metrics, a
-        list of mappings, see `epochs_of`); `node` (where it ran last); `checkpoint` (path of its file, if it was ever
+        `expected_robust_accuracy`, `probability_as_good`, `setting_rank` (see
+        `brainreg.recommendation.setting_table`); `seconds` (that workers spent on it); `began` (when it was proposed,
+        seconds since 1970); `epochs` (the per-epoch metrics, a list of mappings, see `epochs_of`); `node` (where it ran
+        last); `checkpoint` (path of its file, if it was ever
         written).
 
     Raises:

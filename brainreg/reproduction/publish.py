@@ -13,11 +13,13 @@ import pandas as pd
 
 from brainreg._utils.files import make_folder
 from brainreg._utils.formats import format_duration
+from brainreg.analysis.alpha_th import ranges_as_good
 from brainreg.analysis.comparison import compare_settings, describe_differences
 from brainreg.errors import InputError
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import load_results
 from brainreg.records.searches import CONFIRMATION
+from brainreg.records.trial import FINISHED
 from brainreg.reproduction.costs import Workload
 from brainreg.storage import Storage
 
@@ -87,6 +89,7 @@ def _record(
         "seed": manifest["seed"],
         "trials": len(results),
         "found_trial": int(found.trial.iloc[0]),
+        "as_good": ranges_as_good(results[results.state == FINISHED]),
         "planned_seeds": seeds,
         "confirmed_seeds": sorted(int(seed) for seed in confirmation.seed.unique()),
         "versions": manifest["versions"],

@@ -105,8 +105,15 @@ def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
     seconds, seeds = sum(record["seconds"]["wall"].values()), len(record["confirmed_seeds"])
     noise, attack = f"{first.noise_kind} noise of {first.noise_eps:.3g}", f"{first.attack} of {first.eps:.3g}"
     data = row_name(record["space"]["task"], record["space"]["reg_data"])
+    good = record.get("as_good") or {}
+    ranges = [
+        f"{symbol} {format_setting(good[f'as_good_{key}_low'])} to {format_setting(good[f'as_good_{key}_high'])}"
+        for key, symbol in (("alpha", "alpha"), ("th", "Th"))
+        if f"as_good_{key}_low" in good
+    ]
+    said = f", in which as good, for all that is known, were settings of {', '.join(ranges)}" if ranges else ""
     return (
-        f"* {name}: {data}; {record['trials']} trials, then each setting with {seeds} fresh seeds; {first.clean_n:.0f}"
-        f" test images, clean and under {noise}, {first.robust_n:.0f} of them, other ones for each seed, under"
-        f" {attack}; {format_duration(seconds)} on {', '.join(record['devices'])}: `{record['command']}`"
+        f"* {name}: {data}; {record['trials']} trials{said}, then each setting with {seeds} fresh seeds;"
+        f" {first.clean_n:.0f} test images, clean and under {noise}, {first.robust_n:.0f} of them, other ones for each"
+        f" seed, under {attack}; {format_duration(seconds)} on {', '.join(record['devices'])}: `{record['command']}`"
     )

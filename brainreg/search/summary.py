@@ -9,7 +9,7 @@ from rich.table import Table
 from brainreg._utils.commands import brainreg_command
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
 from brainreg.recommendation.setting_table import EXPECTED, Advice
-from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, hypervolume, knee, winning_weights
 
@@ -56,6 +56,7 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
         f" {'1 run' if best.runs == 1 else f'{best.runs} runs'}; the best of the settings that were tried with a"
         f" probability of {format_probability(best.p_best)}"
     ]
+    lines += as_good_lines(advice)
     for name in (UNREGULARIZED, EARLY_STOPPED, PUBLISHED):
         if name in advice.gains:
             gain, low, high = advice.gains[name]
@@ -77,6 +78,19 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
     if more is not None:
         lines.append(f"  about {more} more runs of the best two would make it sure with 90%")
     return lines
+
+
+def as_good_lines(advice: Advice) -> list[str]:
+    """Return which settings may be as good as the best, in a line; none where nothing regularized has finished."""
+    able = advice.settings.setting.isin((PROPOSED, PUBLISHED)).sum()
+    told = [
+        f"{SYMBOLS[name]} {format_setting(low)}" + ("" if low == high else f" to {format_setting(high)}")
+        for name, (low, high) in advice.ranges_as_good().items()
+    ]
+    if not told:
+        return []
+    count = f"{len(advice.as_good)} of {able} settings"
+    return [f"  as good, for all that is known (within 0.01): {count}, {', '.join(told)}"]
 
 
 def front_lines(advice: Advice) -> list[str]:
@@ -141,6 +155,7 @@ def recommendation(advice: Advice, space: Space) -> dict[str, Any] | None:
         "expected": {name: expected(short) for name, short in EXPECTED.items()},
         "largest_objective": float(settings.largest_objective.max()),
         "probability_best": float(best.p_best),
+        "as_good": {name: {"low": low, "high": high} for name, (low, high) in advice.ranges_as_good().items()},
         "probability_better": {
             name: float(best[f"p_better_{name}"])
             for name in (UNREGULARIZED, PUBLISHED)

@@ -53,9 +53,9 @@ class TestOverSeeds:
         ones = over_seeds(frame, ["setting"])
         assert ones[["low", "high", "seeds"]].to_numpy().tolist() == [[0.4, 0.6, 1], [0.5, 0.8, 1]]
 
-    def test_it_may_leave_0_to_1_and_is_unknown_where_nothing_is_known(self):
+    def test_it_ends_at_0_and_1_and_is_unknown_where_nothing_is_known(self):
         ones = over_seeds(pd.DataFrame({"setting": ["a", "a", "b"], "accuracy": [0.9, 1.0, 0.5]}), ["setting"])
-        assert (ones.low[0], ones.high[0]) == pytest.approx((0.95 - 12.7062 * 0.05, 0.95 + 12.7062 * 0.05), abs=1e-4)
+        assert (ones.low[0], ones.high[0]) == pytest.approx((0.95 - 12.7062 * 0.05, 1), abs=1e-4)
         assert math.isnan(ones.low[1]) and math.isnan(ones.high[1])
 
 
@@ -94,6 +94,19 @@ class TestAlphaThTable:
             assert one.unregularized_clean_low == pytest.approx(mean - half, abs=1e-5)
         # The unregularized setting of digits, though as clean a slate, is another one.
         assert row(table, "digits_ranges").unregularized_clean != pytest.approx(mean, abs=1e-3)
+
+    def test_it_says_between_which_values_others_may_be_as_good(self, trials):
+        known = trials.assign(probability_as_good=0.05)
+        proposed = known.index[(known.search == "mnist_seed0") & (known.state == FINISHED) & (known.setting == "")][:2]
+        known.loc[proposed, "probability_as_good"] = 0.5, 0.1
+        alphas = sorted(known.loc[proposed, "reg_alpha"])
+        table = alpha_th_table(known)
+        one = row(table, "mnist_seed0")
+        assert [one.as_good_alpha_low, one.as_good_alpha_high] == alphas
+        assert pd.isna(row(table, "digits_ranges").as_good_alpha_low)
+        (shown,) = format_table(table).set_index("search").loc[["mnist_seed0"], "as good α"]
+        assert shown == f"{alphas[0]:.3g} to {alphas[1]:.3g}"
+        assert any(note.startswith("As good: ") for note in table_notes(table))
 
     def test_a_given_setting_that_is_as_good_is_named(self, table, trials):
         assert row(table, "digits_ranges").better == ""

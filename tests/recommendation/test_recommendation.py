@@ -273,9 +273,26 @@ class TestAdvise:
         one_run = advise(trials(rows[::6]), self.SPACE).settings.set_index("setting_number")
         assert known.p_front[3] < one_run.p_front[3]  # less is known, and more is possible
 
+    def test_what_may_be_as_good_as_the_best(self):
+        """Many runs tell which settings are; few leave others possible. What may not be recommended has no part."""
+        truths = {1: (0.05, 0.700), 2: (0.06, 0.697), 3: (0.3, 0.60), 4: (0.9, 0.50)}
+        generator = np.random.default_rng(0)
+        rows = [{"setting": "unregularized", "setting_number": 0, "seed": 0, "objective": 0.71}] + [
+            {"setting_number": number, "reg_alpha": alpha, "seed": seed, "objective": truth + generator.normal(0, 0.01)}
+            for seed in range(6)
+            for number, (alpha, truth) in truths.items()
+        ]
+        known = advise(trials(rows), self.SPACE)
+        assert {*known.as_good.setting_number} == {1, 2}
+        assert known.ranges_as_good()["reg_alpha"] == (0.05, 0.06)
+        assert (known.settings.p_near >= known.settings.p_best).all()
+        once = [row | {"objective": 0.6 + 0.01 * i} for i, row in enumerate(rows[1:5])]
+        assert len(advise(trials(once), self.SPACE).as_good) > 2
+
     def test_nothing_has_finished(self):
         advice = advise(trials([{"setting_number": 0, "seed": 0, "objective": 0.5}]).iloc[:0], self.SPACE)
         assert advice.recommended is None and advice.settings.empty and math.isnan(advice.noise)
+        assert advice.as_good.empty and advice.ranges_as_good() == {}
 
     def test_intervals_hold_the_truth(self):
         """Of repeated small searches with a known truth, about 95% of the recommended settings' intervals hold it."""

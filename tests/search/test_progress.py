@@ -208,10 +208,15 @@ def test_the_table_of_settings_keeps_given_ones_in_sight():
     assert rows[4][:3] == ["0", "0", "1"] and rows[4][-1] == "unregularized"
     lines = advice_lines(advice, SPACE)
     assert lines[0].startswith("recommended: setting 8 (alpha 0.8, N 500): expected objective 0.8")
-    assert lines[1].startswith("  against unregularized: +0.3")
+    good = advice.ranges_as_good()["reg_alpha"]
+    assert lines[1].startswith(
+        f"  as good, for all that is known (within 0.01): {len(advice.as_good)} of 8 settings, alpha"
+    )
+    assert lines[2].startswith("  against unregularized: +0.3")
     (caution,) = (line for line in lines if "the noise of a run is assumed" in line)
     assert caution.startswith("  1 run repeats a setting, so that ")
     content = recommendation(advice, SPACE)
+    assert content["as_good"]["reg_alpha"] == {"low": good[0], "high": good[1]} and good[0] <= 0.8 <= good[1]
     assert content["hyperparameters"] == {"reg_alpha": 0.8, "reg_image_num": 500}
     assert content["trials"] == [8, 9] and content["trial"] in (8, 9) and content["largest_objective"] == 0.9
     assert content["probability_better"]["unregularized"] > 0.9 and content["gains"]["unregularized"]["low"] > 0
