@@ -21,9 +21,19 @@ def tool_name(name: str) -> str:
 
 def brainreg_command(command: str, folder: str) -> str:
     """Return the line that runs a command of brainreg on a folder, as a shell in the working folder understands it."""
-    found = shutil.which("brainreg")
-    is_this = found is not None and Path(found).parent == Path(sys.executable).parent
-    program = "brainreg" if is_this else f"{shlex.quote(python_name())} -m brainreg"
     with contextlib.suppress(ValueError):
         folder = str(Path(folder).relative_to(Path.cwd()))
+    if _is_found("brainreg"):
+        program = "brainreg"
+    else:
+        python = "python" if _is_found("python") else sys.executable
+        with contextlib.suppress(ValueError):
+            python = str(Path(sys.executable).relative_to(Path.cwd()))
+        program = f"{shlex.quote(python)} -m brainreg"
     return f"{program} {command} {shlex.quote(folder)}"
+
+
+def _is_found(name: str) -> bool:
+    """Whether a shell finds this environment's program of a name."""
+    found = shutil.which(name)
+    return found is not None and Path(found).parent == Path(sys.executable).parent

@@ -24,6 +24,10 @@ from brainreg.errors import InputError, Model, checked_value, nearest, validated
 DATA_DIR = "data"
 
 
+# Where searches have their folders, unless `--storage_path` says otherwise.
+RESULTS_DIR = "results"
+
+
 _MOST_THREADS = 1024
 
 

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     if flags.status is not None:
         from brainreg.search.status import show_status
 
-        show_status(find_search(flags.status, storage_path, "--status"), console)
+        show_status(find_search(flags.status, storage_path, "NAME"), console)
         return 0
     if flags.resume_if_begun:
         if "name" not in flags:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
     if flags.resume is not None and "name" in flags:
         raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
-    begun = find_search(flags.resume, storage_path, "--resume") if flags.resume is not None else None
+    begun = find_search(flags.resume, storage_path, "NAME") if flags.resume is not None else None
     from brainreg.records.trial import FINISHED
     from brainreg.search.plan import plan_resume, plan_search
     from brainreg.search.run import is_done, run_search
@@ -176,6 +176,7 @@ def _show_costs(plan: "SearchPlan", costs: "SearchCosts", console: Console) -> N
     from brainreg._utils.formats import format_duration
     from brainreg.training.device import device_name
 
+    stopped = "weak trials are stopped early and " if plan.strategy.scheduler == "asha" else ""
     one, (fewest, most), hours = costs.trial, costs.trials, costs.gpu_hours
     trials = f"{most}" if fewest == most else f"{fewest} to {most}"
     last = f" (the attack at the end up to {format_duration(costs.final_attack)})" if costs.final_attack else ""
@@ -187,7 +188,7 @@ def _show_costs(plan: "SearchPlan", costs: "SearchCosts", console: Console) -> N
     console.print(
         f"cost: {', '.join(parts)}, by a few steps on {device_name(plan.device)}; a trial: up to"
         f" {format_duration(one.training)} of training and {format_duration(one.objective)} of attacks. The least is"
-        " where weak trials are stopped early and attacks succeed at once.",
+        f" where {stopped}attacks succeed at once.",
         soft_wrap=True,
         highlight=False,
     )

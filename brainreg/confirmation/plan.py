@@ -1,5 +1,6 @@
 """What a confirmation trains and how it measures, checked before anything is written."""
 
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials
 from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.resume import differences, format_value, read_begun, write_begun
 from brainreg.records.searches import split_folders
-from brainreg.records.trial import UNFINISHED
+from brainreg.records.trial import FINISHED, UNFINISHED
 from brainreg.search.cluster import share_of_machines
 from brainreg.search.options import SearchOptions
 from brainreg.seeds import fresh_seeds
@@ -77,6 +78,7 @@ class Plan:
         manifest: what the confirmation's folder says of it.
         notes: what to know beforehand.
         before: what the folder said until now; None where it is new.
+        trial_seconds: what a trial of the search took, the median; missing where that is not known.
     """
 
     search: Storage
@@ -93,6 +95,7 @@ class Plan:
     manifest: dict[str, Any]
     notes: tuple[str, ...]
     before: dict[str, Any] | None
+    trial_seconds: float = math.nan
 
     @property
     def folder(self) -> Storage:
@@ -217,7 +220,9 @@ def plan_confirmation(
     }
     measures = _measures(attacks, space.objective)
     return Plan(
-        search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes), before
+        *(search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes)),
+        before=before,
+        trial_seconds=float(results.seconds[results.state == FINISHED].median()),
     )
 
 

@@ -1,5 +1,6 @@
 """A confirmation from its first job to its table."""
 
+import math
 import os
 import re
 import time
@@ -67,6 +68,13 @@ def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
         f"confirming {plan.name}: {plan.settings} settings with {plan.extent.seeds} fresh seeds each, {len(plan.jobs)}"
         f" trainings, {done} of them done before, {plan.slots} at a time, in {plan.folder}"
     )
+    left = len(plan.jobs) - done
+    if left and math.isfinite(plan.trial_seconds):
+        least = format_duration(math.ceil(left / plan.slots) * plan.trial_seconds)
+        say(
+            f"at least {least}, as a trial of the search took {format_duration(plan.trial_seconds)}; the attacks on"
+            " test images come on top"
+        )
     for job in plan.jobs[: plan.settings]:
         settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
         others = [name for name in plan.space.search if name not in SYMBOLS]

@@ -14,6 +14,7 @@ from brainreg.recommendation.recommend import Recommendation, fit_guarded, recom
 from brainreg.recommendation.surrogate import Surrogate
 from brainreg.spaces.names import PROPOSED, PUBLISHED, UNREGULARIZED
 from brainreg.spaces.space import Space
+from brainreg.statistics import knee
 
 # Runs that repeat a setting: with fewer, too little is known of the noise of a run.
 FEWEST_REPEATS = 3
@@ -87,7 +88,7 @@ class Advice:
         of that of every other setting. Of the others, it is known with 90% that they are not.
         """
         settings = self.settings
-        return settings[settings.setting.isin((PROPOSED, PUBLISHED)) & (settings.p_near >= LEAST_AS_GOOD)]
+        return settings[may_be_recommended(settings) & (settings.p_near >= LEAST_AS_GOOD)]
 
     def ranges_as_good(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest alpha and Th of the settings that may be as good."""
@@ -109,6 +110,18 @@ class Advice:
         each = (1.6449 * self.noise / gap) ** 2
         more = math.ceil(2 * each - self.recommended.runs - rivals.runs.iloc[0])
         return more if 0 < more <= 1000 else None
+
+
+def may_be_recommended(settings: pd.DataFrame) -> np.ndarray:
+    """Return which rows of `Advice.settings` are of settings with the regularizer, (settings,) bool."""
+    return settings.setting.isin((PROPOSED, PUBLISHED)).to_numpy()
+
+
+def knee_of(settings: pd.DataFrame) -> int | None:
+    """Return which row of `Advice.settings` is the knee of the front of those that may be recommended."""
+    able = np.flatnonzero(may_be_recommended(settings))
+    bend = knee(settings.clean.iloc[able].tolist(), settings.robust.iloc[able].tolist()) if len(able) else None
+    return None if bend is None else int(able[bend])
 
 
 def advise(finished: pd.DataFrame, space: Space) -> Advice:

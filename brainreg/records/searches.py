@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 import brainreg
+from brainreg._utils.flags import RESULTS_DIR
 from brainreg._utils.paths import split_paths
 from brainreg.errors import InputError, nearest
 from brainreg.recommendation.setting_table import Advice
@@ -142,24 +143,31 @@ def split_folders(folders: str | Path | Storage | Sequence[str | Path | Storage]
     """Return the folders of searches, each by a short name.
 
     Args:
-        folders: a text may hold several, separated by commas (also in their names).
+        folders: a text may hold several, separated by commas (also in their names). A name alone is also looked for
+            below `results`.
 
     Raises:
         InputError: none is given, or one does not exist or holds no search.
     """
     if isinstance(folders, str):
-        folders = split_paths(folders, lambda path: Storage(path).exists(MANIFEST))
+        folders = split_paths(folders, lambda path: _find_search(path).exists(MANIFEST))
     elif isinstance(folders, (Path, Storage)):
         folders = [folders]
     searches = {}
     for folder in folders:
-        search = folder if isinstance(folder, Storage) else Storage(folder)
+        search = folder if isinstance(folder, Storage) else _find_search(folder)
         searches[search.uri] = search
     if not searches:
         raise InputError("experiment: missing; name the folder of a search, or several, separated by commas")
     for search in searches.values():
         _check_search(search)
     return dict(zip(_names([*searches]), searches.values(), strict=True))
+
+
+def _find_search(folder: str | Path) -> Storage:
+    here, named = Storage(folder), Path(folder)
+    below = Storage(Path(RESULTS_DIR) / named)
+    return below if len(named.parts) == 1 and not here.exists(MANIFEST) and below.exists(MANIFEST) else here
 
 
 def _marked(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, PUBLISHED, UNREGULARI
 from brainreg.statistics import front
 
 # The first of the proposed settings, as `rank_trials` orders them.
-FIRST = "first of the proposed settings"
+FIRST = "best proposed"
 
 # What a finished trial is, or how another one stands; later ones lie above.
 KINDS = (

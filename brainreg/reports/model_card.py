@@ -127,6 +127,9 @@ def _of_search(search: Mapping[str, Any], advice: Mapping[str, Any] | None) -> l
             f"{one['mean']:.3f}" if key == "objective" else f"{format_percent(one['mean'])}%"
             for key, one in expected.items()
         ]
+        expected = {  # of a search of an earlier version, an end may lie beyond
+            key: one | {end: min(max(one[end], 0.0), 1.0) for end in ("low", "high")} for key, one in expected.items()
+        }
         rows = {
             "on validation images": [key.replace("_", " ") for key in expected],
             "a further run is expected to give": means,
@@ -144,6 +147,7 @@ def _of_search(search: Mapping[str, Any], advice: Mapping[str, Any] | None) -> l
         ]
     data = search.get("data") or {}
     if data:
+        parts.append("The images of the search; another seed splits the validation images off otherwise.")
         parts.append(_table({"data": [*data], "fingerprint": [*data.values()]}))
     return parts
 

@@ -1,15 +1,17 @@
 """How robust networks are by the strength of each attack, and what stood the final one."""
 
 import io
+import shlex
 
 import pandas as pd
 
 from brainreg.analysis.curves import confirmed_curves, load_measured_curves
 from brainreg.analysis.figures.robustness import robustness_curves
 from brainreg.errors import InputError
-from brainreg.records.results import FINAL_TABLE
+from brainreg.records.results import BEST, FINAL_TABLE
 from brainreg.reports.parts import Figures, Folded, Heading, Note, Part, Picture, Table, intervals
 from brainreg.reports.subject import Subject
+from brainreg.spaces.names import shown_name
 from brainreg.storage import StorageError
 
 # Columns of the table of the final attack that are shown.
@@ -39,9 +41,10 @@ def robustness(subject: Subject) -> list[Part]:
         rows = Table.of(f"Measured on {images} images", seen, texts=["attack"])
         parts.append(Folded(f"All measurements on {images} images ({len(part)})", rows))
     if curves.empty and fresh.empty:
+        checkpoint = shlex.quote(next(iter(subject.folders.values())).path(f"{BEST}/checkpoint.pt"))
         text = (
-            "None was measured yet. python -m brainreg evaluate --checkpoint=…/best/checkpoint.pt measures a"
-            " network (and the same for the trial without regularization), and the next report shows it;"
+            f"None was measured yet. brainreg evaluate --checkpoint={checkpoint} measures a network (and the"
+            " same for the trial without regularization), and the next report shows it;"
             " 05_robustness_curves.ipynb measures both."
         )
         parts.append(Note(text))
@@ -64,7 +67,7 @@ def _final_attack(subject: Subject) -> list[Part]:
         return damaged or [Note("None was run.")]
     attacks = pd.concat(found, ignore_index=True)
     seen = attacks[["search", "trial"]].assign(
-        setting=attacks.setting.replace("", "the best"),
+        setting=attacks.setting.map(shown_name).replace("", "recommended"),
         attack=attacks.attack,
         eps=attacks.eps,
         images=attacks.n,

@@ -13,6 +13,7 @@ from brainreg.search.plan import SearchPlan
 from brainreg.search.probe import Timing, time_setting, under_load
 from brainreg.search.scheduler import KEPT, RUNGS
 from brainreg.search.timing import longest_final_attack
+from brainreg.spaces.names import EARLY_STOPPED
 from brainreg.spaces.space import Space
 
 # Seconds until Ray runs the first trial.
@@ -49,15 +50,17 @@ class TrialCosts:
             choice=epochs * (images * timing.attack(PROXY) + attacked),
         )
 
-    def search(self, trials: int, slots: int, scheduler: str) -> float:
+    def search(self, trials: int, slots: int, scheduler: str, chosen: bool = False) -> float:
         """Return the seconds of so many trials, at most.
 
         Args:
             slots: trials at a time.
             scheduler: asha or none.
+            chosen: whether the one whose epoch is chosen by the objective is not among them.
         """
         proxy = self.proxy if scheduler == "asha" else 0
-        return math.ceil(trials / slots) * (self.training + proxy + self.objective) + self.choice
+        choice = 0 if chosen else self.choice
+        return math.ceil(trials / slots) * (self.training + proxy + self.objective) + choice
 
     def least_search(self, trials: int, slots: int, scheduler: str, given: int) -> float:
         """Return the seconds of so many trials at least: ASHA stops what it may, and attacks cost nothing.
@@ -112,11 +115,13 @@ def costs_of(plan: SearchPlan, timing: Timing) -> SearchCosts:
     ended = sum(record.state != UNFINISHED for record in plan.records)
     left, given = plan.num_samples - ended, max(0, len(plan.space.given) - ended)
 
+    chosen = any(record.setting == EARLY_STOPPED and record.state != UNFINISHED for record in plan.records)
+
     def least(trials: int) -> float:
         return costs.least_search(trials, slots, scheduler, given)
 
     def most(trials: int) -> float:
-        return costs.search(trials, slots, scheduler)
+        return costs.search(trials, slots, scheduler, chosen)
 
     limit = min(
         math.inf if options.minutes is None else 60 * options.minutes,

@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from brainreg._utils.flags import COMMA_SEPARATED, DATA_DIR
+from brainreg._utils.flags import COMMA_SEPARATED, DATA_DIR, RESULTS_DIR
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
 SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
@@ -55,7 +55,7 @@ class SearchOptions(BaseModel):
         max_length=200,
         description="what a confirmation draws its fresh seeds from (absent: another one for each search)",
     )
-    storage_path: str = Field("results", description="folder of the searches' folders, or s3://BUCKET/PATH")
+    storage_path: str = Field(RESULTS_DIR, description="folder of the searches' folders, or s3://BUCKET/PATH")
     study: str | None = Field(
         None, description="database of the study, such as postgresql+psycopg://USER@HOST/NAME (absent: SQLite)"
     )

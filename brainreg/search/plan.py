@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy
 
 from brainreg._utils.files import check_writable
+from brainreg._utils.flags import RESULTS_DIR
 from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import check_same_data
@@ -87,7 +88,7 @@ class SearchPlan:
         """Address of the study's database: beside the results where they are on this machine."""
         if self.options.study is not None:
             return self.options.study
-        folder = Path(self.folder.root) if self.folder.is_local else Path("results", self.name).resolve()
+        folder = Path(self.folder.root) if self.folder.is_local else Path(RESULTS_DIR, self.name).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         return sqlalchemy.URL.create("sqlite", database=str(folder / _DATABASE)).render_as_string()
 
@@ -118,7 +119,7 @@ def plan_search(
     Raises:
         InputError: what is wrong, in one line.
     """
-    name = options.name or f"{space.name}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    name = options.name or f"{space.name.rsplit('/', 1)[-1]}_{time.strftime('%Y-%m-%d_%H-%M-%S')}"
     if Path(name).name != name:
         raise InputError(f"--name={name}: must be the name of a folder, not a path; --storage_path says where it is")
     folder = storage_of(options.storage_path).child(name)
@@ -174,6 +175,7 @@ def plan_resume(
     now_strategy = {**stored_strategy.model_dump(), **(strategy or {})}
     for old, new in ((stored.model_dump(mode="json"), now), (stored_strategy.model_dump(), now_strategy)):
         for key, before, after in differences(old, new):
+            key = "space" if key == "name" else key
             raise InputError(
                 f"search {name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
                 " without the flag, or start another search"

@@ -3,15 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
 from brainreg._utils.commands import brainreg_command
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
-from brainreg.recommendation.setting_table import EXPECTED, Advice
-from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.recommendation.setting_table import EXPECTED, Advice, knee_of, may_be_recommended
+from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
-from brainreg.statistics import front, hypervolume, knee, winning_weights
+from brainreg.statistics import front, hypervolume, winning_weights
 
 
 def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> Table:
@@ -82,7 +83,7 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
 
 def as_good_lines(advice: Advice) -> list[str]:
     """Return which settings may be as good as the best, in a line; none where nothing regularized has finished."""
-    able = advice.settings.setting.isin((PROPOSED, PUBLISHED)).sum()
+    able = may_be_recommended(advice.settings).sum()
     told = [
         f"{SYMBOLS[name]} {format_setting(low)}" + ("" if low == high else f" to {format_setting(high)}")
         for name, (low, high) in advice.ranges_as_good().items()
@@ -97,7 +98,9 @@ def front_lines(advice: Advice) -> list[str]:
     """Return what a search for the front of clean and robust accuracy found, a line for each setting on it."""
     settings = advice.settings
     clean, robust = settings.clean.tolist(), settings.robust.tolist()
-    numbers, weights, bend = settings.setting_number.tolist(), winning_weights(clean, robust), knee(clean, robust)
+    numbers, able = settings.setting_number.tolist(), np.flatnonzero(may_be_recommended(settings)).tolist()
+    winning = winning_weights([clean[i] for i in able], [robust[i] for i in able])
+    weights, bend = dict(zip(able, winning, strict=True)), knee_of(settings)
     members = sorted((i for i, on in enumerate(front(clean, robust)) if on), key=lambda i: -clean[i])
     bare = settings.index[settings.setting == UNREGULARIZED]
     gained = ""
@@ -107,9 +110,11 @@ def front_lines(advice: Advice) -> list[str]:
     listed = ", ".join(str(number) for number in sorted(numbers[i] for i in members))
     lines = [f"front of expected clean and robust accuracy: settings {listed}{gained}"]
     for i in members:
-        won = weights[i]
+        won = weights.get(i)
         best = (
-            "the best for no clean weight"
+            "a control, never recommended"
+            if i not in weights
+            else "the best for no clean weight"
             if won is None
             else f"the best for a clean weight of {won[0]:.2f} to {won[1]:.2f}"
         )

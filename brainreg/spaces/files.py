@@ -77,6 +77,9 @@ def _find(name: str | Path) -> Path | tuple[str, str]:
 
 def _variant(name: str, space: str, variant: str) -> dict[str, Any]:
     content = _extended([space, f"{_VARIANTS}/{variant}"], ())
+    for key in content.get("fixed") or {}:  # what the variant fixes is not searched
+        if key in (content.get("search") or {}) and content["fixed"][key] is not None:
+            content["search"] = {name: one for name, one in content["search"].items() if name != key}
     return {**content, "description": f"{content['description']} ({variant.replace('_', ' ')})"}
 
 

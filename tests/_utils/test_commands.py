@@ -19,4 +19,4 @@ def test_a_line_is_understood_in_the_working_folder(tmp_path, monkeypatch):
     assert commands.brainreg_command("resume", "s3://bucket/s") == "brainreg resume s3://bucket/s"
 
     monkeypatch.setattr(commands.sys, "executable", str(Path("/elsewhere/python")))  # another environment's
-    assert commands.brainreg_command("resume", "/s") == "python -m brainreg resume /s"
+    assert commands.brainreg_command("resume", "/s") == "/elsewhere/python -m brainreg resume /s"

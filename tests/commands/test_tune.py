@@ -85,8 +85,16 @@ def test_list_of_spaces(capsys):
     assert all(len(line.split()) > 5 for line in listed.splitlines())
     narrow, variants = (line.split(": ")[1].split(", ") for line in others.splitlines())
     assert "narrow/mnist_mnist" in narrow and {"_ranges", "_adversarial"} <= {*variants}
-    for name in narrow:
-        load_space(f"{name}{variants[0]}")
+    for name in (*narrow, *space_names()):
+        for variant in variants:
+            load_space(f"{name}{variant}")
+
+
+@pytest.mark.parametrize("space", ["narrow/digits_double", "digits_ranges_noise"])
+def test_a_search_without_a_name_is_called_after_its_space(space, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert tune.main([f"--space={space}", "--dry-run"]) == 0
+    assert re.search(rf"^results: {tmp_path}/results/{space.split('/')[-1]}_20", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,15 @@ def test_parallel_coordinates_place_each_trial_between_the_ends(small, searched)
     assert order == sorted(order) and order[0] == 0 and order[-1] == 1
 
 
+def test_a_name_alone_is_a_search_below_results(searched, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "first").symlink_to(searched)
+    assert [*split_folders("first")] == [*split_folders("results/first")]
+    with pytest.raises(InputError, match=r"/second: no such folder"):
+        split_folders("second")
+
+
 def test_everything_that_the_notebooks_show(small, searched):
     assert [head["text"] for head in small.all("h2")] == HEADINGS
     links = {link["href"].removeprefix("#"): link["text"] for link in small.all("a") if "data-t" not in link}
@@ -351,7 +360,7 @@ def test_measured_robustness_is_shown_and_nothing_is_measured(copy):
     assert len(shown) == 1 + len(measured) + len(pd.read_csv(SEARCHES / "robustness_unregularized.csv"))
     assert "On test images, with 95% intervals" in [one["text"] for one in page.all("figcaption")]
     (head, final) = page.region("The final attack")
-    assert final[:2] == ["3", "the best"] and final[-1] == "did not attack these images"
+    assert final[:2] == ["3", "recommended"] and final[-1] == "did not attack these images"
     assert final[head.index("robust accuracy (%), validation")].startswith(f"{100 * row.accuracy.iloc[0]:.1f} [")
 
 

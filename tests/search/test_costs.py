@@ -74,6 +74,13 @@ class TestCosts:
         left = costs_of(plan(records=ended), TIMING)
         assert left.trials == (5, 5) and left.seconds[1] < costs_of(plan(), TIMING).seconds[1]
 
+    def test_the_epoch_by_the_objective_is_chosen_once(self):
+        ended = [TrialRecord(number=i, setting="", hyperparameters={}, ended=FINISHED) for i in range(20)]
+        assert costs_of(plan(records=tuple(ended[:19])), TIMING).seconds[1] > TrialCosts.of(TIMING, plan().space).choice
+        ended[1] = TrialRecord(number=1, setting="early_stopped", hyperparameters={}, ended=FINISHED)
+        least, most = costs_of(plan(records=tuple(ended)), TIMING).seconds
+        assert most - least == 2 * 60  # the final attack alone
+
     def test_a_limit_of_time_leaves_as_many_trials_as_fit(self):
         costs = costs_of(plan(1000, minutes=5), TIMING)
         fewest, most = costs.trials

@@ -225,19 +225,20 @@ def test_the_table_of_settings_keeps_given_ones_in_sight():
 def test_the_front_is_told_with_the_weights_at_which_its_members_win():
     settings = pd.DataFrame(
         {
-            "setting_number": [7, 0, 3, 5],
-            "setting": ["", "unregularized", "", ""],
-            "clean": [0.90, 0.98, 0.80, 0.70],
-            "robust": [0.60, 0.30, 0.62, 0.50],
-            "p_front": [0.97, 0.8, 0.7, 0.1],
+            "setting_number": [7, 0, 3, 5, 9],
+            "setting": ["", "unregularized", "", "", ""],
+            "clean": [0.90, 0.98, 0.80, 0.70, 0.95],
+            "robust": [0.60, 0.30, 0.62, 0.50, 0.40],
+            "p_front": [0.97, 0.8, 0.7, 0.1, 0.6],
         }
     )
     lines = front_lines(SimpleNamespace(settings=settings))
-    # 0.98 w + 0.3 (1 - w) = 0.9 w + 0.6 (1 - w) at w = 0.3 / 0.38; settings 7 and 3 are equal at 0.02 / 0.12
+    # 0.95 w + 0.4 (1 - w) = 0.9 w + 0.6 (1 - w) at w = 0.2 / 0.25; settings 7 and 3 are equal at 0.02 / 0.12
     assert lines == [
-        "front of expected clean and robust accuracy: settings 0, 3, 7; hypervolume beyond unregularized 0.286",
-        "  setting 0: clean 0.980, robust 0.300; on the front with 80%; the best for a clean weight of 0.79 to 1.00",
-        "  setting 7: clean 0.900, robust 0.600; on the front with 97%; the best for a clean weight of 0.17 to 0.79",
+        "front of expected clean and robust accuracy: settings 0, 3, 7, 9; hypervolume beyond unregularized 0.291",
+        "  setting 0: clean 0.980, robust 0.300; on the front with 80%; a control, never recommended",
+        "  setting 9: clean 0.950, robust 0.400; on the front with 60%; the best for a clean weight of 0.80 to 1.00",
+        "  setting 7: clean 0.900, robust 0.600; on the front with 97%; the best for a clean weight of 0.17 to 0.80",
         "  setting 3: clean 0.800, robust 0.620; on the front with 70%; the best for a clean weight of 0.00 to 0.17",
         "  knee: setting 7, where more of one accuracy begins to cost most of the other; --objective_weight=0.48 would"
         " recommend it",

@@ -22,10 +22,10 @@ from brainreg.analysis.figures.style import (
     styled,
     text_figure,
 )
-from brainreg.recommendation.setting_table import Advice
+from brainreg.recommendation.setting_table import Advice, knee_of
 from brainreg.records.trial import FINISHED
 from brainreg.spaces.names import UNREGULARIZED, shown_name
-from brainreg.statistics import front, hypervolume, knee
+from brainreg.statistics import front, hypervolume
 
 
 @styled
@@ -88,7 +88,7 @@ def expected_front(advice: Advice) -> Figure:
     if settings.empty:
         return text_figure("no trial has finished yet")
     clean, robust = settings.clean.to_numpy(dtype=float), settings.robust.to_numpy(dtype=float)
-    members, bend = np.array(front(clean, robust)), knee(clean.tolist(), robust.tolist())
+    members, bend = np.array(front(clean, robust)), knee_of(settings)
     figure, ((axes,),) = new_figure(2.6)
     axes.grid()
     handles = [legend_marker(name, label=shown_name(name)) for name in GIVEN if name in {*settings.setting}]
