@@ -146,6 +146,7 @@ def rule(error: Mapping[str, Any]) -> str:
         "dict_type": "must be a mapping",
         "model_type": "must be a mapping",
         "tuple_type": "must be a list",
+        "too_short": "must have one value at least",
         "string_type": "must be a text",
     }.get(error["type"])
     return text.format(**context) if text else error["msg"][0].lower() + error["msg"][1:]

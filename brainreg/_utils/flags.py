@@ -348,5 +348,6 @@ def _metavar(field: FieldInfo) -> str:
 def _help(field: FieldInfo, default: str | None) -> str:
     choices = f": {', '.join(_choices(field))}" if _choices(field) else ""
     own = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    told = "" if "(absent:" in (field.description or "") and own in (None, "") else f" (default: {default or own})"
+    is_told = own is None and "absent" in (field.description or "")
+    told = "" if is_told or own == "" else f" (default: {default or own})"
     return f"{field.description}{choices}{told}".replace("%", "%%")

@@ -17,7 +17,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
     parser = search_parser(__doc__, or_else=_OR_ELSE)
     parser.add_flag(
-        "save_dir", help="folder of the files (default: export in the search's folder, or beside the checkpoint)"
+        "save_dir",
+        help="folder of the files (default: export in the search's folder, of one on s3:// in the working folder, or"
+        " beside the checkpoint)",
     )
     flags = parser.parse_args(arguments)
     name = check_name(flags, _OR_ELSE)

@@ -49,13 +49,15 @@ def model_card(
     changed = {
         key: value
         for key, value in settings.model_dump(mode="json").items()
-        if value != Hyperparameters.model_fields[key].get_default() or key in ("reg_alpha", "reg_range", "epoch_num")
+        if value != Hyperparameters.model_fields[key].get_default()
+        or key in ("reg_alpha", *(["reg_range"] if settings.regularized else []), "epoch_num")
     }
     parts = [
         "---\nlibrary_name: brainreg\ntags: [image-classification, adversarial-robustness, pixel-similarity]\n---",
         f"# {name}",
-        f"An image classifier ({settings.archi}, {parameters:,} weights) that was trained with the pixel-similarity"
-        f" regularizer ({_PAPER}) on {settings.task}, by brainreg {brainreg.__version__}.",
+        f"An image classifier ({settings.archi}, {parameters:,} weights) that was trained"
+        f" {'with' if settings.regularized else 'without'} the pixel-similarity regularizer ({_PAPER}) on"
+        f" {settings.task}, by brainreg {brainreg.__version__}.",
         "It takes float32 images in [0, 1], (n, {}), which it scales itself, and returns logits, (n, {}).".format(
             ", ".join(map(str, shape)), classes
         ),

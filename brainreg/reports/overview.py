@@ -4,7 +4,7 @@ import shlex
 
 import pandas as pd
 
-from brainreg._utils.formats import format_duration
+from brainreg._utils.formats import format_duration, format_probability
 from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
 from brainreg.analysis.figures.settings import expectations
 from brainreg.analysis.trials import best_settings, listed_settings, same_in_all
@@ -79,11 +79,17 @@ def _lead(subject: Subject, name: str) -> list[Part]:
     objective, clean, robust = (
         expected_value(best, name) for name in ("objective", "clean_accuracy", "robust_accuracy")
     )
-    of = f" ({shown_name(best.setting)})" if best.setting else ""
+    values = [("alpha", best.reg_alpha), ("Th", best.reg_thresh)]
+    of = ", ".join(filter(None, [shown_name(best.setting), *(f"{key} {value:.3g}" for key, value in values)]))
+    advice = subject.advices[name][0].recommended if name in subject.advices else None
+    sure = ""
+    if advice is not None and advice.setting_number == best.setting_number:
+        low, high = 100 * advice.objective_low, 100 * advice.objective_high
+        sure = f" [{low:.1f}, {high:.1f}], the best of them with {format_probability(advice.p_best)}"
     runs = int((one.setting_number == best.setting_number).sum())
     found = (
         f"of {one.setting_number.nunique()} settings with {len(one)} finished trials, setting"
-        f" {best.setting_number}{of} is recommended, after {runs} of them: expected objective {objective:.1%},"
+        f" {best.setting_number} ({of}) is recommended, after {runs} of them: expected objective {objective:.1%}{sure};"
         f" clean {clean:.1%}, robust {robust:.1%}"
     )
     for other in first_of_settings(ranked).itertuples():

@@ -54,9 +54,7 @@ def try_packing(space: Space, options: SearchOptions, trials: int) -> Packing:
         InputError: this machine has no GPU, or the data are missing.
     """
     if not torch.cuda.device_count():
-        raise InputError(
-            f"--gpus_per_trial={AUTO}: this machine has no GPU to try it on; must be a number here, such as 0.5"
-        )
+        raise InputError(f"--gpus_per_trial={AUTO}: this machine has no GPU to try it on; leave the flag out")
     memory = torch.cuda.get_device_properties(0).total_memory
     most = max(1, min(_MOST, trials, cpu_cores() // options.threads))
     steps: dict[int, float] = {}

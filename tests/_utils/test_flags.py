@@ -139,7 +139,7 @@ def test_help_shows_every_flag_with_its_default(capsys):
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert all(f"--{name}" in shown for name in Hyperparameters.model_fields)
-    assert "alpha, weight of the similarity loss; absent or 0: no regularization (default: None)" in shown
+    assert "(default: 0.9)" in shown and "absent or 0: no regularization --" in shown
 
 
 def test_the_short_help_fits_a_screen_and_names_every_flag(capsys):
