@@ -14,7 +14,8 @@ from brainreg.search.summary import front_lines
 def landscape(subject: Subject) -> list[Part]:
     """Return the section of alpha and Th."""
     note = (
-        "The heat map is the mean of the trials nearby, and fades away where there are none. With a single seed, a"
+        "The heat map is the mean of the trials nearby, and fades away where there are none; fewer than six trials have"
+        " none. With a single seed, a"
         " lone bright dot may be luck. The star is the proposed setting with the"
         " largest expected objective, the diamond the published one."
     )

@@ -44,6 +44,9 @@ _WIDTH = 0.1
 _CELLS = 120
 
 
+_LEAST_FOR_MAP = 6  # trials; fewer are points alone, since a map of them would say more than is known
+
+
 _FEW_VALUES = 4  # of a number have a panel each; more are divided into three parts
 
 
@@ -51,9 +54,9 @@ _FEW_VALUES = 4  # of a number have a panel each; more are divided into three pa
 def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     """Draw the objective over alpha and Th: each trial, and a heat map of the mean of the trials nearby.
 
-    The mean is weighted by a Gaussian of a tenth of the axes' lengths; where no trial is near, the map fades away. The
-    proposed setting with the largest expected objective and the published one are marked, where the latter would lie,
-    whether or not it was run.
+    The mean is weighted by a Gaussian of a tenth of the axes' lengths; where no trial is near, the map fades away. A
+    panel of fewer than six trials has no map. The proposed setting with the largest expected objective and the
+    published one are marked, where the latter would lie, whether or not it was run.
 
     Args:
         trials: of `brainreg.records.searches.load_searches`.
@@ -83,11 +86,12 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
     for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
         done, stopped = panel[panel.state == FINISHED], panel[panel.state == STOPPED]
         across, up = np.linspace(low, high, _CELLS), np.linspace(bottom, top, _CELLS)
-        at = np.log10(as_floats(done.reg_alpha)), as_floats(done.reg_thresh)
-        smooth, near = _smoothed(*at, 100 * as_floats(done.objective), across, up)
-        shades = colormaps[HEAT](colors(smooth))  # here: pcolormesh would go through the cells' alphas one by one
-        shades[..., 3] *= near
-        axes.pcolormesh(10**across, up, shades, shading="nearest", rasterized=True, zorder=1)
+        if len(done) >= _LEAST_FOR_MAP:
+            at = np.log10(as_floats(done.reg_alpha)), as_floats(done.reg_thresh)
+            smooth, near = _smoothed(*at, 100 * as_floats(done.objective), across, up)
+            shades = colormaps[HEAT](colors(smooth))  # here: pcolormesh would go through the cells' alphas one by one
+            shades[..., 3] *= near
+            axes.pcolormesh(10**across, up, shades, shading="nearest", rasterized=True, zorder=1)
         at = as_floats(stopped.reg_alpha), as_floats(stopped.reg_thresh)
         outlined = [withStroke(linewidth=1.6, foreground="white")]
         axes.plot(*at, zorder=2, path_effects=outlined, **STOPPED_STYLE)
