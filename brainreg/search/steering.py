@@ -15,6 +15,7 @@ from brainreg.records.trial import UNFINISHED, read_trials
 from brainreg.search.limits import Limits
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
+from brainreg.spaces.names import shown_name
 from brainreg.storage import Storage
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ def stop(search: Storage, trial: int | None = None) -> str:
         raise InputError(f"--trial={trial}: {_name(search)} has no such trial; {known}")
     if records[trial].state != UNFINISHED:
         raise InputError(f"--trial={trial}: has ended already ({records[trial].state})")
-    return f"{ask(search, Request(trial=trial))} stops trial {trial} after its epoch; one under attack ends by itself"
+    who, given = ask(search, Request(trial=trial)), records[trial].setting
+    lacks = f"; nothing is compared with {shown_name(given)} until it runs again" if given else ""
+    return f"{who} stops trial {trial} after its epoch; one under attack ends by itself{lacks}"
 
 
 def extend(search: Storage, limits: Mapping[str, Any]) -> str:

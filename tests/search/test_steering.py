@@ -82,7 +82,9 @@ def test_it_is_extended_and_one_of_its_trials_is_stopped(tmp_path, capsys):
     assert results.epochs[1][-1]["epoch"] < 20
     assert trials_asked(read_manifest(Storage(tmp_path / "s"))) == 4
     assert "4 trials: that was asked for (brainreg extend)" in text and "4/4 trials done" in text
-    assert "goes on with 4 trials" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "goes on with 4 trials" in printed
+    assert "nothing is compared with unregularized, epoch by objective until it runs again" in printed
     assert not Storage(tmp_path / "s" / "requests").names()
 
 
