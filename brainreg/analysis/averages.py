@@ -18,8 +18,8 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Returns:
         A row for each group: the columns of `by`, accuracy (mean), low and high, seeds (how many). The interval is
-        Student's over seeds where there are two or more, cut at 0 and 1, beyond which no accuracy lies; else it is that
-        over images, which says nothing of seeds.
+        Student's over seeds where there are two or more, and may then end below 0 or above 1; else it is that over
+        images, which says nothing of seeds.
     """
     rows = []
     for values, group in frame.groupby([*by], sort=False, dropna=False):
@@ -27,6 +27,6 @@ def over_seeds(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         count, mean = len(group), accuracies.mean()
         low, high = (float(group[end].iloc[0]) if end in group else math.nan for end in ("low", "high"))
         if count > 1:
-            low, high = (min(max(end, 0.0), 1.0) for end in student_interval(accuracies))
+            low, high = student_interval(accuracies)
         rows.append([*values, mean, low, high, count])
     return pd.DataFrame(rows, columns=[*by, "accuracy", "low", "high", "seeds"])

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from brainreg._utils.formats import SYMBOLS, format_setting
@@ -182,8 +181,7 @@ def compare_settings(confirmation: pd.DataFrame | None) -> pd.DataFrame:
             ]
             corrected, flips = (holm([row[name] for row in found]) for name in ("p", "flip_p"))
             for row, p, flip_p in zip(found, corrected, flips, strict=True):
-                ends = simultaneous_interval(row["by_seed"], len(found), p)
-                low, high = np.clip(ends, -1, 1)  # beyond which no difference of accuracies lies
+                low, high = simultaneous_interval(row["by_seed"], len(found), p)
                 both = {"corrected": p, "flip_corrected": flip_p, "low": low, "high": high}
                 rows.append({**row, **both, "comparisons": len(found)})
     return pd.DataFrame(rows, columns=_PAIRED_COLUMNS)
