@@ -170,7 +170,7 @@ class TestS3:
             plan_search(SPACE, SearchOptions(name="s", storage_path=server.uri("searches")))
 
     def test_a_name_that_is_not_there(self, resumed, server):
-        message = rf"^NAME=t: no such search in s3://{BUCKET}/searches; there is s$"
+        message = rf"^--status=t: no such search in s3://{BUCKET}/searches; there is s$"
         with pytest.raises(InputError, match=message):
             find_search("t", server.uri("searches"), "--status")
 
