@@ -90,10 +90,13 @@ def all_trials(trials: pd.DataFrame) -> pd.DataFrame:
         trials: of `brainreg.records.searches.load_searches`.
 
     Returns:
-        The columns of `best_trials`; behind the setting `state`; behind the paper's symbols every other hyperparameter
-        that is not the same in all trials; and at last `why`: the error of a failed trial, and why one was tried again.
+        The columns of `best_trials`, but of the hyperparameters those alone that are not the same in all trials (see
+        `same_in_all`); behind the setting `state`; and at last `why`: the error of a failed trial, and why one was
+        tried again.
     """
-    seen = _readable(trials, [name for name in Hyperparameters.model_fields if trials[name].nunique() > 1])
+    differ = [name for name in Hyperparameters.model_fields if trials[name].nunique() > 1]
+    seen = _readable(trials, differ)
+    seen = seen.drop(columns=[SYMBOLS[name] for name in SYMBOLS if name not in differ], errors="ignore")
     seen.insert(seen.columns.get_loc("setting") + 1, "state", trials.state)
     again = trials.retries.map(lambda reasons: "; ".join(f"tried again: {reason}" for reason in reasons))
     return seen.assign(why=(trials.error + "; " + again).str.strip("; "))

@@ -542,6 +542,11 @@ class TestBrowser:
         page.wait_for_timeout(100)
         assert not card.is_visible() and page.locator("#trials tr.left-out").count() == 0
 
+    def test_the_table_of_trials_fits_a_laptop(self, page):
+        page.set_viewport_size({"width": 1300, "height": 900})
+        held, wide = page.locator("#trials").evaluate("table => [table.parentElement.clientWidth, table.scrollWidth]")
+        assert wide <= held
+
     def test_the_keyboard_reaches_every_trial(self, page, searched):
         results = load_results(searched)
         best = rank_trials(results).iloc[0]
