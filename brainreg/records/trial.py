@@ -45,6 +45,7 @@ class TrialRecord:
         data: fingerprints of what it trained on and was measured on; see `brainreg.data.fingerprints`.
         setting_number: number of the first trial with these hyperparameters, whatever their seeds; its own one where
             it is the first.
+        copied_from: folder of the other search's trial that it is a copy of, or empty.
     """
 
     number: int
@@ -63,6 +64,7 @@ class TrialRecord:
     node: str = ""
     data: dict[str, str] = field(default_factory=dict)
     setting_number: int = -1
+    copied_from: str = ""
 
     def __post_init__(self) -> None:
         if self.setting_number < 0:

@@ -112,10 +112,9 @@ def costs_of(plan: SearchPlan, timing: Timing) -> SearchCosts:
     """Return what is left of a search whose networks take so long."""
     costs, slots, options = TrialCosts.of(timing, plan.space), plan.slots, plan.options
     scheduler = plan.strategy.scheduler_of(plan.num_samples)
-    ended = sum(record.state != UNFINISHED for record in plan.records)
-    left, given = plan.num_samples - ended, max(0, len(plan.space.given) - ended)
-
-    chosen = any(record.setting == EARLY_STOPPED and record.state != UNFINISHED for record in plan.records)
+    ended = [record.setting for record in plan.records if record.state != UNFINISHED]
+    left, given = plan.num_samples - len(ended), len({*plan.space.given} - {*ended})
+    chosen = EARLY_STOPPED in ended
 
     def least(trials: int) -> float:
         return costs.least_search(trials, slots, scheduler, given)
@@ -137,7 +136,7 @@ def costs_of(plan: SearchPlan, timing: Timing) -> SearchCosts:
         seconds=(START_SECONDS + ends[0], START_SECONDS + ends[1] + final),
         final_attack=final,
         gpu_hours=(to_hours * ends[0], to_hours * ends[1]),
-        disk=(all_fit + 1) * timing.checkpoint,  # the recommended network twice
+        disk=(all_fit + len(plan.copies) + 1) * timing.checkpoint,  # the recommended network twice
     )
 
 

@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from brainreg._utils.flags import COMMA_SEPARATED, DATA_DIR, RESULTS_DIR
 
 # Options that end or name a search; what trains a fixed list of jobs has none of them.
-SEARCH_ONLY = ("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "study", "log", "tensorboard")
+SEARCH_ONLY = (
+    *("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "prior", "study", "log", "tensorboard"),
+)
 
 
 # The share of a GPU that is tried before a search begins; see `brainreg.search.packing`.
@@ -54,6 +56,11 @@ class SearchOptions(BaseModel):
         min_length=1,
         max_length=200,
         description="what a confirmation draws its fresh seeds from (absent: another one for each search)",
+    )
+    prior: str | None = Field(
+        None,
+        description="name or folder of another search whose trials are copied before this one begins; num_samples are"
+        " then run beside them",
     )
     storage_path: str = Field(RESULTS_DIR, description="folder of the searches' folders, or s3://BUCKET/PATH")
     study: str | None = Field(

@@ -4,7 +4,7 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from brainreg.records.resume import differences, format_value
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.cluster import share_of_machines
 from brainreg.search.database import file_to_make, open_database, studies_of
-from brainreg.search.folders import answer_of, check_new, storage_of
+from brainreg.search.folders import answer_of, check_new, find_search, storage_of
 from brainreg.search.options import AUTO, MOST_TRIALS, SearchOptions
 from brainreg.search.packing import try_packing
+from brainreg.search.prior import CopiedTrial, copied_trials
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import study_exists_error
@@ -54,7 +55,8 @@ class SearchPlan:
         slots: trials at a time.
         gpus_per_trial: 0 on a CPU.
         folder: of the search.
-        records: trials that began before the search is resumed; none of a new one.
+        records: trials that began before the search is resumed, and those that are copied.
+        copies: those of another search that are to be copied before it begins.
         resumed: whether it goes on.
         data: fingerprints of what the trials train on; see `brainreg.data.fingerprints`.
         missing: data sets that a search downloads first; of a dry run only, which then has not checked the data.
@@ -77,6 +79,7 @@ class SearchPlan:
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     used_up: bool = False
+    copies: tuple[CopiedTrial, ...] = field(default=(), repr=False)
 
     @property
     def name(self) -> str:
@@ -130,7 +133,8 @@ def plan_search(
     strategy = strategy or Strategy()
     trials, _ = _trials(space, options, strategy.seeds)
     strategy = strategy.completed(space, trials, _seed(space))
-    return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run)
+    prior = None if options.prior is None else find_search(options.prior, options.storage_path, "--prior")
+    return _plan(space, strategy, options, folder, options.id or uuid.uuid4().hex, dry_run=dry_run, prior=prior)
 
 
 def plan_resume(
@@ -180,6 +184,10 @@ def plan_resume(
                 f"search {name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
                 " without the flag, or start another search"
             )
+    if options.get("prior") not in (None, prior := manifest["options"].get("prior")):
+        raise InputError(
+            f"--prior={options['prior']}: this search began with {prior or 'no other one'}; resume it without the flag"
+        )
     merged = {**manifest["options"], **options}
     if options.get("num_samples") is None:
         # A limit of time that is given now stands for itself.
@@ -191,7 +199,13 @@ def plan_resume(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
         )
     records = tuple(read_trials(folder, damaged=[]))  # what is damaged is mended when the search goes on
-    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records, dry_run)
+    copied = manifest.get("prior", {"trials": {}})
+    uncopied = {number for new, number in copied["trials"].items() if int(new) not in {one.number for one in records}}
+    plan = _plan(
+        *(stored, stored_strategy, SearchOptions(**merged), folder, identity, records, dry_run),
+        prior=Storage(copied["search"]) if uncopied else None,
+        only={*copied["trials"].values()},
+    )
     check_same_data(plan.data, manifest.get("data"), f"--data_dir={plan.options.data_dir}", "this search")
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
@@ -236,6 +250,8 @@ def _plan(
     identity: str,
     records: tuple[TrialRecord, ...] = (),
     dry_run: bool = False,
+    prior: Storage | None = None,
+    only: Collection[int] | None = None,
 ) -> SearchPlan:
     seed, resumed = _seed(space), folder.exists(MANIFEST)
     if folder.is_local:
@@ -243,12 +259,24 @@ def _plan(
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []
     with nothing_written() if dry_run else contextlib.nullcontext():
         space, data = (space, {}) if missing else _check_settings(space, options.data_dir, seed, new=not resumed)
+    copies: tuple[CopiedTrial, ...] = ()
+    notes: list[str] = []
+    if prior is not None:
+        if missing:
+            raise InputError(f"--prior={options.prior}: needs {missing[0]}, which is not downloaded yet")
+        copies, note = copied_trials(prior, space, data, options.data_dir, only)
+        copies = tuple(one for one in copies if one.record.number not in {record.number for record in records})
+        records += tuple(one.record for one in copies)
+        notes.append(note)
+        if not resumed and not options.open_ended:
+            asked = options.num_samples or space.budget.num_samples
+            options = options.model_copy(update={"num_samples": asked + len(copies)})
     num_samples, used_up = _trials(space, options, strategy.seeds, records)
-    tried = None
     if options.gpus_per_trial == AUTO:
         if missing:
             raise InputError(f"--gpus_per_trial={AUTO}: needs {missing[0]}, which is not downloaded yet")
         tried = try_packing(space, options, num_samples)
+        notes.append(str(tried))
         options = options.model_copy(update={"gpus_per_trial": 1 / tried.best})
     slots, gpus_per_trial = share_of_machines(options, num_samples)
     if options.gpu_hours is not None and not gpus_per_trial:
@@ -268,7 +296,8 @@ def _plan(
         data,
         tuple(missing),
         used_up=used_up,
-        notes=() if tried is None else (str(tried),),
+        notes=tuple(notes),
+        copies=copies,
     )
     if options.study is not None:
         _check_study(plan, dry_run)

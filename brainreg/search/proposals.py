@@ -27,13 +27,18 @@ _TRIES, _RANDOM_TRIES = 5, 1000
 
 def setting_key(hyperparameters: Mapping[str, Any]) -> str:
     """Return what tells two settings apart: with one key and one seed, trainings give the same network."""
+    return json.dumps(setting_content(hyperparameters), sort_keys=True, default=str)
+
+
+def setting_content(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters that tell two settings apart, defaults too; without the seed."""
     defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
     content = {name: value for name, value in {**defaults, **hyperparameters}.items() if name != "seed"}
     if not content["reg_alpha"]:
         content = {name: value for name, value in content.items() if name not in REGULARIZER}
     else:
         content["reg_data"] = content["reg_data"] or content["task"]
-    return json.dumps(content, sort_keys=True, default=str)
+    return content
 
 
 def all_settings(space: Space) -> dict[str, dict[str, Any]] | None:

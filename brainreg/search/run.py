@@ -124,7 +124,7 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     """Run a search on its share of the machine."""
     folder, options = plan.folder, plan.options
     say = make_printer(console)
-    known = f"{_ended(plan.records)} of them done before, " if plan.resumed else ""
+    known = f"{_ended(plan.records)} of them done before, " if plan.resumed or plan.copies else ""
     ray = "starting Ray" if options.address is None else f"connecting to Ray at {options.address}"
     say(f"{ray} for {plan.end_in_words}, {known}{plan.slots} at a time, in {folder}")
     if plan.used_up:
@@ -136,11 +136,9 @@ def _run(plan: SearchPlan, console: Console) -> pd.DataFrame:
     say_dashboard(start_ray(options.address, options.dashboard_host), say)
     check = check_no_driver if plan.resumed else lambda folder, file: check_new(folder, plan.name)
     with Driver(folder, plan.slots, check) as driver:
-        # Another process may have gone on with it until now.
-        if plan.resumed:
+        if plan.resumed:  # another process may have gone on with it until now
             for note in mend_trials(folder):
                 say(f"note: {note}")
-            plan = replace(plan, records=tuple(read_trials(folder)))
         try:
             return _drive(plan, driver, loggers, console)
         except StorageError as error:
@@ -170,6 +168,9 @@ def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], c
     """
     space, folder, options, say = plan.space, plan.folder, plan.options, make_printer(console)
     write_manifest(folder, _manifest(plan))
+    for copy in plan.copies:
+        copy.write(folder)
+    plan = replace(plan, records=tuple(read_trials(folder)))
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
         *(space.objective, folder.uri, data_dir, plan.data, options.threads, plan.device),
@@ -212,9 +213,11 @@ def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], c
 
 
 def _limits(plan: SearchPlan) -> Limits:
-    """The limits of a search; what its trials took before it was resumed counts, shared by those that run at a time."""
+    """The limits of a search; what its own trials took before it was resumed counts, shared by those that run at a
+    time.
+    """
     options = plan.options
-    spent = sum(record.seconds or 0.0 for record in plan.records)
+    spent = sum(record.seconds or 0.0 for record in plan.records if not record.copied_from)
     return Limits(
         None if options.open_ended and not plan.used_up else plan.num_samples,
         plan.gpus_per_trial,
@@ -335,9 +338,14 @@ def _manifest(plan: SearchPlan) -> dict[str, Any]:
         "device": _device_name(plan),
         "data": dict(plan.data),
     }
+    if plan.copies:
+        content["prior"] = {
+            "search": plan.copies[0].search.uri,
+            "trials": {copy.record.number: copy.number for copy in plan.copies},
+        }
     if plan.resumed:
         before = read_manifest(plan.folder)
-        content["started"] = before["started"]
+        content |= {key: before[key] for key in ("started", "prior") if key in before}
         content["resumed"] = [*before.get("resumed", []), time.strftime("%Y-%m-%dT%H:%M:%S%z")]
     return content
 

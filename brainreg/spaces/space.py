@@ -176,13 +176,14 @@ class Space(BaseModel):
         setting = self.setting(name)
         if name != PUBLISHED or any(setting.get(key) != value for key, value in self.fixed.items()):
             return {}
+        return self.inside(setting) or {}
+
+    def inside(self, setting: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return what Optuna drew where these are the hyperparameters; None where it cannot draw that."""
         drawn = self.drawn(setting)
-        if drawn is None or any(
-            not one.contains(drawn[self.parameter(key)])
-            for key, one in self.search.items()
-            if self.parameter(key) in drawn
-        ):
-            return {}
+        searched = {self.parameter(key): one for key, one in self.search.items()}
+        if drawn is None or not all(searched[name].contains(value) for name, value in drawn.items()):
+            return None
         return drawn
 
     def drawn(self, setting: Mapping[str, Any]) -> dict[str, Any] | None:
