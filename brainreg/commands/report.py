@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         return _follow(folders, flags)
     target, name = _target(flags.save, folders)
     try:
-        html = report(folders)
+        html = report(folders, Path(str(target)) if target.is_local else None)
     except InputError as error:
         raise InputError(f"EXPERIMENT: {error}") from error
     try:

@@ -54,6 +54,14 @@ class Notes:
 
 
 @dataclass(frozen=True)
+class Links:
+    """A list of other pages: a text and an address each."""
+
+    pages: Sequence[tuple[str, str]]
+    kind: ClassVar[str] = "links"
+
+
+@dataclass(frozen=True)
 class Facts:
     """A name and a text a row."""
 

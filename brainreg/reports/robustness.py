@@ -1,15 +1,19 @@
 """How robust networks are by the strength of each attack, and what stood the final one."""
 
 import io
+import os
 import shlex
+from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 
 from brainreg.analysis.curves import confirmed_curves, load_measured_curves
 from brainreg.analysis.figures.robustness import robustness_curves
 from brainreg.errors import InputError
+from brainreg.evaluation.subject import REPORT, SPLITS, evaluation_folder
 from brainreg.records.results import BEST, FINAL_TABLE
-from brainreg.reports.parts import Figures, Folded, Heading, Note, Part, Picture, Table, intervals
+from brainreg.reports.parts import Figures, Folded, Heading, Links, Note, Part, Picture, Table, intervals
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import shown_name
 from brainreg.storage import StorageError
@@ -48,7 +52,24 @@ def robustness(subject: Subject) -> list[Part]:
             " 05_robustness_curves.ipynb measures both."
         )
         parts.append(Note(text))
-    return parts
+    return [*parts, *_pages(subject)]
+
+
+def _pages(subject: Subject) -> list[Part]:
+    """Where the pages lie that `brainreg evaluate` wrote of single networks, as seen from this page."""
+    if subject.beside is None:
+        return []
+    pages = []
+    for name, folder in subject.folders.items():
+        if not folder.is_local:
+            continue
+        for split in SPLITS:
+            for page in sorted(Path(str(folder)).glob(f"*/{evaluation_folder(split)}/{REPORT}")):
+                network = page.parent.parent.name.replace("_", " ")
+                search = f"{name}: " if subject.several else ""
+                address = quote(Path(os.path.relpath(page, subject.beside.resolve())).as_posix())
+                pages.append((f"{search}{network}, on {split} images", address))
+    return [Heading("Pages of single networks"), Links(pages)] if pages else []
 
 
 def _final_attack(subject: Subject) -> list[Part]:

@@ -30,16 +30,18 @@ class _Section:
     trials: Trials | None = None
 
 
-def report(folders: Sequence[str | Path | Storage]) -> str:
+def report(folders: Sequence[str | Path | Storage], beside: Path | None = None) -> str:
     """Return the page of one search, or of several side by side.
 
     Args:
         folders: of the searches, running or ended.
+        beside: folder of this machine in which the page will lie, so that it can lead to the pages of networks; None
+            leaves those out.
 
     Raises:
         InputError: a folder that does not exist, or that holds no search; storage that does not answer.
     """
-    subject = Subject(split_folders(folders))
+    subject = Subject(split_folders(folders), beside)
     names = [*subject.folders]
     running = [*subject.searches.overview[subject.searches.overview.state == RUNNING].search]
     return render_page(

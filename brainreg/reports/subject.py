@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
@@ -18,9 +19,15 @@ from brainreg.storage import Storage
 
 @dataclass(frozen=True)
 class Subject:
-    """Searches, by their names, and what all sections of a page ask of them."""
+    """Searches, by their names, and what all sections of a page ask of them.
+
+    Attributes:
+        folders: of the searches.
+        beside: folder of this machine in which the page will lie; None where other files cannot be reached from it.
+    """
 
     folders: Mapping[str, Storage]
+    beside: Path | None = None
 
     @cached_property
     def searches(self) -> Searches:

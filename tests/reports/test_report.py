@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pandas as pd
 import pytest
@@ -406,6 +407,23 @@ def test_a_thousand_trials_fit_into_five_megabytes(copy):
 
 
 class TestCommand:
+    def test_it_leads_to_the_pages_of_single_networks(self, copy, tmp_path):
+        """Which `brainreg evaluate` wrote; from wherever the page lies."""
+        pages = [copy / "best" / "evaluation-test", copy / "trial_0003" / "evaluation-validation"]
+        for folder in pages:
+            folder.mkdir(parents=True)
+            (folder / "robustness.html").write_text("a page")
+        there = tmp_path / "a folder # of pages"
+        there.mkdir()
+        for arguments, page in (([], copy / REPORT), ([f"--save={there / 'x.html'}"], there / "x.html")):
+            assert main([str(copy), *arguments]) == 0
+            shown = Page(page.read_text(encoding="utf-8"))
+            links = {one["text"]: one["href"] for one in shown.all("a") if not one["href"].startswith("#")}
+            assert [*links] == ["best, on test images", "trial 0003, on validation images"]
+            leads = [(page.parent / unquote(address)).resolve() for address in links.values()]
+            assert leads == [folder / "robustness.html" for folder in pages]
+        assert "Pages of single networks" not in report([copy])  # not as a file, so that no page is beside it
+
     def test_it_writes_into_the_searchs_folder_and_says_so(self, copy, capsys):
         page = copy / REPORT
         page.write_text("of before")  # which it takes the place of
