@@ -76,7 +76,7 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
     """Train one setting and measure it: the function that Ray Tune runs.
 
     It goes on from the trial's files, whoever wrote them. Reports each epoch's metrics and at last the objective
-    and its parts.
+    and its parts. A worker runs one trial after another; its output, which Ray's dashboard shows, says which.
 
     Args:
         config: number, setting, setting_number, hyperparameters (their seed is that of the attacked images, of attack
@@ -91,6 +91,7 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
         else:
             _run(config, job, files)
     except Exception as error:
+        _print(config, f"{type(error).__name__}: {error}")
         if storage_failed(error):
             tune.report({BROKEN: str(error)})
         elif not is_retryable(error):
@@ -100,6 +101,10 @@ def run_trial(config: dict[str, Any], job: TrialJob) -> None:
             torch.cuda.empty_cache()
             time.sleep(RETRY_PAUSE)
         raise
+
+
+def _print(config: Mapping[str, Any], text: str) -> None:
+    print(f"trial {config['number']}: {text}", flush=True)
 
 
 def storage_failed(error: Exception) -> bool:
@@ -127,6 +132,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
         tune.report({REPLAYED: True, "epoch": settings.epoch_num, **before["measured"]})
         return
     began, spent = time.monotonic(), before.get("seconds") or 0.0
+    _print(config, ", ".join(f"{name} {value}" for name, value in config["hyperparameters"].items()))
     data = load_training_data(settings, job.data_dir, job.device)
     fingerprints = data.fingerprints
     check_same_data(fingerprints, job.data, f"--data_dir={job.data_dir}", f"this search, on {socket.gethostname()}")
@@ -146,6 +152,8 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
         def on_epoch(metrics: dict[str, float]) -> None:
             epochs.append(metrics)
             keep({})
+            epoch, accuracy = metrics["epoch"], metrics["valid_accuracy"]
+            _print(config, f"epoch {epoch:g}/{settings.epoch_num}, valid {accuracy:.3f}")
             tune.report(metrics)
 
         def send() -> None:
@@ -169,6 +177,7 @@ def _run(config: dict[str, Any], job: TrialJob, files: TrialFiles) -> None:
         measured = measure_objective(job.objective, fold_batchnorm(result.classifier), images, labels, settings.seed)
         measured["best_epoch"] = result.best_epoch
         keep(measured)
+        _print(config, f"objective {measured['objective']:.3f}")
     tune.report({"epoch": settings.epoch_num, **measured})
 
 
