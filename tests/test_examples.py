@@ -6,15 +6,19 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import ROOT
-from services import questions_of_grafana, slurm
+from services import Slurm, questions_of_grafana, slurm
 
+from brainreg.records.driver import driver_of
+from brainreg.records.manifest import MANIFEST
 from brainreg.records.results import load_results
 from brainreg.records.trial import FINISHED
+from brainreg.storage import Storage
 
 SCRIPT = ROOT / "examples" / "slurm" / "search.sh"
 RAY_UP = ROOT / "examples" / "ray_up" / "cluster.yaml"
@@ -68,45 +72,86 @@ def test_a_job_array_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Job:
+    """A search without an end, submitted to a Slurm."""
+
+    def __init__(self, server: Slurm, folder: Path, *limits: str, path: Path = Path(sys.executable).parent):
+        flags = ["--space=digits_double", "--base_channels=4", "--reg_image_num=200", "--attack_image_num=20"]
+        flags += ["--final_attack_seconds=0", "--num-samples=500", "--scheduler=none", "--epoch_num=4"]
+        server.environment |= {"PATH": f"{path}:{os.environ['PATH']}", "NAME": "first"}
+        self.server, self.search, self.log = server, folder / "results" / "first", folder / "log"
+        limits = (*limits, "--signal=B:TERM@60", "--cpus-per-task=2", f"--output={self.log}")
+        self.id = re.search(r"\d+", server.run("sbatch", *limits, str(SCRIPT), *flags, cwd=folder))[0]
+
+    def about(self, key: str) -> str:
+        return re.search(rf"\b{key}=(\S+)", self.server.run("scontrol", "show", "job", self.id))[1]
+
+    def until(self, condition: Callable[[], bool], seconds: float) -> None:
+        for _ in range(int(seconds)):
+            if condition():
+                return
+            time.sleep(1)
+        shown = self.server.run("scontrol", "show", "job", self.id)
+        raise AssertionError(f"{shown}\n{self.log.read_text() if self.log.exists() else ''}")
+
+    def cancel(self) -> None:
+        """Cancel it, and see that it does not come back; one that is put back waits ten seconds."""
+        self.server.run("scancel", self.id)
+        self.until(lambda: self.about("JobState") != "COMPLETING", 90)
+        time.sleep(15)
+        assert (self.about("JobState"), self.about("Restarts")) == ("CANCELLED", "0"), self.log.read_text()
+
+    def finished(self) -> int:
+        """How many trials of the search have finished."""
+        return int((load_results(self.search).state == FINISHED).sum()) if (self.search / MANIFEST).exists() else 0
+
+
 @pytest.mark.slow
 def test_a_search_that_a_time_limit_ends_goes_on_in_the_jobs_next_turn(tmp_path):
     """On a real Slurm: the signal before the limit, the requeue, and the search that is the same one."""
-    flags = ["--space=digits_double", "--base_channels=4", "--reg_image_num=200", "--attack_image_num=20"]
-    flags += ["--final_attack_seconds=0", "--num-samples=500", "--scheduler=none", "--epoch_num=4"]
-    search, log = tmp_path / "results" / "first", tmp_path / "log"
-    own = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     with slurm() as server:
-        server.environment |= {"PATH": own, "NAME": "first"}
-        limits = ["--time=4", "--signal=B:TERM@60", "--cpus-per-task=2", f"--output={log}"]
-        submitted = server.run("sbatch", *limits, str(SCRIPT), *flags, cwd=tmp_path)
-        job = re.search(r"\d+", submitted)[0]
-
-        def until(condition, seconds: float) -> None:
-            for _ in range(int(seconds)):
-                if condition():
-                    return
-                time.sleep(1)
-            raise AssertionError(log.read_text() if log.exists() else server.run("scontrol", "show", "job", job))
-
-        def about(key: str) -> str:
-            return re.search(rf"\b{key}=(\S+)", server.run("scontrol", "show", "job", job))[1]
-
-        until(lambda: about("Restarts") == "1", 300)
-        assert "brainreg resume" in log.read_text() and f"runs job {job} again" in log.read_text()
-        before = (load_results(search).state == FINISHED).sum()
-        stop = [sys.executable, "-m", "brainreg", "stop", str(search)]
+        job = Job(server, tmp_path, "--time=4")
+        job.until(lambda: job.about("Restarts") == "1", 300)
+        assert "brainreg resume" in job.log.read_text() and f"runs job {job.id} again" in job.log.read_text()
+        before = job.finished()
+        stop = [sys.executable, "-m", "brainreg", "stop", str(job.search)]
 
         def is_stopped() -> bool:
             """Whether the search has heard that it is to end, after another trial; its job may just wait for a turn."""
-            more = (load_results(search).state == FINISHED).sum() > before
+            more = job.finished() > before
             return bool(more and subprocess.run(stop, capture_output=True, timeout=120).returncode == 0)
 
-        until(is_stopped, 400)
-        until(lambda: about("JobState") == "COMPLETED", 120)
-        assert about("ExitCode") == "0:0"
-    results = load_results(search)
+        job.until(is_stopped, 400)
+        job.until(lambda: job.about("JobState") == "COMPLETED", 120)
+        assert job.about("ExitCode") == "0:0"
+    results = load_results(job.search)
     assert results.trial.is_unique and (results.state == FINISHED).all() and len(results) < 500
-    assert "recommended: setting" in log.read_text()
+    assert "recommended: setting" in job.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_does_not_come_back(tmp_path):
+    """On a real Slurm: `scancel` sends SIGTERM to everything, and the script leaves the queue alone."""
+    with slurm() as server:
+        job = Job(server, tmp_path, "--time=20")
+        job.until(lambda: job.finished() > 0, 300)
+        job.cancel()
+        assert "nothing is lost, go on: " in job.log.read_text() or "interrupted: " in job.log.read_text()
+    assert driver_of(Storage(job.search)) is None
+    assert load_results(job.search).trial.is_unique
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_whose_search_ends_as_interrupted_does_not_come_back_either(tmp_path):
+    """Which of Ray and the driver ends first is chance, so a program that ends so stands for `brainreg`."""
+    program = tmp_path / "bin" / "brainreg"
+    program.parent.mkdir()
+    program.write_text("#!/bin/bash\ntrap 'sleep 2; exit 130' TERM\ntouch begun\nwhile sleep 0.2; do :; done\n")
+    program.chmod(0o755)
+    with slurm() as server:
+        job = Job(server, tmp_path, "--time=20", path=program.parent)
+        job.until((tmp_path / "begun").exists, 60)
+        job.cancel()
 
 
 @pytest.mark.slow

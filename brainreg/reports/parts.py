@@ -155,7 +155,7 @@ class Folded:
     kind: ClassVar[str] = "folded"
 
 
-Part = Note | Lead | Notes | Heading | Preformatted | Facts | Table | Settings | Figures | Folded
+Part = Note | Lead | Notes | Links | Heading | Preformatted | Facts | Table | Settings | Figures | Folded
 
 
 def cell(value: object) -> str:

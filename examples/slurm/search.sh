@@ -52,7 +52,8 @@ while kill -0 $driver 2> /dev/null; do # `wait` ends when the signal comes; the 
     wait $driver
     status=$?
 done
-if [ "$status" -eq 130 ]; then # interrupted: it goes on in another turn
+state=$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)
+if [ "$status" -eq 130 ] && [ "$state" = RUNNING ]; then # interrupted, and not cancelled: it goes on in another turn
     echo "$name goes on when Slurm runs job $SLURM_JOB_ID again"
     scontrol requeue "$SLURM_JOB_ID"
 fi
