@@ -47,6 +47,8 @@ def robust_accuracy(
 ) -> float:
     """Return the fraction of images that AutoAttack cannot make a model misclassify.
 
+    That is one number; `brainreg.evaluate` gives its 95% interval, warnings, progress, and what a page shows, too.
+
     Args:
         model: a `torch.nn.Module` that returns logits (n, classes) of images in [0, 1]; it does its own input scaling.
             Attacked in eval mode, and left as it was found. In parallel on several GPUs, compiled, in half or double
