@@ -60,7 +60,9 @@ class TestCommand:
     def test_each_has_a_help(self, name, capsys):
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])
-        assert ended.value.code == 0 and f"brainreg {name}" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert ended.value.code == 0 and f"brainreg {name}" in said
+        assert ("--reg_alpha" in said) is (name in ("train", "tune", "resume")), "flags that it has"
 
     @pytest.mark.parametrize(
         ("line", "said"),
@@ -68,7 +70,12 @@ class TestCommand:
             (["tuen"], "tuen: no such command; did you mean tune"),
             (["resume"], "NAME: missing"),
             (["status", "--storage_path=results"], "NAME: missing"),
-            (["resume", "nothing-of-that-name"], "nothing-of-that-name"),
+            (["resume", "of-no-search"], "NAME=of-no-search: no such search in "),
+            (["status", "of-no-search"], "NAME=of-no-search: no such search in "),
+            (["tune", "--resume=of-no-search"], "error: --resume=of-no-search: no such search in "),
+            (["tune", "--status=of-no-search"], "error: --status=of-no-search: no such search in "),
+            (["confirm", "of-no-search"], "EXPERIMENT="),
+            (["spaces", "--epoch_num=2"], "--epoch_num: no such flag"),
         ],
     )
     def test_bad_input_is_one_line(self, line, said):

@@ -33,6 +33,12 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def make_console() -> Console:
+    """The console of a command; a log file has room for a table's columns."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
 def make_printer(console: Console) -> Callable[[str], None]:
     """A function that prints text as it is, in long lines."""
     return partial(console.print, soft_wrap=True, highlight=False, markup=False)

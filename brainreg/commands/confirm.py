@@ -11,8 +11,7 @@ was when it is started again.
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
+from brainreg._utils.console import make_console, make_printer
 from brainreg._utils.flags import Parser, given_values
 from brainreg.confirmation.settings import Extent, TestEvaluation
 from brainreg.errors import InputError
@@ -33,15 +32,12 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     if flags.experiment is None:
         raise InputError("EXPERIMENT: missing; name the folder of a search, results/NAME or s3://BUCKET/PATH")
-    from brainreg._utils.console import make_printer  # here: slow, and no help needs it
-    from brainreg.confirmation.plan import plan_confirmation
+    from brainreg.confirmation.plan import plan_confirmation  # here: slow, and no help needs it
     from brainreg.confirmation.run import run_confirmation, show_plan
     from brainreg.confirmation.worker import read_result
 
     given = (given_values(model, flags) for model in (Extent, TestEvaluation, SearchOptions))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = make_console()
     plan = plan_confirmation(flags.experiment, *given)
     if flags.dry_run:
         done = sum(read_result(plan.folder, job) is not None for job in plan.jobs)

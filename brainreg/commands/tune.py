@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from brainreg._utils.console import make_printer
+from brainreg._utils.console import make_console, make_printer
 from brainreg._utils.flags import Parser, from_flags, given_values
+from brainreg.commands import spaces
 from brainreg.errors import InputError, checked_value
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.search.options import SearchOptions
 from brainreg.search.strategy import Strategy
-from brainreg.spaces.files import load_space, narrow_names, space_names, variant_names
+from brainreg.spaces.files import load_space, space_names
 from brainreg.spaces.names import shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Budget, Space
@@ -28,8 +29,13 @@ if TYPE_CHECKING:
     from brainreg.search.plan import SearchPlan
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command line; return its exit status."""
+def main(arguments: Sequence[str], label: str = "--resume") -> int:
+    """Run the command line; return its exit status.
+
+    Args:
+        arguments: of the command line.
+        label: what an error calls the search to go on with.
+    """
     parser = Parser(__doc__)
     parser.add_flag("space", help="name of a space in search_spaces/, or path of a space file")
     parser.add_flag("resume", help="name or folder of a search that was interrupted: go on with it")
@@ -48,23 +54,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flags(Budget, "the attack at the end", skip=("num_samples", "final_attack"), default="the space's")
     parser.add_flags(Hyperparameters, "hyperparameters, fixed in every trial", default="the space's")
     flags = parser.parse_args(arguments)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file has room for a table's columns
+    console = make_console()
     if flags.list_spaces:
-        for name in space_names():
-            console.print(f"{name:<25} {load_space(name).description}", soft_wrap=True, highlight=False)
-        narrow, variants = ", ".join(narrow_names()), ", ".join(f"_{name}" for name in variant_names())
-        console.print(f"\nsmall enough for two CPU cores: {narrow}", soft_wrap=True, highlight=False)
-        console.print(f"after any name, another range or a baseline: {variants}", soft_wrap=True, highlight=False)
-        return 0
+        return spaces.main([])
     from brainreg.search.folders import find_search, is_begun  # here and below: slow, and no help needs it
 
     storage_path = from_flags(SearchOptions, flags).storage_path
     if flags.status is not None:
         from brainreg.search.status import show_status
 
-        show_status(find_search(flags.status, storage_path, "NAME"), console)
+        show_status(find_search(flags.status, storage_path, "--status"), console)
         return 0
     if flags.resume_if_begun:
         if "name" not in flags:
@@ -75,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--space: missing; known: {', '.join(space_names())}, or the path of a space file")
     if flags.resume is not None and "name" in flags:
         raise InputError(f"--name={flags.name}: a search that is resumed keeps its name")
-    begun = find_search(flags.resume, storage_path, "NAME") if flags.resume is not None else None
+    begun = find_search(flags.resume, storage_path, label) if flags.resume is not None else None
     from brainreg.records.trial import FINISHED
     from brainreg.search.plan import plan_resume, plan_search
     from brainreg.search.run import is_done, run_search
@@ -102,20 +101,6 @@ def main(arguments: Sequence[str]) -> int:
     if not is_done(plan, results):
         return 130  # interrupted
     return 0 if (results.state == FINISHED).any() else 1
-
-
-def with_name(arguments: Sequence[str], flag: str, description: str) -> list[str]:
-    """Return arguments of `tune` for a command whose first argument is the name of a search.
-
-    Raises:
-        InputError: there is no name.
-    """
-    if asked := {"-h", "--help", "--help-all"} & {*arguments}:
-        print(f"{description.strip()}\n\nThe flags are those of a search:\n")
-        return [*asked]
-    if not arguments or arguments[0].startswith("-"):
-        raise InputError(f"NAME: missing; name a search, or its folder: brainreg {flag} NAME")
-    return [f"--{flag}={arguments[0]}", *arguments[1:]]
 
 
 def _override(space: Space, flags: argparse.Namespace) -> Space:

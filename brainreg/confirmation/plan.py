@@ -133,7 +133,10 @@ def plan_confirmation(
     Raises:
         InputError: what is wrong, in one line.
     """
-    searches = split_folders(experiment)
+    try:
+        searches = split_folders(experiment)
+    except InputError as error:
+        raise InputError(f"EXPERIMENT={error}") from error
     if len(searches) > 1:
         raise InputError(f"EXPERIMENT={experiment}: {len(searches)} searches; confirm one at a time")
     (search,) = searches.values()

@@ -191,7 +191,7 @@ def _names(uris: Sequence[str]) -> list[str]:
 
 
 def _check_search(search: Storage) -> None:
-    """Raise InputError if there is no search in a folder; the line says what is near."""
+    """Raise InputError if there is no search in a folder; the line says what is near it, and in `results`."""
     if search.exists(MANIFEST):
         return
     own = search.names()
@@ -201,8 +201,9 @@ def _check_search(search: Storage) -> None:
     if own:
         raise InputError(f"{search}: not the folder of a search; {MANIFEST} is missing")
     before, _, name = str(search).rpartition("/")
-    beside = Storage(before or "/") if search.is_local else None
-    others = [one for one in beside.names() if beside.child(one).exists(MANIFEST)] if beside is not None else []
+    places = [Storage(before or "/"), Storage(RESULTS_DIR)] if search.is_local else []
+    named = (one for place in places for one in place.names() if place.child(one).exists(MANIFEST))
+    others = [*dict.fromkeys(named)]
     there = "empty" if search.is_local and Path(str(search)).is_dir() else "no such folder"
     raise InputError(f"{search}: {there}" + (f"; {nearest(name, others)}" if others else "; must hold a search"))
 

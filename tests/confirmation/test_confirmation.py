@@ -405,8 +405,8 @@ class TestPlan:
         ("line", "message"),
         [
             ("", "EXPERIMENT: missing; name the folder of a search"),
-            ("{}l", "{}l: no such folder; did you mean small? known: small"),
-            ("{0},{0}l", "{}l: no such folder"),
+            ("{}l", "EXPERIMENT={}l: no such folder; did you mean small? known: small"),
+            ("{0},{0}l", "EXPERIMENT={}l: no such folder"),
             ("{} --top=0", "--top=0: must be at least 1"),
             ("{} --top=99", "--top=99: there are 7 proposed settings to choose from (the best expected objective"),
             ("{} --seeds=1", "--seeds=1: must be at least 2"),
