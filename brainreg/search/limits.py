@@ -16,8 +16,9 @@ class Limits:
         tolerance: the search ends when the best of its settings is expected to be better than the recommended one by no
             more than this; None never ends it.
         before: (seconds, GPU seconds) that were spent before the search was resumed.
+        copied: trials, of those of the whole search, that are copies of another one's.
 
-    All but the last may be changed while the search runs.
+    All but the last two may be changed while the search runs.
 
     Attributes:
         stopped: why no further trial begins, where someone asked for that; empty as long as nobody did.
@@ -31,10 +32,11 @@ class Limits:
         gpu_hours: float | None = None,
         tolerance: float | None = None,
         before: tuple[float, float] = (0.0, 0.0),
+        copied: int = 0,
     ):
         self.trials, self.minutes, self.gpu_hours, self.tolerance = trials, minutes, gpu_hours, tolerance
         self.stopped = ""
-        self._gpus = gpus_per_trial
+        self._gpus, self._copied = gpus_per_trial, copied
         self._began, (self._seconds, self._gpu_seconds) = time.monotonic(), before
         self._running: dict[str, float] = {}
 
@@ -62,9 +64,10 @@ class Limits:
         """Return how much of the limits is spent, 0 to 1 and beyond: of the one that is nearest to its end.
 
         Args:
-            begun: trials that began.
+            begun: trials that began, copies too.
         """
-        parts = [0.0 if self.trials is None else begun / self.trials]
+        own = 0 if self.trials is None else self.trials - self._copied
+        parts = [(begun - self._copied) / own if own else 0.0]
         if self.minutes is not None:
             parts.append(self.seconds / (60 * self.minutes))
         if self.gpu_hours is not None:

@@ -223,6 +223,7 @@ def _limits(plan: SearchPlan) -> Limits:
         plan.gpus_per_trial,
         *(options.minutes, options.gpu_hours, options.tolerance),
         before=(spent / plan.slots, spent * plan.gpus_per_trial),
+        copied=sum(bool(record.copied_from) for record in plan.records),
     )
 
 

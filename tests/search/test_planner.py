@@ -247,3 +247,5 @@ class TestLimits:
 
     def test_trials_are_ended_by_ray_tune_and_only_count_as_a_part(self):
         assert Limits(trials=8).part_spent(6) == 0.75 and Limits(trials=8).reason() == ""
+        assert Limits(trials=28, copied=20).part_spent(26) == 0.75, "of its own trials"
+        assert Limits(trials=20, copied=20).part_spent(20) == 0
