@@ -142,7 +142,7 @@ def costs(trials: pd.DataFrame) -> pd.DataFrame:
                         "trials": len(one),
                         "time of workers": _duration(one.seconds.sum()),
                         "of it under attack": _duration(one.attack_seconds.sum()) if state == FINISHED else ABSENT,
-                        "mean of a trial": _duration(one.seconds.mean()),
+                        "mean of a trial": _duration(one.seconds[one.seconds > 0].mean()),  # copies took no time
                         "epochs trained": _epochs(one.epochs),
                         "tried again": sum(map(len, one.retries)),
                     }

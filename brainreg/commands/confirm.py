@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_flags(TestEvaluation, "what is measured on the test images", skip=("attack",))
     parser.add_flags(SearchOptions, "the machine", skip=_OTHERS, default="the search's")
     flags = parser.parse_args(arguments)
-    if flags.experiment is None:
+    if not flags.experiment:
         raise InputError("EXPERIMENT: missing; name the folder of a search, results/NAME or s3://BUCKET/PATH")
     from brainreg.confirmation.plan import plan_confirmation  # here: slow, and no help needs it
     from brainreg.confirmation.run import run_confirmation, show_plan

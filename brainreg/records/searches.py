@@ -241,7 +241,7 @@ def _load_search(search: Storage) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not other and made_by and made_by != brainreg.__version__:
         notes.append(f"made by brainreg {made_by}; this is {brainreg.__version__}")
     if isinstance(prior := manifest.get("prior"), dict):
-        notes.append(f"its first {len(prior['trials'])} trials are copies of those of {prior['search']}")
+        notes.append(f"{len(prior['trials'])} of its trials are copies of those of {prior['search']}")
     data = row_name(space["task"], space.get("reg_data")) if space.get("task") else ""
     return trials, {
         "state": state,

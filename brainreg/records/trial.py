@@ -45,7 +45,7 @@ class TrialRecord:
         data: fingerprints of what it trained on and was measured on; see `brainreg.data.fingerprints`.
         setting_number: number of the first trial with these hyperparameters, whatever their seeds; its own one where
             it is the first.
-        copied_from: folder of the other search's trial that it is a copy of, or empty.
+        copied_from: folder of the other search's trial that it is a copy of, or empty. A copy took no time.
     """
 
     number: int
@@ -117,6 +117,10 @@ class TrialFiles:
             return TrialRecord(**trial, **self.read_progress())
         except TypeError as error:
             raise InputError(f"{self.folder}: its record says what this version does not know ({error})") from error
+
+    def is_known(self) -> bool:
+        """Return whether the driver wrote its part, damaged or not."""
+        return self.folder.exists(_TRIAL) or self.folder.exists(f"{_TRIAL}.damaged")
 
     def _read(self, name: str) -> dict[str, Any]:
         content = self.folder.read(name)

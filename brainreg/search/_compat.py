@@ -46,6 +46,11 @@ def contains(distribution: BaseDistribution, value: Any) -> bool:
     return distribution._contains(distribution.to_internal_repr(value))
 
 
+def first_generation() -> dict[str, Any]:
+    """Return what Optuna notes of a trial of NSGA-II's first generation, of which the others are bred."""
+    return {optuna.samplers.NSGAIISampler._get_generation_key(): 0}
+
+
 def requeue(controller: Any, trial: Any) -> None:
     """Put a trial back into the queue of Ray Tune's controller, as that does with trials that run."""
     controller._requeue_trial(trial)

@@ -60,7 +60,7 @@ class SearchOptions(BaseModel):
     prior: str | None = Field(
         None,
         description="name or folder of another search whose trials are copied before this one begins; num_samples are"
-        " then run beside them",
+        " then run beside them (given without prior when it is resumed, all are counted)",
     )
     storage_path: str = Field(RESULTS_DIR, description="folder of the searches' folders, or s3://BUCKET/PATH")
     study: str | None = Field(

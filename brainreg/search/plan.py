@@ -4,8 +4,8 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from brainreg.search.database import file_to_make, open_database, studies_of
 from brainreg.search.folders import answer_of, check_new, find_search, storage_of
 from brainreg.search.options import AUTO, MOST_TRIALS, SearchOptions
 from brainreg.search.packing import try_packing
-from brainreg.search.prior import CopiedTrial, copied_trials
+from brainreg.search.prior import CopiedTrial, copied_trials, missing_copies
 from brainreg.search.proposals import most_trials
 from brainreg.search.strategy import Strategy
 from brainreg.search.study import study_exists_error
@@ -189,6 +189,8 @@ def plan_resume(
             f"--prior={options['prior']}: this search began with {prior or 'no other one'}; resume it without the flag"
         )
     merged = {**manifest["options"], **options}
+    if options.get("prior") is not None and options.get("num_samples") is not None:
+        merged["num_samples"] += len(manifest["prior"]["trials"])  # the line that began the search, typed again
     if options.get("num_samples") is None:
         # A limit of time that is given now stands for itself.
         timed = any(options.get(key) is not None for key in ("minutes", "gpu_hours"))
@@ -199,13 +201,10 @@ def plan_resume(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"
         )
     records = tuple(read_trials(folder, damaged=[]))  # what is damaged is mended when the search goes on
-    copied = manifest.get("prior", {"trials": {}})
-    uncopied = {number for new, number in copied["trials"].items() if int(new) not in {one.number for one in records}}
-    plan = _plan(
-        *(stored, stored_strategy, SearchOptions(**merged), folder, identity, records, dry_run),
-        prior=Storage(copied["search"]) if uncopied else None,
-        only={*copied["trials"].values()},
-    )
+    copies = missing_copies(folder, manifest, stored)
+    records += tuple(copy.record for copy in copies)
+    plan = _plan(stored, stored_strategy, SearchOptions(**merged), folder, identity, records, dry_run)
+    plan = replace(plan, copies=copies)
     check_same_data(plan.data, manifest.get("data"), f"--data_dir={plan.options.data_dir}", "this search")
     if plan.num_samples < len(records):
         raise InputError(f"--num_samples={plan.num_samples}: this search has begun {len(records)} trials already")
@@ -251,7 +250,6 @@ def _plan(
     records: tuple[TrialRecord, ...] = (),
     dry_run: bool = False,
     prior: Storage | None = None,
-    only: Collection[int] | None = None,
 ) -> SearchPlan:
     seed, resumed = _seed(space), folder.exists(MANIFEST)
     if folder.is_local:
@@ -264,11 +262,10 @@ def _plan(
     if prior is not None:
         if missing:
             raise InputError(f"--prior={options.prior}: needs {missing[0]}, which is not downloaded yet")
-        copies, note = copied_trials(prior, space, data, options.data_dir, only)
-        copies = tuple(one for one in copies if one.record.number not in {record.number for record in records})
-        records += tuple(one.record for one in copies)
+        copies, note = copied_trials(prior, space, data, options.data_dir)
+        records = tuple(copy.record for copy in copies)
         notes.append(note)
-        if not resumed and not options.open_ended:
+        if not options.open_ended:
             asked = options.num_samples or space.budget.num_samples
             options = options.model_copy(update={"num_samples": asked + len(copies)})
     num_samples, used_up = _trials(space, options, strategy.seeds, records)

@@ -235,9 +235,10 @@ class SearchProgress:
         trials, now = self.trials.values(), time.monotonic()
         done = [trial.seconds for trial in trials if trial.seconds is not None]
         by_time = None
-        if self.limits.minutes is not None and done:
+        own = [seconds for seconds in done if seconds]  # copies took none
+        if self.limits.minutes is not None and own:
             rest = max(60 * self.limits.minutes - self.limits.seconds, 0.0)
-            by_time = rest + sum(done) / len(done) / 2 + self.afterwards
+            by_time = rest + sum(own) / len(own) / 2 + self.afterwards
         if self.total is None:
             return by_time
         by_trials = time_left(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -71,8 +72,9 @@ def most_trials(space: Space, seeds: int | None, records: Sequence[TrialRecord] 
         return None
     given = {*space.given} - {record.setting for record in records}
     known = [space.setting(name) for name in space.given] + [record.hyperparameters for record in records]
-    begun = {record.setting_number for record in records}
-    return seeds * (len(begun) + len(given) + len(listed.keys() - {setting_key(one) for one in known}))
+    begun = Counter(record.setting_number for record in records)
+    untried = len(given) + len(listed.keys() - {setting_key(one) for one in known})
+    return sum(max(seeds, runs) for runs in begun.values()) + seeds * untried
 
 
 class _AnyParameter:

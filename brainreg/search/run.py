@@ -168,8 +168,9 @@ def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], c
     """
     space, folder, options, say = plan.space, plan.folder, plan.options, make_printer(console)
     write_manifest(folder, _manifest(plan))
-    for copy in plan.copies:
-        copy.write(folder)
+    with sigterm_as_interrupt():
+        for copy in plan.copies:
+            copy.write(folder)
     plan = replace(plan, records=tuple(read_trials(folder)))
     data_dir = str(Path(options.data_dir).resolve())
     job = TrialJob(
@@ -213,11 +214,9 @@ def _drive(plan: SearchPlan, driver: Driver, loggers: Sequence[tune.Callback], c
 
 
 def _limits(plan: SearchPlan) -> Limits:
-    """The limits of a search; what its own trials took before it was resumed counts, shared by those that run at a
-    time.
-    """
+    """The limits of a search; what its trials took before it was resumed counts, shared by those that run at a time."""
     options = plan.options
-    spent = sum(record.seconds or 0.0 for record in plan.records if not record.copied_from)
+    spent = sum(record.seconds or 0.0 for record in plan.records)
     return Limits(
         None if options.open_ended and not plan.used_up else plan.num_samples,
         plan.gpus_per_trial,

@@ -20,12 +20,13 @@ def time_left(
     Args:
         total: trials of the search.
         slots: trials that run at a time.
-        done: seconds that each ended trial took.
+        done: seconds that each ended trial took; 0 of those that were copied.
         running: seconds that each running trial has taken.
         afterwards: seconds that the search takes after its last trial.
     """
-    if not done:
+    own = [seconds for seconds in done if seconds]
+    if not own:
         return None
-    mean = sum(done) / len(done)
+    mean = sum(own) / len(own)
     rest = sum(max(mean - one, 0) for one in running)
     return ((total - len(done) - len(running)) * mean + rest) / slots + afterwards

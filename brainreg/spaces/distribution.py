@@ -5,6 +5,9 @@ from typing import Any, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+# A number so near to a step, in steps, is on it.
+_OFF_STEP = 1e-6
+
 
 class Suggests(Protocol):
     """What draws values: an Optuna trial, or what stands in for one."""
@@ -67,8 +70,12 @@ class Distribution(BaseModel):
         return self.choices if self.choices is not None else (self.low, self.high)
 
     def contains(self, value: Any) -> bool:
-        """Whether `value` can be drawn (a step aside)."""
-        return value in self.choices if self.choices is not None else self.ends[0] <= value <= self.ends[1]
+        """Whether `value` can be drawn."""
+        if self.choices is not None:
+            return value in self.choices
+        low, high = self.ends
+        steps = 0.0 if self.step is None else (value - low) / self.step
+        return low <= value <= high and abs(steps - round(steps)) < _OFF_STEP
 
     def suggest(self, trial: Suggests, name: str, kind: type) -> Any:
         """Draw a value in an Optuna trial, whole where the hyperparameter is."""

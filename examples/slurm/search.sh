@@ -53,7 +53,7 @@ while kill -0 $driver 2> /dev/null; do # `wait` ends when the signal comes; the 
     status=$?
 done
 state=$(squeue --noheader --job="$SLURM_JOB_ID" --format=%T)
-if [ "$status" -eq 130 ] && [ "$state" = RUNNING ]; then # interrupted, and not cancelled: it goes on in another turn
+if [ "$status" -eq 130 ] && [ "$state" != COMPLETING ]; then # interrupted, and not cancelled: it goes on in another turn
     echo "$name goes on when Slurm runs job $SLURM_JOB_ID again"
     scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,14 +1,18 @@
 """A search that begins with the trials of another one."""
 
 import io
+import json
 import shutil
+from dataclasses import replace
 
 import optuna
 import pytest
 import ray
+import yaml
 from rich.console import Console
 from testing import TO_THE_END, make_space, search
 
+from brainreg.commands import tune
 from brainreg.errors import InputError
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import load_results
@@ -18,7 +22,10 @@ from brainreg.search import run as search_run
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import plan_resume, plan_search
 from brainreg.search.prior import CopiedTrial, copied_trials
+from brainreg.search.proposals import most_trials
 from brainreg.search.run import run_search
+from brainreg.search.strategy import Strategy
+from brainreg.search.study import SearchStudy
 from brainreg.spaces.names import EARLY_STOPPED, PROPOSED, UNREGULARIZED
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage
@@ -90,7 +97,8 @@ def test_it_runs_new_trials_beside_those_that_lie_in_its_space(folder):
         str(folder / "old" / trial_name(number)) for number in sorted(one.number for one in inside)
     ]
     for one, old in zip(copied, inside, strict=True):
-        assert (one.hyperparameters, one.measured, one.epochs) == (old.hyperparameters, old.measured, old.epochs)
+        assert (one.hyperparameters, one.epochs) == (old.hyperparameters, old.epochs)
+        assert one.measured == old.measured | {"attack_seconds": 0}
         before, now = (
             (folder / name / trial_name(number) / CHECKPOINT).read_bytes()
             for name, number in (("old", old.number), ("new", one.number))
@@ -109,8 +117,11 @@ def test_it_runs_new_trials_beside_those_that_lie_in_its_space(folder):
     assert read_manifest(Storage(folder / "new"))["prior"]["trials"] == {
         str(one.number): old.number for one, old in zip(copied, inside, strict=True)
     }
-    notes = load_searches(folder / "new").notes
-    assert notes == [f"new: its first {len(inside)} trials are copies of those of {folder / 'old'}"]
+    searches = load_searches(folder / "new")
+    assert searches.notes == [f"new: {len(inside)} of its trials are copies of those of {folder / 'old'}"]
+    own_seconds = sum(one.seconds for one in new[-2:])
+    assert searches.overview.hours[0] == pytest.approx(own_seconds / 3600, abs=1e-4), "copies took no time"
+    assert results.began.max() - results.began.min() < 600
 
 
 def test_the_time_of_copied_trials_is_not_its_own(folder):
@@ -143,7 +154,8 @@ def test_a_copy_that_was_interrupted_goes_on(folder, monkeypatch):
         run_search(plan_after(folder, space_of(), num_samples=1), Console(file=io.StringIO()))
     assert len(records(folder, "new")) == 3
     monkeypatch.setattr(CopiedTrial, "write", write)
-    TrialFiles(Storage(folder / "old"), 8).write_trial(records(folder)[-1].__class__(8, "", {"task": "digits"}))
+    shutil.copytree(folder / "old" / trial_name(7), folder / "old" / trial_name(8))  # ended in the meantime
+    TrialFiles(Storage(folder / "old"), 8).write_trial(replace(records(folder)[7], number=8))
     resumed = plan_resume(Storage(folder / "new"), {})
     assert [copy.number for copy in resumed.copies] == [3, 4, 5, 6, 7]
     results = run_search(resumed, Console(file=io.StringIO()))
@@ -153,6 +165,74 @@ def test_a_copy_that_was_interrupted_goes_on(folder, monkeypatch):
     assert again.copies == () and again.num_samples == 10
     with pytest.raises(InputError, match=r"--prior=other: this search began with old; resume it without the flag"):
         plan_resume(Storage(folder / "new"), {"prior": "other"})
+    shutil.rmtree(folder / "old")
+    (folder / "new" / trial_name(3) / "trial.json").write_text("{")
+    results = run_search(plan_resume(Storage(folder / "new"), {}), Console(file=io.StringIO()))
+    assert len(results) == 9 and (results.state == FINISHED).all(), "a copy's record is made again from the study"
+
+
+def test_a_network_that_is_gone_meanwhile_ends_it_before_the_trial_is_written(folder):
+    plan = plan_after(folder, space_of(), num_samples=1)
+    (folder / "old" / trial_name(0) / CHECKPOINT).unlink()
+    with pytest.raises(InputError, match=r"trial_0000/checkpoint.pt: is gone"):
+        run_search(plan, Console(file=io.StringIO()))
+    assert records(folder, "new") == []
+
+
+def test_the_same_line_again_goes_on_with_it(folder, monkeypatch):
+    """As a script of Slurm types it: --num-samples is that of the first time."""
+    monkeypatch.chdir(folder)
+    (folder / "same.yaml").write_text(yaml.safe_dump(space_of().model_dump(mode="json", exclude_none=True)))
+    line = ["--space=same.yaml", "--prior=old", "--name=new", f"--storage_path={folder}", "--scheduler=none"]
+    line += ["--resume-if-begun", "--num-samples=1"]
+    for _ in range(2):
+        assert tune.main(line) == 0
+        assert len(records(folder, "new")) == 9
+    assert plan_resume(Storage(folder / "new"), {"num_samples": 12}).num_samples == 12
+
+
+def test_values_that_the_new_space_has_no_step_for_lie_outside(folder):
+    search = make_space().model_dump()["search"]
+    fixed = {**make_space().fixed}
+    fixed.pop("reg_image_num")
+    on, off = ({"low": low, "high": 1000, "step": 300} for low in (100, 50))
+    copies, _ = copies_of(folder, space_of(fixed=fixed, search={**search, "reg_image_num": on}))
+    assert len(copies) == 8 and copies[-1].record.params["reg_image_num"] == 100
+    copies, said = copies_of(folder, space_of(fixed=fixed, search={**search, "reg_image_num": off}))
+    assert {copy.record.setting for copy in copies} == {UNREGULARIZED, EARLY_STOPPED} and "outside this space" in said
+
+
+@pytest.mark.parametrize("sampler", ["thompson", "tpe", "gp", "nsga2", "random"])
+def test_every_sampler_takes_them_over(folder, sampler):
+    for record in records(folder)[2:]:  # more of them than a generation has
+        for seed in (11, 12):
+            number = 8 + 2 * record.number + seed
+            copy = replace(record, number=number, setting_number=number)
+            alpha = record.hyperparameters["reg_alpha"]
+            copy.hyperparameters = {**record.hyperparameters, "seed": seed}
+            if alpha:
+                copy.hyperparameters["reg_alpha"] = alpha * (1 + seed / 1000)
+            shutil.copytree(folder / "old" / trial_name(record.number), folder / "old" / trial_name(number))
+            TrialFiles(Storage(folder / "old"), number).write_trial(copy)
+    copied = [copy.record for copy in copies_of(folder, space_of())[0]]
+    study = SearchStudy(space_of(), Strategy(sampler=sampler, seeds=1), "s", records=copied)
+    trial = study.ask()
+    study.propose(trial)
+    assert trial.number == len(copied)
+    if sampler == "nsga2":
+        assert study.study.get_trials()[-1].system_attrs["NSGAIISampler:generation"] == 1, "bred of the copies"
+
+
+def test_settings_of_another_version_lie_outside(folder):
+    old = records(folder)[3]
+    TrialFiles(Storage(folder / "old"), 3).write_trial(
+        replace(old, hyperparameters={**old.hyperparameters, "invented_later": 1})
+    )
+    assert 3 not in [copy.number for copy in copies_of(folder, space_of())[0]]
+    manifest = json.loads((folder / "old" / "search.json").read_text())
+    (folder / "old" / "search.json").write_text(json.dumps({**manifest, "format": 3}))
+    with pytest.raises(InputError, match="--prior=old: was written by another version"):
+        copies_of(folder, space_of())
 
 
 def test_stopped_trials_are_copied_and_failed_ones_are_not(folder):
@@ -211,3 +291,16 @@ def test_a_search_of_which_nothing_ended_is_refused(folder):
         shutil.rmtree(folder / "old" / trial_name(one.number))
     with pytest.raises(InputError, match="--prior=old: none of its trials has ended; wait for it, or begin without it"):
         copies_of(folder, space_of())
+
+
+def test_a_space_whose_settings_can_be_counted_still_has_those_that_were_not_tried(folder):
+    """With one run a setting, though copied settings have more runs than that."""
+    search = {**make_space().model_dump()["search"]}
+    search = {
+        name: {"choices": [records(folder)[2].hyperparameters[name]]} for name in search if "thresh_2" not in name
+    }
+    search["reg_thresh_2"] = {"choices": [records(folder)[2].hyperparameters["reg_thresh_2"], 0.01]}
+    space = space_of(search=search)
+    assert most_trials(space, 1) == 4, "two given settings, and two that can be proposed"
+    repeats = [replace(records(folder)[2], number=2 + i, setting_number=2) for i in range(5)]
+    assert most_trials(space, 1, repeats) == 2 + 5 + 1
