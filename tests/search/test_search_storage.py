@@ -174,6 +174,21 @@ class TestS3:
         with pytest.raises(InputError, match=message):
             find_search("t", server.uri("searches"), "--status")
 
+    def test_its_trials_are_copied_into_another_search_there(self, resumed, server):
+        options = SearchOptions(name="after", prior="s", storage_path=server.uri("searches"), num_samples=1)
+        results, text = run(plan_search(SPACE, options, TO_THE_END))
+        assert len(results) == 5 and (results.state == "finished").all()
+        assert "note: 4 of the 4 trials that ended in s are copied" in text.splitlines()
+        folder = Storage(server.uri("searches/after"))
+        records = [TrialFiles(folder, number).read() for number in range(5)]
+        assert [one.copied_from for one in records] == [
+            *(f"s3://{BUCKET}/searches/s/trial_{number:04d}" for number in range(4)),
+            "",
+        ]
+        for number in range(4):
+            there, here = (one.child(f"trial_{number:04d}").read("checkpoint.pt") for one in (resumed[0], folder))
+            assert here is not None and here == there
+
 
 @pytest.fixture(scope="module")
 def database():
