@@ -62,7 +62,7 @@ class TestCommand:
             main([name, "--help"])
         said = capsys.readouterr().out
         assert ended.value.code == 0 and f"brainreg {name}" in said
-        assert ("--reg_alpha" in said) is (name in ("train", "tune", "resume")), "flags that it has"
+        assert ("--reg_alpha" in said) is (name in ("train", "tune")), "flags that it has"
 
     @pytest.mark.parametrize(
         ("line", "said"),

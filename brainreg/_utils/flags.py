@@ -120,13 +120,6 @@ class Parser(argparse.ArgumentParser):
                                    break_on_hyphens=False)  # fmt: skip
         return "\n".join(lines).rstrip() + "\n"
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; see `parser_of`."""
-        if (parsers := _described.get()) is not None:
-            parsers.append(self)
-            raise _Described
-        return super().parse_args(args, namespace)
-
     def add_flags(
         self, model: type[BaseModel], title: str, skip: Sequence[str] = (), default: str | None = None
     ) -> None:
@@ -154,7 +147,12 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # argparse's own is generic in the namespace
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> Any:
-        """Parse; a `~` at the start of a value is the home folder, in every flag: the shell leaves it after `=`."""
+        """Parse, unless `parser_of` asks; a `~` at the start of a value is the home folder, in every flag: the shell
+        leaves it after `=`.
+        """
+        if (parsers := _described.get()) is not None:
+            parsers.append(self)
+            raise _Described
         flags, rest = super().parse_known_args(args, namespace)
         for name, value in vars(flags).items():
             try:

@@ -3,21 +3,25 @@
 brainreg resume NAME
 brainreg resume NAME --num-samples=40
 
-What the search is stays as it was; how many trials it has and what it runs on may change. `brainreg tune --help`
-lists the flags.
+What the search is stays as it was; how many trials it has and what it runs on may change.
 """
 
 from collections.abc import Sequence
 
 from brainreg.commands import tune
+from brainreg.commands.search_name import search_parser
 from brainreg.errors import InputError
+from brainreg.search.options import SearchOptions
+
+# Given to a search that has begun, these must be what they are.
+_KEPT = ("name", "id", "prior")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    if asked := {"-h", "--help", "--help-all"} & {*arguments}:
-        print(f"{__doc__.strip()}\n\nThe flags are those of a search:\n")
-        return tune.main([*asked])
+    parser = search_parser(__doc__, *(name for name in SearchOptions.model_fields if name not in _KEPT))
+    parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
+    parser.parse_known_args(arguments)  # what else is given is compared with what the search is
     if not arguments or arguments[0].startswith("-"):
         raise InputError("NAME: missing; name a search, or its folder: brainreg resume NAME")
     return tune.main([f"--resume={arguments[0]}", *arguments[1:]], label="NAME")

@@ -29,7 +29,7 @@ from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.resume import differences, format_value, read_begun, write_begun
-from brainreg.records.searches import split_folders
+from brainreg.records.searches import CONFIRMATION_FOLDER, split_folders
 from brainreg.records.trial import FINISHED, UNFINISHED
 from brainreg.search.cluster import share_of_machines
 from brainreg.search.options import SearchOptions
@@ -41,7 +41,7 @@ from brainreg.statistics import front, least_seeds
 from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
 
-FOLDER, _FILE = "confirmation", "confirmation.json"
+_FILE = "confirmation.json"
 
 
 _FORMAT = 1
@@ -100,7 +100,7 @@ class Plan:
     @property
     def folder(self) -> Storage:
         """Where the confirmation keeps its files."""
-        return self.search.child(FOLDER)
+        return self.search.child(CONFIRMATION_FOLDER)
 
     @property
     def name(self) -> str:
@@ -143,7 +143,7 @@ def plan_confirmation(
     manifest = read_manifest(search)
     space = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{search.path(MANIFEST)}: ")
     check_no_driver(search, flag=f"EXPERIMENT={search}")
-    check_not_run(search.child(FOLDER))
+    check_not_run(search.child(CONFIRMATION_FOLDER))
     results = load_results(search)
     order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
     if not order:
@@ -173,7 +173,8 @@ def plan_confirmation(
         if now[:1] != order[:1]:
             notes.append(
                 f"the search has gone on, and trial {now[0]} is its best now; what is confirmed is trial {order[0]},"
-                f" its best when the confirmation began; to begin another one, remove {search.path(FOLDER)}"
+                " its best when the confirmation began; to begin another one, remove"
+                f" {search.path(CONFIRMATION_FOLDER)}"
             )
         for name, value in asked.model_dump().items():
             if value < before["extent"][name]:
@@ -275,7 +276,7 @@ def _evaluation(
             old, new = (_said(one) for one in (old, new))
             raise InputError(
                 f"--{name}={new}: this confirmation measures with {old}; go on without the flag, or remove"
-                f" {search.path(FOLDER)} to begin another one"
+                f" {search.path(CONFIRMATION_FOLDER)} to begin another one"
             )
     return now
 
@@ -287,7 +288,7 @@ def _said(value: Any) -> str:
 
 def read_plan(search: Storage) -> dict[str, Any] | None:
     """What a confirmation that was begun says of itself; None where none was."""
-    where = search.child(FOLDER)
+    where = search.child(CONFIRMATION_FOLDER)
     anew = f"remove {where} to begin anew"
     manifest = read_begun(where, _FILE, _KEPT, anew)
     if manifest is not None and manifest["format"] != _FORMAT:

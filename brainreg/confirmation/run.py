@@ -26,13 +26,13 @@ from brainreg.analysis.comparison import (
     format_confirmation,
 )
 from brainreg.confirmation.jobs import Job
-from brainreg.confirmation.plan import FOLDER, Plan, check_not_run, read_plan, write_plan
+from brainreg.confirmation.plan import Plan, check_not_run, read_plan, write_plan
 from brainreg.confirmation.worker import ERROR, read_result, run_job
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import MANIFEST
-from brainreg.records.searches import CONFIRMATION
+from brainreg.records.searches import CONFIRMATION, CONFIRMATION_FOLDER
 from brainreg.search.cluster import say_dashboard, start_ray
 from brainreg.search.nodes import check_gpus, check_nodes, watch_own_node
 from brainreg.search.run import claimed_share
@@ -99,7 +99,8 @@ class _Confirmation:
         self.spent: list[float] = []
 
     def run(self) -> pd.DataFrame:
-        with claimed_share(self.plan.options, len(self.plan.jobs), f"{self.plan.name}/{FOLDER}", self.say) as slots:
+        name = f"{self.plan.name}/{CONFIRMATION_FOLDER}"
+        with claimed_share(self.plan.options, len(self.plan.jobs), name, self.say) as slots:
             self.plan = replace(self.plan, slots=slots)
             return self._run()
 

@@ -21,8 +21,9 @@ from brainreg.spaces.published import row_name
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage, StorageError
 
-# What the best settings reach on test images, over seeds; written beside the trials by whoever measures that.
-CONFIRMATION = "confirmation.csv"
+# What the best settings reach on test images, over seeds, and the folder of their networks; written beside the trials
+# by whoever measures that.
+CONFIRMATION, CONFIRMATION_FOLDER = "confirmation.csv", "confirmation"
 
 
 # What its reader needs of a confirmation.

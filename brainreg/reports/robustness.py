@@ -13,6 +13,7 @@ from brainreg.analysis.figures.robustness import robustness_curves
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import REPORT, SPLITS, evaluation_folder
 from brainreg.records.results import BEST, FINAL_TABLE
+from brainreg.records.searches import CONFIRMATION_FOLDER
 from brainreg.reports.parts import Figures, Folded, Heading, Links, Note, Part, Picture, Table, intervals
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import shown_name
@@ -56,20 +57,34 @@ def robustness(subject: Subject) -> list[Part]:
 
 
 def _pages(subject: Subject) -> list[Part]:
-    """Where the pages lie that `brainreg evaluate` wrote of single networks, as seen from this page."""
+    """Where the pages of single networks lie, as seen from this page: those that `brainreg evaluate` wrote, and a
+    confirmation's.
+    """
     if subject.beside is None:
         return []
-    pages = []
+    beside = subject.beside.resolve()
+    pages, confirmed = [], []
     for name, folder in subject.folders.items():
         if not folder.is_local:
             continue
+        search = f"{name}: " if subject.several else ""
         for split in SPLITS:
             for page in sorted(Path(str(folder)).glob(f"*/{evaluation_folder(split)}/{REPORT}")):
                 network = page.parent.parent.name.replace("_", " ")
-                search = f"{name}: " if subject.several else ""
-                address = quote(Path(os.path.relpath(page, subject.beside.resolve())).as_posix())
-                pages.append((f"{search}{network}, on {split} images", address))
-    return [Heading("Pages of single networks"), Links(pages)] if pages else []
+                pages.append((f"{search}{network}, on {split} images", _address(page, beside)))
+        for page in sorted(Path(str(folder)).glob(f"{CONFIRMATION_FOLDER}/*/{REPORT}")):
+            setting, _, seed = page.parent.name.partition("-seed_")
+            what = f"{shown_name(setting).replace('_', ' ')}, seed {seed}"
+            confirmed.append((f"{search}{what}, on test images", _address(page, beside)))
+    parts: list[Part] = [Links(pages)] if pages else []
+    if confirmed:
+        parts.append(Folded(f"The confirmation's networks ({len(confirmed)})", Links(confirmed)))
+    return [Heading("Pages of single networks"), *parts] if parts else []
+
+
+def _address(page: Path, beside: Path) -> str:
+    """The address of a page, as seen from a folder."""
+    return quote(Path(os.path.relpath(page, beside)).as_posix())
 
 
 def _final_attack(subject: Subject) -> list[Part]:

@@ -408,8 +408,9 @@ def test_a_thousand_trials_fit_into_five_megabytes(copy):
 
 class TestCommand:
     def test_it_leads_to_the_pages_of_single_networks(self, copy, tmp_path):
-        """Which `brainreg evaluate` wrote; from wherever the page lies."""
+        """Which `brainreg evaluate` and a confirmation wrote; from wherever the page lies."""
         pages = [copy / "best" / "evaluation-test", copy / "trial_0003" / "evaluation-validation"]
+        pages += [copy / "confirmation" / name for name in ("early_stopped-seed_12", "trial_0005-seed_12")]
         for folder in pages:
             folder.mkdir(parents=True)
             (folder / "robustness.html").write_text("a page")
@@ -419,7 +420,10 @@ class TestCommand:
             assert main([str(copy), *arguments]) == 0
             shown = Page(page.read_text(encoding="utf-8"))
             links = {one["text"]: one["href"] for one in shown.all("a") if not one["href"].startswith("#")}
-            assert [*links] == ["best, on test images", "trial 0003, on validation images"]
+            assert [*links] == [
+                *("best, on test images", "trial 0003, on validation images"),
+                *("unregularized, epoch by objective, seed 12, on test images", "trial 0005, seed 12, on test images"),
+            ]
             leads = [(page.parent / unquote(address)).resolve() for address in links.values()]
             assert leads == [folder / "robustness.html" for folder in pages]
         assert "Pages of single networks" not in report([copy])  # not as a file, so that no page is beside it
