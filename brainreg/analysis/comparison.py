@@ -11,6 +11,7 @@ from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.formats import ABSENT, format_interval, format_percent
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PUBLISHED, UNREGULARIZED, shown_name
+from brainreg.spaces.objective import combined_accuracy
 from brainreg.statistics import (
     LEVEL,
     bootstrap_interval,
@@ -65,9 +66,11 @@ def _by_seed(confirmation: pd.DataFrame | None) -> pd.DataFrame:
     keys = [*_SAME, "seed"]
     clean, robust = (rows[rows.measure == name].set_index(keys) for name in ("clean", "robust"))
     both = clean[clean.index.isin(robust.index)]
-    combined = both.weight * both.accuracy + (1 - both.weight) * robust.accuracy.reindex(both.index)
+    noise_weight = both.get("noise_weight", pd.Series(0.0, both.index)).fillna(0.0)  # earlier versions had none
+    noise = rows[rows.measure == "noise"].set_index(keys).accuracy.reindex(both.index).where(noise_weight > 0, 0.0)
+    combined = combined_accuracy(both.weight, noise_weight, both.accuracy, robust.accuracy.reindex(both.index), noise)
     objective = both.assign(measure="objective", accuracy=combined, low=math.nan, high=math.nan, eps=math.nan)
-    objective = objective.reset_index()
+    objective = objective.dropna(subset="accuracy").reset_index()
     return pd.concat([rows, objective[rows.columns]], ignore_index=True) if len(objective) else rows
 
 

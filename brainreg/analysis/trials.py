@@ -52,7 +52,7 @@ def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
     for name in space.search:
         seen[SYMBOLS.get(name, name)] = chosen[name].map(format_setting).tolist()
     seen["runs"] = chosen.runs.tolist()
-    for name in ("clean", "robust", "objective"):
+    for name in (one for one in ("clean", "robust", "noise", "objective") if one in chosen):
         seen[f"{name} (%)"] = [_accuracy_shown(value) for value in chosen[name]]
     seen["95% interval"] = [
         f"{_accuracy_shown(low)} to {_accuracy_shown(high)}"

@@ -124,12 +124,13 @@ def _show(plan: "SearchPlan", console: Console) -> None:
     say(f"fixed: {_in_words(fixed)}")
     for name, distribution in space.search.items():
         say(f"searched: {name} {distribution.summary()}")
+    noise = f"; {objective.noise} noise, eps {objective.noise_eps:g}" if objective.noise_weight else ""
     for name in space.given:
         own = {key: value for key, value in space.setting(name).items() if value != fixed.get(key)}
         say(f"first: {shown_name(name)} ({_in_words(own)})")
     say(
-        f"objective: {objective.weight:g} clean + {1 - objective.weight:g} robust; {objective.attack.title},"
-        f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images"
+        f"objective: {objective.rule}; {objective.attack.title},"
+        f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images{noise}"
     )
     say(f"strategy: objective {strategy.objective}, sampler {strategy.sampler}, scheduler {strategy.scheduler}")
     there = machines(plan.options.address, plan.options.dashboard_host)

@@ -245,8 +245,7 @@ def _best_first(results: pd.DataFrame, objective: str, space: Space) -> tuple[li
     """
     finished = first_of_settings(rank_trials(results))
     finished = finished[finished.setting == PROPOSED]
-    rule = f"{space.objective.weight:g} clean + {1 - space.objective.weight:g} robust accuracy"
-    chosen = f"the best expected objective, {rule}, on the search's validation images"
+    chosen = f"the best expected objective, {space.objective.rule} accuracy, on the search's validation images"
     if objective == "pareto" and len(finished):
         finished = finished[front(finished.expected_clean_accuracy, finished.expected_robust_accuracy)]
         chosen = f"of the front of clean and robust accuracy, {chosen}"

@@ -253,11 +253,12 @@ def _outcome(done: ray.ObjectRef) -> dict[str, Any]:
 # The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, or
 # one of `Space.controls`. `rank` in the search, 0 of the given ones. `measure`: clean, robust or noise where a
 # row stands for that in summaries. `seeds`: how many are to be measured. `weight`: of the clean accuracy in the
-# objective. `outcomes`: which images are classified correctly (`brainreg.statistics.unpacked`), where it is compared.
+# objective, `noise_weight`: of that under noise. `outcomes`: which images are classified correctly
+# (`brainreg.statistics.unpacked`), where it is compared.
 COLUMNS = (
     *("setting", "rank", "trial", *SYMBOLS, "seed", "split", "measure"),
     *("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds"),
-    *("weight", "seeds", "best_epoch", "training_seconds", "versions", "outcomes"),
+    *("weight", "noise_weight", "seeds", "best_epoch", "training_seconds", "versions", "outcomes"),
 )
 
 
@@ -281,6 +282,7 @@ def _rows(plan: Plan, job: Job, result: Mapping[str, Any]) -> list[dict[str, Any
         **hidden,
         "split": "test",
         "weight": plan.space.objective.weight,
+        "noise_weight": plan.space.objective.noise_weight,
         "seeds": plan.extent.seeds,
         "best_epoch": result["best_epoch"],
         "training_seconds": result["training_seconds"],

@@ -21,17 +21,18 @@ FEWEST_REPEATS = 3
 
 
 # What is expected of a setting: column of a trial's table, and what its columns here begin with.
-EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
+_EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
+_WEIGHTED_NOISE = {"noise_accuracy": "noise"}
 
 
 # A setting that is as good as the best with less than this probability is said not to be.
 LEAST_AS_GOOD = 0.1
 
 
-# Columns of `settings_table` beside the searched hyperparameters.
-COLUMNS = (
-    *("setting_number", "setting", "rank", "runs", "trials", "recommended"),
-    *(f"{name}{end}" for name in EXPECTED.values() for end in ("", "_low", "_high")),
+# Columns of `Advice.settings` before and behind the searched hyperparameters, and behind what is expected.
+_FIRST = ("setting_number", "setting")
+_RUNS = ("rank", "runs", "trials", "recommended")
+_LAST = (
     *("mean_objective", "largest_objective", "p_best", "p_near", "p_front"),
     *("p_better_unregularized", "p_better_published"),
 )
@@ -49,9 +50,10 @@ class Advice:
     """What a search recommends.
 
     Attributes:
-        settings: a row for each setting with a finished run, the best first: see `COLUMNS`, and the hyperparameters
-            that are searched. `trials` are the numbers of its finished runs; `objective`, `clean` and `robust` are what
-            is expected of a further run, `_low` and `_high` the ends of their 95% intervals, cut at 0 and 1; `p_best`
+        settings: a row for each setting with a finished run, the best first, with the hyperparameters that are
+            searched. `trials` are the numbers of its finished runs; `objective`, `clean`, `robust` and, where it has a
+            part in the objective, `noise` are what is expected of a further run, `_low` and `_high` the ends of their
+            95% intervals, cut at 0 and 1; `p_best`
             is the probability that no other setting that was tried is better by more than 0.005, `p_near` by more than
             0.01, `p_front` that none is better in clean and in robust accuracy.
         recommended: its row; None where no regularized setting has finished.
@@ -110,6 +112,13 @@ class Advice:
         return more if 0 < more <= 1000 else None
 
 
+def expected_of(space: Space) -> dict[str, str]:
+    """Return what is expected of a further run: the column of a trial's table, and what columns of `Advice.settings`
+    begin with. Accuracy under noise is among it where it has a weight in the objective.
+    """
+    return _EXPECTED | _WEIGHTED_NOISE if space.objective.noise_weight else _EXPECTED
+
+
 def ranges(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
     """Return the smallest and the largest alpha and Th of settings or trials, by column, where known."""
     values = {name: rows[name].dropna().astype(float) for name in ("reg_alpha", "reg_thresh") if name in rows}
@@ -151,7 +160,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
     able = np.array([names[number] in (PROPOSED, PUBLISHED) for number in groups])
     results_of = {
         column: _recommendation(settings, runs.with_values(finished[column].to_numpy(dtype=float)), places, able, seed)
-        for seed, column in enumerate(EXPECTED)
+        for seed, column in enumerate(expected_of(space))
     }
     surrogate, said = results_of["objective"]
     on_front = _front_probabilities(results_of["clean_accuracy"][1].draws, results_of["robust_accuracy"][1].draws)
@@ -171,7 +180,7 @@ def advise(finished: pd.DataFrame, space: Space) -> Advice:
             "p_front": float(on_front[i]),
             **{name: own[name].iloc[0] for name in space.search},
         }
-        for column, short in EXPECTED.items():
+        for column, short in expected_of(space).items():
             one = results_of[column][1]
             low, high = np.clip((one.low[i], one.high[i]), 0, 1)  # an accuracy, or a mean of two
             row |= {short: one.mean[i], f"{short}_low": low, f"{short}_high": high}
@@ -226,8 +235,8 @@ def _front_probabilities(clean: np.ndarray, robust: np.ndarray) -> np.ndarray:
 
 
 def _frame(rows: Sequence[dict], space: Space) -> pd.DataFrame:
-    searched = list(space.search)
-    columns = [*COLUMNS[:2], *searched, *COLUMNS[2:]]
+    expected = [f"{name}{end}" for name in expected_of(space).values() for end in ("", "_low", "_high")]
+    columns = [*_FIRST, *space.search, *_RUNS, *expected, *_LAST]
     frame = pd.DataFrame(rows, columns=columns).astype({"recommended": bool})
     frame = frame.sort_values(["objective", "setting_number"], ascending=[False, True], ignore_index=True)
     return frame.assign(rank=range(1, len(frame) + 1))[columns]

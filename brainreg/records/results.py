@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
-from brainreg.recommendation.setting_table import EXPECTATIONS, Advice, advise, with_expectations
+from brainreg.recommendation.setting_table import EXPECTATIONS, Advice, advise, expected_of, with_expectations
 from brainreg.records.manifest import MANIFEST, read_manifest
 from brainreg.records.trial import CHECKPOINT, FINISHED, TrialRecord, read_trials, trial_name
 from brainreg.spaces.names import PROPOSED, PUBLISHED
@@ -50,8 +50,8 @@ def load_results(folder: str | Path | Storage) -> pd.DataFrame:
         worth its time, failed, unfinished), `error`, `retries` (why it was tried again, a list of texts); every
         hyperparameter (those of the regularizer are missing where nothing is regularized); the columns of `MEASURED`
         (accuracies are fractions, `_n` the number of images they are over; only of finished trials); how they were
-        measured: `weight`, `attack`, `eps`, `noise`, `noise_eps`; what is expected of a further run of its
-        setting, and at which place that puts the setting: `expected_objective`, `expected_clean_accuracy`,
+        measured: `weight`, `noise_weight`, `attack`, `eps`, `noise`, `noise_eps`; what is expected of a further run
+        of its setting, and at which place that puts the setting: `expected_objective`, `expected_clean_accuracy`,
         `expected_robust_accuracy`, `probability_as_good`, `setting_rank` (see
         `brainreg.recommendation.setting_table`); `seconds` (that workers spent on it); `began` (when it was proposed,
         seconds since 1970); `epochs` (the per-epoch metrics, a list of mappings, see `epochs_of`); `node` (where it ran
@@ -73,6 +73,7 @@ def load_trials(search: Storage, manifest: Mapping[str, Any], damaged: list[str]
     )
     measured_by = {
         "weight": objective.weight,
+        "noise_weight": objective.noise_weight,
         "attack": objective.attack.title,
         "eps": objective.eps,
         "noise": objective.noise,
@@ -112,7 +113,7 @@ def advise_by_records(records: Iterable[TrialRecord], space: Space) -> Advice:
             "setting": record.setting,
             "setting_number": record.setting_number,
             **{name: record.hyperparameters.get(name) for name in Hyperparameters.model_fields},
-            **{name: record.measured[name] for name in ("objective", "clean_accuracy", "robust_accuracy")},
+            **{name: record.measured[name] for name in expected_of(space)},
         }
         for record in records
         if record.state == FINISHED
@@ -129,7 +130,7 @@ COLUMNS = (
     "retries",
     *Hyperparameters.model_fields,
     *MEASURED,
-    *("weight", "attack", "eps", "noise", "noise_eps"),
+    *("weight", "noise_weight", "attack", "eps", "noise", "noise_eps"),
     *EXPECTATIONS,
     "seconds",
     "began",
@@ -237,6 +238,7 @@ def read_table(content: str | bytes) -> pd.DataFrame:
         frame = typed(frame.reindex(columns=[*COLUMNS]))
     except (ValueError, TypeError) as error:
         raise InputError(f"{TABLE}: not a table of trials ({' '.join(str(error).split())})") from error
+    frame["noise_weight"] = frame.noise_weight.fillna(0.0)  # which noise had none of in earlier versions
     frame["setting_number"] = frame.setting_number.fillna(frame.trial)  # in earlier versions each had its own
     retries = frame.retries.map(lambda text: [] if pd.isna(text) else str(text).split("; "))
     empty = pd.Series([[] for _ in range(len(frame))], index=frame.index, dtype=object)

@@ -17,6 +17,7 @@ from brainreg.records.driver import driver_of
 from brainreg.records.manifest import MANIFEST, FormatError, read_manifest, trials_asked
 from brainreg.records.results import COLUMNS, TABLE, load_trials, read_space, read_table, search_advice, typed
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
+from brainreg.spaces.objective import objective_rule
 from brainreg.spaces.published import row_name
 from brainreg.spaces.space import Space
 from brainreg.storage import Storage, StorageError
@@ -68,14 +69,18 @@ class Searches:
             if row.published:
                 lines.append(f"{row.search}: its published trial departs from what was published in {row.published}")
             lines += [f"{row.search}: {note}" for note in row.notes]
-        measured = self.trials.groupby(["weight", "attack", "eps"], sort=False, dropna=False).search.unique()
+        objectives = [_objective_in_words(row) for row in self.trials.itertuples()]
+        measured = self.trials.assign(objectives=objectives).groupby("objectives", sort=False).search.unique()
         if len(measured) > 1:
-            said = [
-                f"{', '.join(names)}: {weight:g} clean + {1 - weight:g} robust under {attack} at eps {eps:g}"
-                for (weight, attack, eps), names in measured.items()
-            ]
-            lines.append(f"the objectives are not the same and cannot be compared; {'; '.join(said)}")
+            said = "; ".join(f"{', '.join(names)}: {objective}" for objective, names in measured.items())
+            lines.append(f"the objectives are not the same and cannot be compared; {said}")
         return lines
+
+
+def _objective_in_words(trial: Any) -> str:
+    """What the objective of a trial is made of."""
+    noise = f", {trial.noise} noise of {trial.noise_eps:g}" if trial.noise_weight else ""
+    return f"{objective_rule(trial.weight, trial.noise_weight)} under {trial.attack} at eps {trial.eps:g}{noise}"
 
 
 def load_searches(folders: str | Path | Storage | Sequence[str | Path | Storage]) -> Searches:

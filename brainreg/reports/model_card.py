@@ -15,8 +15,8 @@ from brainreg.analysis.comparison import (
     format_confirmation,
 )
 from brainreg.analysis.formats import format_interval, format_percent
-from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.hyperparameters import Hyperparameters
+from brainreg.spaces.objective import Objective
 
 _PAPER = "https://arxiv.org/abs/2410.03952"
 
@@ -113,15 +113,14 @@ def loading_lines(shape: tuple[int, ...]) -> str:
 
 
 def _of_search(search: Mapping[str, Any], advice: Mapping[str, Any] | None) -> list[str]:
-    space, objective = search["space"], search["space"]["objective"]
-    attack = AutoAttackSettings(**objective["attack"]).title
+    space, objective = search["space"], Objective(**search["space"]["objective"])
+    noise = f"; {objective.noise} noise of {objective.noise_eps:g}" if objective.noise_weight else ""
     versions = ", ".join(f"{key} {value}" for key, value in search.get("versions", {}).items())
     parts = [
         "## How its setting was found",
         f"By a search of the space {space['name']}, begun {search['started']}, with the objective"
-        f" {objective['weight']:g} clean + {1 - objective['weight']:g} robust accuracy; robust under"
-        f" {attack}, at eps {objective['eps']:g} on {objective['attack_image_num']} validation images. Versions:"
-        f" {versions}.",
+        f" {objective.rule} accuracy; robust under {objective.attack.title}, at eps {objective.eps:g} on"
+        f" {objective.attack_image_num} validation images{noise}. Versions: {versions}.",
     ]
     if advice is not None:
         expected = advice["expected"]

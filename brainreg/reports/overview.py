@@ -35,6 +35,7 @@ from brainreg.reports.parts import (
 )
 from brainreg.reports.subject import Subject
 from brainreg.spaces.names import FOUND, LIKE_FOUND, SETTINGS, shown_name
+from brainreg.spaces.objective import objective_rule
 from brainreg.spaces.space import Space
 
 
@@ -171,13 +172,14 @@ def _confirmed(subject: Subject, name: str) -> tuple[str, list[str]]:
     if pd.notna(first.objective):
         sentence += f" has an objective of {first.objective:.1%}{_ends(first, 'objective')}"
     differences = compare_settings(confirmation)
+    weighted = confirmation.get("noise_weight", pd.Series(dtype=float)).gt(0).any()
     for row in differences[(differences.measure == "objective") & (differences.better == FOUND)].itertuples():
         sentence += f"; against {shown_name(row.than)} {100 * row.difference:+.1f} points, {verdict_of(row)}"
     accuracies = [
         f"{shown_name(setting)}: "
         + ", ".join(
             f"{measure} {getattr(row, measure):.1%}{_ends(row, measure)}"
-            for measure in ("objective", "clean", "robust")
+            for measure in ("objective", "clean", "robust", *(["noise"] if weighted else []))
             if pd.notna(getattr(row, measure))
         )
         for setting in reversed((LIKE_FOUND, *SETTINGS))
@@ -199,10 +201,10 @@ def _measured(trials: pd.DataFrame) -> str:
         if trials[name].notna().any()
     ]
     said = f" ({', '.join(counts)})" if counts else ""
+    optimized = "" if first.noise_weight else "not optimized: "
     return (
-        f"{first.weight:g} clean + {1 - first.weight:g} robust accuracy, on validation images"
-        f"{said}; robust: {first.attack}, eps {first.eps:g}; not optimized:"
-        f" {first.noise} noise, eps {first.noise_eps:g}"
+        f"{objective_rule(first.weight, first.noise_weight)} accuracy, on validation images{said}; robust:"
+        f" {first.attack}, eps {first.eps:g}; {optimized}{first.noise} noise, eps {first.noise_eps:g}"
     )
 
 

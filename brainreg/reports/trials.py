@@ -62,6 +62,11 @@ class Trials:
         return seen if seen.why.any() else seen.drop(columns="why")
 
     @property
+    def noise_weighted(self) -> bool:
+        """Whether accuracy under noise is a part of an objective."""
+        return bool((self.subject.trials.noise_weight > 0).any())
+
+    @property
     def head(self) -> list[str]:
         """Names of the table's columns."""
         return [*self._table.columns]

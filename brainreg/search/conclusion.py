@@ -46,11 +46,12 @@ def conclude(plan: SearchPlan, results: pd.DataFrame, console: Console, interrup
         say(f"\nthe space is used up: it has no more than {describe_settings_count(plan)}")
     objective, best, advice = plan.space.objective, recommended_trial(finished), search_advice(results, plan.space)
     say(
-        f"\nobjective = {objective.weight:g} clean + {1 - objective.weight:g} robust accuracy, on validation images"
-        f" ({best.clean_n} clean, {best.robust_n} attacked)"
+        f"\nobjective = {objective.rule} accuracy, on validation images ({best.clean_n} clean,"
+        f" {best.robust_n} attacked)"
     )
     say(f"robust: {objective.attack.title}, eps {objective.eps:g}")
-    say(f"noise (not optimized): {objective.noise}, eps {objective.noise_eps:g}")
+    optimized = "" if objective.noise_weight else " (not optimized)"
+    say(f"noise{optimized}: {objective.noise}, eps {objective.noise_eps:g}")
     stopped = int((results.state == STOPPED).sum())
     if stopped:
         say(f"stopped early, and not counted: {stopped} of {len(results)} trials")

@@ -252,6 +252,11 @@ def _plan(
     prior: Storage | None = None,
 ) -> SearchPlan:
     seed, resumed = _seed(space), folder.exists(MANIFEST)
+    if strategy.objective == "pareto" and space.objective.noise_weight:
+        raise InputError(
+            f"--noise_weight={space.objective.noise_weight:g}: with --objective=pareto must be 0: the front is of clean"
+            " and robust accuracy, and noise has no part in it"
+        )
     if folder.is_local:
         check_writable("--storage_path", options.storage_path)
     missing = to_download((space.task, space.reg_data), options.data_dir) if dry_run else []

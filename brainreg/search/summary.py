@@ -9,7 +9,7 @@ from rich.table import Table
 
 from brainreg._utils.commands import brainreg_command
 from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
-from brainreg.recommendation.setting_table import EXPECTED, Advice, knee_of, may_be_recommended
+from brainreg.recommendation.setting_table import Advice, expected_of, knee_of, may_be_recommended
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
 from brainreg.statistics import front, hypervolume, winning_weights
@@ -19,7 +19,8 @@ def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> T
     """Return the first `rows` settings, and any given one below them, as a table, the best first."""
     searched = list(searched)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for header in ("setting", *(SYMBOLS.get(key, key) for key in searched), "runs", "clean", "robust", "objective"):
+    accuracies = [name for name in ("clean", "robust", "noise", "objective") if name in advice.settings]
+    for header in ("setting", *(SYMBOLS.get(key, key) for key in searched), "runs", *accuracies):
         table.add_column(header, justify="right", no_wrap=True)
     for header in ("95% interval", "P(best)"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -31,7 +32,7 @@ def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> T
                 str(row["setting_number"]),
                 *(format_setting(row[key]) for key in searched),
                 str(row["runs"]),
-                *(format_accuracy(row[name]) for name in ("clean", "robust", "objective")),
+                *(format_accuracy(row[name]) for name in accuracies),
                 f"{format_accuracy(row['objective_low'])} to {format_accuracy(row['objective_high'])}",
                 format_probability(row["p_best"]),
                 ", ".join(marks),
@@ -157,7 +158,7 @@ def recommendation(advice: Advice, space: Space) -> dict[str, Any] | None:
         "hyperparameters": {name: plain(best[name]) for name in space.search},
         "trials": list(best.trials),
         "trial": advice.checkpoint,
-        "expected": {name: expected(short) for name, short in EXPECTED.items()},
+        "expected": {name: expected(short) for name, short in expected_of(space).items()},
         "largest_objective": float(settings.largest_objective.max()),
         "probability_best": float(best.p_best),
         "as_good": {name: {"low": low, "high": high} for name, (low, high) in advice.ranges_as_good().items()},

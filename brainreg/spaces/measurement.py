@@ -44,15 +44,12 @@ def measure_objective(
     Raises:
         InputError: fewer images than are to be attacked.
     """
-    noised = add_noise(objective.noise, images, objective.noise_eps, seed)
-    clean, noisy = (
-        as_large_as_fits(partial(correct, classifier, shown, labels), _CLEAN_BATCH).float().mean().item()
-        for shown in (images, noised)
-    )
+    clean = _accuracy(classifier, images, labels)
+    noisy = _noise_accuracy(objective, classifier, images, labels, seed)
     began = time.monotonic()
     robust = _robust(objective, classifier, images, labels, seed)
     return {
-        "objective": objective.combined(clean, robust),
+        "objective": objective.combined(clean, robust, noisy),
         "clean_accuracy": clean,
         "clean_n": len(labels),
         "robust_accuracy": robust,
@@ -60,6 +57,16 @@ def measure_objective(
         "noise_accuracy": noisy,
         "attack_seconds": time.monotonic() - began,
     }
+
+
+def _accuracy(classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    return as_large_as_fits(partial(correct, classifier, images, labels), _CLEAN_BATCH).float().mean().item()
+
+
+def _noise_accuracy(
+    objective: Objective, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
+) -> float:
+    return _accuracy(classifier, add_noise(objective.noise, images, objective.noise_eps, seed), labels)
 
 
 def _robust(
@@ -91,16 +98,32 @@ def measure_proxy(
 
     Returns:
         proxy_robust_accuracy, an upper bound of the robust accuracy, never to be compared with one; and
-        proxy_objective, made of it as the objective of the robust accuracy.
+        proxy_objective, made of it as the objective of the robust accuracy (and of the accuracy under noise, where
+        that has a weight).
     """
-    attacked = divide_images(objective, len(labels), seed)[0][: objective.proxy_image_num]
-    robust = as_large_as_fits(
+    robust = _few_steps(objective, classifier, images, labels, seed, objective.proxy_image_num)
+    noise = _weighted_noise(objective, classifier, images, labels, seed)
+    return {"proxy_robust_accuracy": robust, "proxy_objective": objective.combined(clean_accuracy, robust, noise)}
+
+
+def _few_steps(
+    objective: Objective, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int, n: int
+) -> float:
+    """The accuracy under a few steps of an attack on the first `n` of the images that are attacked."""
+    attacked = divide_images(objective, len(labels), seed)[0][:n]
+    return as_large_as_fits(
         lambda size: proxy_accuracy(
             classifier, images[attacked], labels[attacked], eps=objective.eps, batch_size=size, seed=seed
         ),
         objective.attack_batch_size,
     )
-    return {"proxy_robust_accuracy": robust, "proxy_objective": objective.combined(clean_accuracy, robust)}
+
+
+def _weighted_noise(
+    objective: Objective, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
+) -> float:
+    """The accuracy under noise where it has a weight; else it is not measured, and 0."""
+    return _noise_accuracy(objective, classifier, images, labels, seed) if objective.noise_weight else 0.0
 
 
 def objective_by_epoch(
@@ -123,15 +146,16 @@ def objective_by_epoch(
         `measure` of `brainreg.training.loop.train`, to be used with `choose_by=EPOCH_OBJECTIVE`.
     """
     best = max((epoch.get(EPOCH_OBJECTIVE, -math.inf) for epoch in history), default=-math.inf)
-    fewer_steps = objective.model_copy(update={"proxy_image_num": objective.attacked_of(len(labels))})
+    attacked = objective.attacked_of(len(labels))
 
     def measure(classifier: nn.Sequential, metrics: Mapping[str, float]) -> dict[str, float]:
         nonlocal best
         network, clean = fold_batchnorm(classifier), metrics["valid_accuracy"]
-        bound = measure_proxy(fewer_steps, network, images, labels, seed, clean)["proxy_objective"]
-        if bound <= best:
+        noise = _weighted_noise(objective, network, images, labels, seed)
+        bound = _few_steps(objective, network, images, labels, seed, attacked)
+        if objective.combined(clean, bound, noise) <= best:
             return {}
-        value = objective.combined(clean, _robust(objective, network, images, labels, seed))
+        value = objective.combined(clean, _robust(objective, network, images, labels, seed), noise)
         best = max(best, value)
         return {EPOCH_OBJECTIVE: value}
 

@@ -1,24 +1,32 @@
 """What a search maximizes; `spaces.measurement` measures it."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.attacks.names import NoiseName
+
+# By how much the sum of two weights may be above 1.
+_ROUNDING = 1e-9
 
 # Images that are attacked, unless there are few.
 _ATTACKED = 200
 
 
 class Objective(BaseModel):
-    """`weight * clean + (1 - weight) * robust`, both accuracies on validation images.
+    """`weight * clean + noise_weight * noise + (1 - weight - noise_weight) * robust`: accuracies on validation images.
 
-    Accuracy under noise is measured beside it and not optimized: a setting that withstands an attack well
-    may stand noise badly, and whoever reads the results must see that.
+    Accuracy under noise is always measured, also where it has no weight: a setting that withstands an attack well may
+    stand noise badly, and whoever reads the results must see that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: float = Field(0.5, ge=0, le=1, description="w, weight of the clean accuracy in the objective")
+    noise_weight: float = Field(
+        0, ge=0, le=1, description="weight of the accuracy under noise in the objective; 0: it is measured alone"
+    )
     eps: float = Field(gt=0, le=1, description="largest perturbation of the attack, in units of [0, 1] pixels")
     attack: AutoAttackSettings = Field(AutoAttackSettings(), description="version of AutoAttack")
     attack_image_num: int | None = Field(
@@ -29,13 +37,38 @@ class Objective(BaseModel):
     )
     attack_batch_size: int = Field(250, ge=1, description="images attacked together")
     proxy_image_num: int = Field(100, ge=1, description="of those, images of the proxy after each epoch, at most")
-    noise: NoiseName = Field("Gaussian", description="noise of the accuracy that is not optimized")
+    noise: NoiseName = Field("Gaussian", description="noise of the accuracy under noise")
     noise_eps: float = Field(0.1, gt=0, le=1, description="its strength, a fraction of the pixel range")
 
-    def combined(self, clean: float, robust: float) -> float:
-        """Return the objective of two accuracies."""
-        return self.weight * clean + (1 - self.weight) * robust
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weight + self.noise_weight > 1 + _ROUNDING:
+            raise ValueError(
+                f"noise_weight={self.noise_weight:g}: must be at most {1 - self.weight:g}, what weight={self.weight:g}"
+                " leaves"
+            )
+        return self
+
+    @property
+    def rule(self) -> str:
+        """What is weighted how, in words."""
+        return objective_rule(self.weight, self.noise_weight)
+
+    def combined(self, clean: float, robust: float, noise: float) -> float:
+        """Return the objective of three accuracies; that under noise may be anything where it has no weight."""
+        return combined_accuracy(self.weight, self.noise_weight, clean, robust, noise)
 
     def attacked_of(self, n: int) -> int:
         """Return how many of `n` validation images are attacked."""
         return self.attack_image_num or max(min(_ATTACKED, n // 2), 1)
+
+
+def combined_accuracy(weight: Any, noise_weight: Any, clean: Any, robust: Any, noise: Any) -> Any:
+    """Return the objective of accuracies with these weights: of numbers, or of columns of a table."""
+    return weight * clean + noise_weight * noise + (1 - weight - noise_weight) * robust
+
+
+def objective_rule(weight: float, noise_weight: float) -> str:
+    """Return in words what accuracies an objective with these weights is a sum of."""
+    noise = f" + {noise_weight:g} noise" if noise_weight else ""
+    return f"{weight:g} clean + {round(1 - weight - noise_weight, 9):g} robust{noise}"

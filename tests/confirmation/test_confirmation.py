@@ -32,7 +32,7 @@ from brainreg.analysis.comparison import (
 )
 from brainreg.commands import confirm as commands_confirm
 from brainreg.confirmation import worker as confirmation_worker
-from brainreg.confirmation.plan import FOLDER, plan_confirmation
+from brainreg.confirmation.plan import plan_confirmation
 from brainreg.confirmation.run import COLUMNS, run_confirmation, show_plan
 from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
@@ -41,7 +41,7 @@ from brainreg.hyperparameters import REGULARIZER
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import read_manifest
 from brainreg.records.results import load_results, rank_trials
-from brainreg.records.searches import CONFIRMATION, load_searches
+from brainreg.records.searches import CONFIRMATION, CONFIRMATION_FOLDER, load_searches
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces.measurement import EPOCH_OBJECTIVE, measure_objective
 from brainreg.spaces.space import Space
@@ -109,13 +109,15 @@ class TestDone:
         search, table, _ = done
         space = Space(**read_manifest(Storage(search))["space"])
         for seed in drawn(done, 2):
-            state = load_checkpoint(search / FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
-            other = load_checkpoint(search / FOLDER / f"unregularized-seed_{seed}" / "checkpoint.pt")
+            state = load_checkpoint(search / CONFIRMATION_FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
+            other = load_checkpoint(search / CONFIRMATION_FOLDER / f"unregularized-seed_{seed}" / "checkpoint.pt")
             for key, value in state["model"].items():  # the last epoch's: the training is the same
                 torch.testing.assert_close(value, other["model"][key])
             known = [epoch.get(EPOCH_OBJECTIVE, -1) for epoch in state["history"]]
             assert state["best_epoch"] == known.index(max(known)) and other["chosen_by"] is None
-            classifier, settings = load_classifier(search / FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt")
+            classifier, settings = load_classifier(
+                search / CONFIRMATION_FOLDER / f"early_stopped-seed_{seed}" / "checkpoint.pt"
+            )
             data = load_training_data(settings, ROOT / "data")
             images, labels = to_float(data.valid_images), data.valid_labels
             measured = measure_objective(space.objective, fold_batchnorm(classifier), images, labels, seed)
@@ -126,7 +128,7 @@ class TestDone:
 
     def test_a_confirmation_that_was_begun_without_it_goes_on_without_it(self, done, tmp_path):
         search = copied(done[0], tmp_path)
-        path = search / FOLDER / "confirmation.json"
+        path = search / CONFIRMATION_FOLDER / "confirmation.json"
         manifest = json.loads(path.read_text())
         del manifest["controls"]
         path.write_text(json.dumps(manifest))
@@ -136,7 +138,7 @@ class TestDone:
     def test_each_images_outcome_is_kept(self, done):
         """In all rows of a job's own file, and in the table where settings are compared."""
         search, table, _ = done
-        for path in (search / FOLDER).glob("*/result.json"):
+        for path in (search / CONFIRMATION_FOLDER).glob("*/result.json"):
             result = json.loads(path.read_text())
             assert len(result["outcomes"]) == len(result["rows"])
             for row, text in zip(result["rows"], result["outcomes"], strict=True):
@@ -220,19 +222,22 @@ class TestDone:
         """They came from the search's seed; its search had no id."""
         search = copied(done[0], tmp_path)
         manifest, began = (
-            json.loads((search / name).read_text()) for name in ("search.json", f"{FOLDER}/{FOLDER}.json")
+            json.loads((search / name).read_text())
+            for name in ("search.json", f"{CONFIRMATION_FOLDER}/{CONFIRMATION_FOLDER}.json")
         )
         del manifest["id"], manifest["strategy"]["sampler_seed"]
         (search / "search.json").write_text(json.dumps(manifest))
-        (search / FOLDER / f"{FOLDER}.json").write_text(json.dumps({**began, "seeds": [5, 6]}))
+        (search / CONFIRMATION_FOLDER / f"{CONFIRMATION_FOLDER}.json").write_text(
+            json.dumps({**began, "seeds": [5, 6]})
+        )
         plan = plan_confirmation(search, {"seeds": 4}, {}, {})
         assert plan.manifest["seeds"][:2] == [5, 6] and len({*plan.manifest["seeds"]}) == 4
-        (search / FOLDER / f"{FOLDER}.json").unlink()
+        (search / CONFIRMATION_FOLDER / f"{CONFIRMATION_FOLDER}.json").unlink()
         assert not {5, 6, *drawn(done, 4)} & {*plan_confirmation(search, {"seeds": 4}, {}, {}).manifest["seeds"]}
 
     def test_two_at_a_time(self, done):
         search, _, _ = done
-        for folder in (search, search / FOLDER):
+        for folder in (search, search / CONFIRMATION_FOLDER):
             with Driver(Storage(folder), 1), pytest.raises(InputError, match=rf"^EXPERIMENT={folder}: process \d+ on"):
                 plan_confirmation(search, {}, {}, {})
 
@@ -298,7 +303,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
         driver.kill()
     assert driver.wait() == -signal.SIGKILL
     psutil.wait_procs(processes, timeout=30)
-    before = {path: path.read_bytes() for path in (search / FOLDER).glob("*/result.json")}
+    before = {path: path.read_bytes() for path in (search / CONFIRMATION_FOLDER).glob("*/result.json")}
     assert "tried again after" in log.read_text() and 0 < len(before) < 6, log.read_text()
     assert pd.read_csv(search / CONFIRMATION).seed.notna().all()  # whole, though not all of it is there
 
@@ -317,7 +322,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
     broken = dataclasses.replace(plan.jobs[0], settings=plan.jobs[0].settings.model_copy(update={"lr": 1e30}))
     table, text = run(dataclasses.replace(plan, jobs=(broken, *plan.jobs[1:])), tmp_path)
     assert re.search(rf"failed: {re.escape(str(broken))}: DivergedError: epoch 1, .*; started again, it is tried", text)
-    assert "DivergedError" in (search / FOLDER / broken.name / "error.txt").read_text()
+    assert "DivergedError" in (search / CONFIRMATION_FOLDER / broken.name / "error.txt").read_text()
     assert table.groupby(["setting", "rank", "seed"]).ngroups == 5
     assert "found, rank 1" in text and "1 of 2" in text  # seeds
     assert "paired over 1 seed:" in text and "one seed, so the noise is unknown" in text
@@ -337,9 +342,11 @@ def test_a_full_confirmation_on_s3(searched, tmp_path):
         plan = plan_confirmation(folder, {"top": 1, "seeds": 2}, {**CHEAP, "attacks": ("fgsm",)}, {})
         table, _ = run(plan, tmp_path)
         assert table.groupby(["setting", "seed"]).ngroups == 6
-        names = folder.child(FOLDER).child(plan.jobs[0].name).names()
+        names = folder.child(CONFIRMATION_FOLDER).child(plan.jobs[0].name).names()
         assert {"checkpoint.pt", "parts", "result.json", "robustness.csv", "robustness.html"} <= {*names}
-        place = confirmation_worker._Workplace(folder.child(FOLDER).child(plan.jobs[0].name), str(tmp_path / "again"))
+        place = confirmation_worker._Workplace(
+            folder.child(CONFIRMATION_FOLDER).child(plan.jobs[0].name), str(tmp_path / "again")
+        )
         assert (place.path / "checkpoint.pt").is_file() and list((place.path / "parts").glob("*.pt"))
         ray.shutdown()
 
@@ -362,7 +369,7 @@ class TestPlan:
         assert plan.chosen.startswith("of the front of clean and robust accuracy, the best expected objective")
         assert plan.jobs[1].settings.reg_alpha == 0.5 and plan.evaluation.eps == (0.025, 0.05, 0.075)
         assert plan.evaluation.attacks == ("noise", "fgsm", "pgd", "autoattack") and plan.evaluation.num_images == 1000
-        assert not (search / FOLDER).exists() and not (search / CONFIRMATION).exists()
+        assert not (search / CONFIRMATION_FOLDER).exists() and not (search / CONFIRMATION).exists()
 
     def test_a_searched_lr_is_shared_by_an_unregularized_control(self, searched, tmp_path):
         """A gain over it is the regularizer's alone."""
@@ -438,12 +445,12 @@ class TestPlan:
 
     def test_damaged_files_of_a_confirmation(self, done, tmp_path):
         search = copied(done[0], tmp_path)
-        result = next((search / FOLDER).glob("*/result.json"))
+        result = next((search / CONFIRMATION_FOLDER).glob("*/result.json"))
         result.write_text('{"rows": [')
-        assert confirmation_worker.read_result(Storage(search / FOLDER), dataclasses.replace(
+        assert confirmation_worker.read_result(Storage(search / CONFIRMATION_FOLDER), dataclasses.replace(
             next(job for job in plan_confirmation(search, {}, {}, {}).jobs if job.name == result.parent.name)
         )) is None  # fmt: skip
-        (search / FOLDER / "confirmation.json").write_text("{")
+        (search / CONFIRMATION_FOLDER / "confirmation.json").write_text("{")
         with pytest.raises(InputError, match=r"confirmation\.json: damaged \(.*\); remove .* to begin anew$"):
             plan_confirmation(search, {}, {}, {})
 
@@ -498,6 +505,21 @@ class TestStatistics:
         assert (robust.flip_corrected >= 2 / 32 * 1.999).all()  # with five seeds it cannot find anything
         objective = table[table.measure == "objective"].set_index(["better", "than"])
         assert objective.difference.tolist() == pytest.approx((0.75 * robust.difference).tolist())
+
+    def test_noise_has_a_part_in_the_objective_where_it_had_one_in_the_searchs(self):
+        def objectives(**columns) -> list[float]:
+            measured = made_up(found=FOUND, unregularized=UNREGULARIZED)
+            noise = measured[measured.measure == "robust"].assign(measure="noise", accuracy=0.4)
+            table = confirmation_table(pd.concat([measured, noise]).assign(**columns))
+            return table.set_index("setting").objective_by_seed["found"]
+
+        plain = [0.25 * 0.9 + 0.75 * robust for robust in FOUND]
+        assert objectives() == pytest.approx(plain)  # of an earlier version, whose table has no such column
+        assert objectives(noise_weight=0.0) == pytest.approx(plain)
+        weighted = [0.25 * 0.9 + 0.2 * 0.4 + 0.55 * robust for robust in FOUND]
+        assert objectives(noise_weight=0.2) == pytest.approx(weighted)
+        unknown = made_up(found=FOUND, unregularized=UNREGULARIZED).assign(noise_weight=0.2)  # noise was not measured
+        assert set(compare_settings(unknown).measure) == {"clean", "robust"}
 
     def test_the_interval_leaves_out_0_exactly_where_a_difference_is_larger_than_the_noise(self):
         draws, seen = np.random.default_rng(1), set()

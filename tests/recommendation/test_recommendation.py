@@ -289,6 +289,20 @@ class TestAdvise:
         once = [row | {"objective": 0.6 + 0.01 * i} for i, row in enumerate(rows[1:5])]
         assert len(advise(trials(once), self.SPACE).as_good) > 2
 
+    def test_accuracy_under_noise_where_it_has_a_part_in_the_objective(self):
+        rows = [
+            {"setting_number": n, "reg_alpha": 0.1 + n / 10, "seed": seed, "objective": 0.6, "noise_accuracy": accuracy}
+            for n, accuracy in enumerate((0.3, 0.8))
+            for seed in range(6)
+        ]
+        weighted = self.SPACE.override({}, {"noise_weight": 0.2})
+        known = advise(trials(rows), weighted).settings.set_index("setting_number")
+        assert (known.noise_low <= known.noise).all() and (known.noise <= known.noise_high).all()
+        assert known.noise[0] == pytest.approx(0.3, abs=0.05) and known.noise[1] == pytest.approx(0.8, abs=0.05)
+        plain = advise(trials(rows), self.SPACE).settings
+        assert "noise" not in plain and "noise" not in advise(trials(rows).iloc[:0], self.SPACE).settings
+        assert {*known.columns} - {*plain.columns} == {"noise", "noise_low", "noise_high"}
+
     def test_nothing_has_finished(self):
         advice = advise(trials([{"setting_number": 0, "seed": 0, "objective": 0.5}]).iloc[:0], self.SPACE)
         assert advice.recommended is None and advice.settings.empty and math.isnan(advice.noise)

@@ -11,13 +11,13 @@ from rich.console import Console
 from brainreg.commands import evaluate as commands_evaluate
 from brainreg.commands import reproduce as commands_reproduce
 from brainreg.commands import tune
-from brainreg.confirmation.plan import FOLDER, plan_confirmation
+from brainreg.confirmation.plan import plan_confirmation
 from brainreg.confirmation.worker import run_job
 from brainreg.data.load import load_images
 from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.manifest import write_manifest
-from brainreg.records.searches import load_searches
+from brainreg.records.searches import CONFIRMATION_FOLDER, load_searches
 from brainreg.records.trial import read_trials
 from brainreg.reproduction.row import Row
 from brainreg.search import run as search_run
@@ -140,10 +140,13 @@ class TestConfirmation:
         file.write_text(json.dumps(manifest))
 
     def test_the_manifest_and_the_records_say_what_was_measured(self, confirmed_search):
-        found = json.loads((confirmed_search / FOLDER / "confirmation.json").read_text())["data"]
+        found = json.loads((confirmed_search / CONFIRMATION_FOLDER / "confirmation.json").read_text())["data"]
         assert {name.split(",")[0] for name in found} == {"training", "validation", "regularization", "test"}
-        results = [json.loads(path.read_text())["data"] for path in (confirmed_search / FOLDER).glob("*/result.json")]
-        assert len(results) == len([*(confirmed_search / FOLDER).glob("*-seed_*")]) > 0
+        results = [
+            json.loads(path.read_text())["data"]
+            for path in (confirmed_search / CONFIRMATION_FOLDER).glob("*/result.json")
+        ]
+        assert len(results) == len([*(confirmed_search / CONFIRMATION_FOLDER).glob("*-seed_*")]) > 0
         for data in results:
             assert data["test"] == found["test"] and data["training"] == found["training"]
         validation = {name for data in results for name in data if name.startswith("validation")}
@@ -152,7 +155,7 @@ class TestConfirmation:
     @pytest.mark.parametrize("part", ["training", "regularization", "test"])
     def test_it_does_not_go_on_with_other_data(self, confirmed_search, tmp_path, part):
         folder = copied(confirmed_search, tmp_path)
-        self.changed(folder / FOLDER / "confirmation.json", part)
+        self.changed(folder / CONFIRMATION_FOLDER / "confirmation.json", part)
         with pytest.raises(InputError, match=rf"^--data_dir=.*: the images for {part} are not those of this conf"):
             plan_confirmation(folder, {}, {}, {})
 
@@ -164,9 +167,9 @@ class TestConfirmation:
 
     def test_one_of_a_version_without_fingerprints_goes_on_and_says_so(self, confirmed_search, tmp_path):
         folder = copied(confirmed_search, tmp_path)
-        manifest = json.loads((folder / FOLDER / "confirmation.json").read_text())
+        manifest = json.loads((folder / CONFIRMATION_FOLDER / "confirmation.json").read_text())
         del manifest["data"]
-        (folder / FOLDER / "confirmation.json").write_text(json.dumps(manifest))
+        (folder / CONFIRMATION_FOLDER / "confirmation.json").write_text(json.dumps(manifest))
         assert any("no fingerprints" in note for note in plan_confirmation(folder, {}, {}, {}).notes)
 
     def test_a_node_with_other_data_is_refused(self, searched, tmp_path):
@@ -175,7 +178,7 @@ class TestConfirmation:
         data = {**plan.manifest["data"], "test": "360x1x16x16-00000000"}
         outcome = run_job(plan.jobs[0], plan.evaluation, plan.folder.uri, plan.options.data_dir, data, 1, "cpu")
         assert "--data_dir=" in outcome["error"] and "test" in outcome["error"] and not outcome["again"]
-        assert not (folder / FOLDER / plan.jobs[0].name / "result.json").exists()
+        assert not (folder / CONFIRMATION_FOLDER / plan.jobs[0].name / "result.json").exists()
 
 
 @pytest.mark.long

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 
 import optuna
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -25,6 +26,7 @@ from brainreg.errors import InputError
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.records.driver import Driver
 from brainreg.records.trial import TrialFiles, read_trials
+from brainreg.reports.search import report
 from brainreg.search import trial as search_trial
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import plan_resume, plan_search
@@ -219,6 +221,23 @@ def test_pareto(tmp_path):
     )
     shown = [int(number) for number in found[1].split(", ")]
     assert shown == members
+
+
+@pytest.mark.long
+def test_noise_with_a_weight(tmp_path):
+    """Trials, their table, the recommendation and the report of a search that asks for it."""
+    space = make_space().override({}, {"weight": 0.4, "noise_weight": 0.4})
+    results, text = search(space, tmp_path, num_samples=4)
+    parts = 0.4 * results.clean_accuracy + 0.4 * results.noise_accuracy + 0.2 * results.robust_accuracy
+    assert results.objective.tolist() == pytest.approx(parts.tolist()) and (results.noise_weight == 0.4).all()
+    assert "objective = 0.4 clean + 0.2 robust + 0.4 noise accuracy" in text and "(not optimized)" not in text
+    assert re.search(r"clean +robust +noise +objective", text)
+    recommendation = json.loads((tmp_path / "s" / "best" / "recommendation.json").read_text())
+    assert 0 < recommendation["expected"]["noise_accuracy"]["mean"] < 1
+    assert {"noise", "noise_low", "noise_high"} <= {*pd.read_csv(tmp_path / "s" / "settings.csv")}
+    page = report([tmp_path / "s"])
+    assert "0.4 clean + 0.2 robust + 0.4 noise accuracy" in page and "not a part of the objective" not in page
+    assert "not optimized" not in page
 
 
 @pytest.mark.long

@@ -6,7 +6,13 @@ from testing import Brightness
 from brainreg.attacks import AutoAttack
 from brainreg.errors import InputError
 from brainreg.spaces import measurement
-from brainreg.spaces.measurement import EPOCH_OBJECTIVE, divide_images, measure_objective, objective_by_epoch
+from brainreg.spaces.measurement import (
+    EPOCH_OBJECTIVE,
+    divide_images,
+    measure_objective,
+    measure_proxy,
+    objective_by_epoch,
+)
 from brainreg.spaces.objective import Objective
 
 ATTACK = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=5)
@@ -30,7 +36,25 @@ def test_weighted_sum_of_clean_and_robust_accuracy():
     assert measured["noise_accuracy"] < 0.75
 
 
-def test_noise_has_no_part_in_the_objective():
+def test_accuracy_under_noise_counts_by_its_weight():
+    weighted = objective(weight=0.3, noise_weight=0.2)
+    measured = measure_objective(weighted, Brightness(), IMAGES, LABELS, seed=0)
+    clean, robust, noise = (measured[f"{name}_accuracy"] for name in ("clean", "robust", "noise"))
+    assert len({clean, robust, noise}) == 3
+    assert measured["objective"] == pytest.approx(0.3 * clean + 0.5 * robust + 0.2 * noise)
+    assert weighted.rule == "0.3 clean + 0.5 robust + 0.2 noise" and objective().rule == "0.5 clean + 0.5 robust"
+    proxy = measure_proxy(weighted, Brightness(), IMAGES, LABELS, 0, clean)
+    expected = 0.3 * clean + 0.5 * proxy["proxy_robust_accuracy"] + 0.2 * noise
+    assert proxy["proxy_objective"] == pytest.approx(expected)
+
+
+def test_weights_that_leave_nothing_for_attacks():
+    assert objective(weight=0.7, noise_weight=0.3).rule == "0.7 clean + 0 robust + 0.3 noise"
+    with pytest.raises(ValidationError, match=r"noise_weight=0.6: must be at most 0.5, what weight=0.5 leaves"):
+        objective(noise_weight=0.6)
+
+
+def test_noise_has_no_part_in_the_objective_unless_it_has_a_weight():
     quiet, loud = (
         measure_objective(objective(noise_eps=eps), Brightness(), IMAGES, LABELS, seed=0) for eps in (0.01, 1)
     )
@@ -71,12 +95,14 @@ class Biased(Brightness):
         return super().forward((images + self.bias).clamp(0, 1))
 
 
-def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_the_best(monkeypatch):
+@pytest.mark.parametrize("noise_weight", [0, 0.4])
+def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_the_best(noise_weight, monkeypatch):
     """An epoch whose few steps leave no more than the best before is not attacked in full; no best one is missed."""
+    weighted = objective(noise_weight=noise_weight)
     monkeypatch.setattr(measurement, "fold_batchnorm", lambda network: network)
     networks = [Brightness(), Biased(0.02), Biased(0.4), Brightness()]
-    measured = [measure_objective(objective(), network, IMAGES, LABELS, seed=0) for network in networks]
-    by_epoch = objective_by_epoch(objective(), IMAGES, LABELS, 0)
+    measured = [measure_objective(weighted, network, IMAGES, LABELS, seed=0) for network in networks]
+    by_epoch = objective_by_epoch(weighted, IMAGES, LABELS, 0)
     found = [
         by_epoch(network, {"valid_accuracy": one["clean_accuracy"]}).get(EPOCH_OBJECTIVE)
         for network, one in zip(networks, measured, strict=True)
@@ -88,5 +114,5 @@ def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_th
     known = [-1 if value is None else value for value in found]
     assert max(known) == max(expected) and None in found
     # It goes on with what was known.
-    later = objective_by_epoch(objective(), IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
+    later = objective_by_epoch(weighted, IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
     assert later(networks[0], {"valid_accuracy": measured[0]["clean_accuracy"]}) == {}
