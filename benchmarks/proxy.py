@@ -21,6 +21,7 @@ import torch
 from scipy.stats import kendalltau
 
 from brainreg._utils.flags import Parser, run_command, use_threads
+from brainreg.attacks.noise import add_noise
 from brainreg.evaluation.accuracy import correct, robust_accuracy
 from brainreg.evaluation.proxy import proxy_accuracy
 from brainreg.hyperparameters import Hyperparameters
@@ -67,12 +68,13 @@ def main(arguments: list[str]) -> int:
                 device = next(classifier.parameters()).device
                 images, labels = to_float(data.valid_images.to(device)), data.valid_labels.to(device)
                 attacked, _ = divide_images(objective, len(labels), settings.seed)
-                clean = correct(classifier, images, labels).float().mean().item()
+                noised = add_noise(objective.noise, images, objective.noise_eps, settings.seed)
+                clean, noise = (correct(classifier, one, labels).float().mean().item() for one in (images, noised))
                 for n in IMAGES:
                     began = time.monotonic()
                     proxy = proxy_accuracy(classifier, images[attacked[:n]], labels[attacked[:n]], eps=objective.eps)
                     row[f"proxy_{when}_{n}"] = proxy
-                    row[f"proxy_objective_{when}_{n}"] = objective.weight * clean + (1 - objective.weight) * proxy
+                    row[f"proxy_objective_{when}_{n}"] = objective.combined(clean, proxy, noise)
                     row[f"proxy_seconds_{when}_{n}"] = time.monotonic() - began
         measured = measure_objective(objective, classifier, images, labels, settings.seed)
         if flags.standard:

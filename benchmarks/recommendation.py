@@ -188,12 +188,12 @@ def describe_noise(path: Path, space: Space) -> str:
     rest = away - away.mean(axis=0)
     own = float((rest**2).to_numpy().sum() / ((count - 1) * (seeds - 1)))
     offset = max(float((away.mean(axis=0) ** 2).sum() / (seeds - 1)) - own / count, 0.0)
-    weight, attacked = space.objective.weight, space.objective.attack_image_num
+    weight, others, attacked = space.objective.weight, space.objective.robust_weight, space.objective.attack_image_num
     robust, clean = runs.robust_accuracy, runs.clean_accuracy
     valid = attacked + int(runs.rest_n.iloc[0])
-    of_attacked = float((1 - weight) ** 2 * (robust * (1 - robust)).mean() / attacked)
+    of_attacked = float(others**2 * (robust * (1 - robust)).mean() / attacked)
     of_clean = float(weight**2 * (clean * (1 - clean)).mean() / valid)
-    fewer = float((1 - weight) ** 2 * (robust * (1 - robust)).mean() / valid)
+    fewer = float(others**2 * (robust * (1 - robust)).mean() / valid)
     lines = [
         f"{count} settings, {seeds} seeds; standard deviation of a run {math.sqrt(variance):.4f}, of settings' means"
         f" {values.mean(axis=1).std():.4f}",

@@ -64,6 +64,15 @@ class TestCommand:
         assert ended.value.code == 0 and f"brainreg {name}" in said
         assert ("--reg_alpha" in said) is (name in ("train", "tune")), "flags that it has"
 
+    def test_that_of_resume_shows_what_may_change(self, capsys):
+        for asked in ("--help", "--help-all"):
+            with pytest.raises(SystemExit):
+                main(["resume", asked])
+            said = capsys.readouterr().out
+            assert "--num_samples" in said and "--storage_path" in said and "--dry-run" in said
+            assert not {"--name", "--id", "--prior", "--sampler", "--eps"} & {*said.split()}
+        assert "CPU cores that a trial takes (default: as the search had it)" in said
+
     @pytest.mark.parametrize(
         ("line", "said"),
         [

@@ -271,6 +271,9 @@ def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
         if group.noise_kind.notna().any():
             counted.append(f"{_range(long, search, 'noise')} under {first.noise_kind} noise, eps {first.noise_eps:.3g}")
         notes.append(f"{which}On test images: {', '.join(counted)}; means over fresh seeds, in brackets 95% intervals.")
+        weights = long[long.search == search].get("noise_weight", pd.Series(dtype=float))
+        if (weights > 0).any() and group.noise.isna().all():
+            notes.append(f"{which}The objective is not compared: accuracy under noise, a part of it, was not measured.")
         robust = long[(long.search == search) & (long.measure == "robust")].groupby("seed").n.nunique()
         if (robust > 1).any():
             notes.append(

@@ -3,7 +3,8 @@
 brainreg resume NAME
 brainreg resume NAME --num-samples=40
 
-What the search is stays as it was; how many trials it has and what it runs on may change.
+What the search is stays as it was; how many trials it has and what it runs on may change. Where a flag is not given,
+that stays as it was, too.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ _KEPT = ("name", "id", "prior")
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; return its exit status."""
-    parser = search_parser(__doc__, *(name for name in SearchOptions.model_fields if name not in _KEPT))
+    may_change = [name for name in SearchOptions.model_fields if name not in _KEPT]
+    parser = search_parser(__doc__, *may_change, default="as the search had it")
     parser.add_flag("dry-run", action="store_true", help="check everything, show what would run, and exit")
     parser.parse_known_args(arguments)  # what else is given is compared with what the search is
     if not arguments or arguments[0].startswith("-"):

@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from brainreg.storage import Storage
 
 
-def search_parser(description: str, *flags: str, or_else: str = "") -> Parser:
+def search_parser(description: str, *flags: str, or_else: str = "", default: str | None = None) -> Parser:
     """Return a parser of a command whose first argument is NAME.
 
     Args:
         description: the module's docstring.
         flags: fields of `SearchOptions` that are flags of the command, beside `storage_path`.
         or_else: what else may be named.
+        default: what the help calls the default of the flags, where it is not their own.
     """
     parser = Parser(description)
     parser.add_argument("name", nargs="?", metavar="NAME", help=f"name of a search, or its folder{or_else}")
-    others = [name for name in SearchOptions.model_fields if name not in (*flags, "storage_path")]
-    parser.add_flags(SearchOptions, "the search", skip=others)
+    every = [*SearchOptions.model_fields]
+    parser.add_flags(SearchOptions, "where it is", skip=[name for name in every if name != "storage_path"])
+    if flags:
+        others = [name for name in every if name not in flags or name == "storage_path"]
+        parser.add_flags(SearchOptions, "the search", skip=others, default=default)
     return parser
 
 

@@ -223,6 +223,13 @@ def plan_confirmation(
         "data": data,
     }
     measures = _measures(attacks, space.objective)
+    parts = {"robust": "robust accuracy"}
+    if space.objective.noise_weight:
+        parts["noise"] = f"accuracy under {space.objective.noise} noise"
+    for part in parts.keys() - {*measures.values()}:
+        notes.append(
+            f"the objective is not compared: --attacks={','.join(measured.attacks)} does not measure its {parts[part]}"
+        )
     return Plan(
         *(search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes)),
         before=before,

@@ -57,6 +57,7 @@ def chart_rows(subject: Subject) -> list[dict[str, Any]]:
                 "objective": _percent(one.objective),
                 "clean": _percent(one.clean_accuracy),
                 "robust": _percent(one.robust_accuracy),
+                "noise": _percent(one.noise_accuracy),
                 "front": one.Index in members,
                 **{symbol: _plain(getattr(one, name)) for name, symbol in SYMBOLS.items()},
                 "places": places[one.Index],

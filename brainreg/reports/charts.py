@@ -111,7 +111,7 @@ class _Style:
             *(["search:N"] if subject.several else []),
             *("trial:Q", "kind:N"),
             *(alt.Tooltip(symbol, type="nominal" if symbol == "range" else "quantitative") for symbol in named),
-            *(alt.Tooltip(f"{name}:Q", title=f"{name} (%)") for name in ("clean", "robust", "objective")),
+            *(alt.Tooltip(f"{name}:Q", title=f"{name} (%)") for name in ("clean", "robust", "noise", "objective")),
         ]
 
     def data(self) -> alt.Chart:

@@ -15,6 +15,7 @@ from brainreg.analysis.comparison import (
     format_confirmation,
 )
 from brainreg.analysis.formats import format_interval, format_percent
+from brainreg.errors import validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.spaces.objective import Objective
 
@@ -113,7 +114,8 @@ def loading_lines(shape: tuple[int, ...]) -> str:
 
 
 def _of_search(search: Mapping[str, Any], advice: Mapping[str, Any] | None) -> list[str]:
-    space, objective = search["space"], Objective(**search["space"]["objective"])
+    space = search["space"]
+    objective = validated(Objective, space["objective"], spell=lambda key: f"space.objective.{key}")
     noise = f"; {objective.noise} noise of {objective.noise_eps:g}" if objective.noise_weight else ""
     versions = ", ".join(f"{key} {value}" for key, value in search.get("versions", {}).items())
     parts = [

@@ -93,6 +93,8 @@ def _lead(subject: Subject, name: str) -> list[Part]:
         f" {best.setting_number} ({of}) is recommended, after {runs} of them: expected objective {objective:.1%}{sure};"
         f" clean {clean:.1%}, robust {robust:.1%}"
     )
+    if advice is not None and "noise" in advice:
+        found += f", under noise {advice.noise:.1%}"
     for other in first_of_settings(ranked).itertuples():
         if other.setting and other.setting_number != best.setting_number:
             found += f"; {shown_name(other.setting)}: {expected_value(other, 'objective'):.1%}"
@@ -186,7 +188,8 @@ def _confirmed(subject: Subject, name: str) -> tuple[str, list[str]]:
         for row in summary[summary.setting == setting].itertuples()
     ]
     attack = f"; robust: {first.attack}, eps {first.eps:g}" if pd.notna(first.eps) else ""
-    return f"{sentence}.", [*accuracies, f"means with 95% intervals over seeds{attack}"]
+    noise = f"; {first.noise_kind} noise, eps {first.noise_eps:g}" if weighted and pd.notna(first.noise_eps) else ""
+    return f"{sentence}.", [*accuracies, f"means with 95% intervals over seeds{attack}{noise}"]
 
 
 def _measured(trials: pd.DataFrame) -> str:

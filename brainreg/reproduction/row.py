@@ -20,7 +20,7 @@ from brainreg.analysis.comparison import count_comparisons
 from brainreg.confirmation.pilot import Pilot, best_design
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
-from brainreg.errors import InputError
+from brainreg.errors import InputError, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import Driver, check_no_driver
 from brainreg.records.manifest import MANIFEST
@@ -224,7 +224,9 @@ class Row:
                     f"--{key}={format_value(value)}: {self.name} was begun with {format_value(begun[key])}; go on"
                     f" without the flag, or {anew}"
                 )
-        for key, old, new in differences(plan["space"], self.space.model_dump(mode="json")):
+        where = f"{path}: "
+        before = validated(Space, plan["space"], spell=lambda key: f"space.{key}", where=where).model_dump(mode="json")
+        for key, old, new in differences(before, self.space.model_dump(mode="json")):
             raise InputError(
                 f"ROW={self.row}: {key} is {format_value(new)}, and was {format_value(old)} when it was begun; {anew}"
             )

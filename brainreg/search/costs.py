@@ -43,11 +43,12 @@ class TrialCosts:
         validation = timing.validation_images * timing.forward
         images = objective.attacked_of(timing.validation_images)
         attacked = images * timing.attack(objective.attack)
+        noise = validation if objective.noise_weight else 0.0
         return cls(
             training=timing.steps * timing.step + epochs * validation,
-            proxy=epochs * objective.proxy_image_num * timing.attack(PROXY),
+            proxy=epochs * (objective.proxy_image_num * timing.attack(PROXY) + noise),
             objective=2 * validation + attacked,
-            choice=epochs * (images * timing.attack(PROXY) + attacked),
+            choice=epochs * (images * timing.attack(PROXY) + attacked + noise),
         )
 
     def search(self, trials: int, slots: int, scheduler: str, chosen: bool = False) -> float:

@@ -27,7 +27,8 @@ class Strategy(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: Literal["combined", "pareto"] = Field(
-        "combined", description="maximize the weighted sum of clean and robust accuracy, or find their front"
+        "combined",
+        description="maximize the weighted sum of accuracies, or find the front of clean and robust ones",
     )
     sampler: Literal["thompson", "tpe", "gp", "nsga2", "random"] = Field(
         "thompson",

@@ -25,7 +25,10 @@ class Objective(BaseModel):
 
     weight: float = Field(0.5, ge=0, le=1, description="w, weight of the clean accuracy in the objective")
     noise_weight: float = Field(
-        0, ge=0, le=1, description="weight of the accuracy under noise in the objective; 0: it is measured alone"
+        0,
+        ge=0,
+        le=1,
+        description="weight of the accuracy under noise, which is always measured, in the objective",
     )
     eps: float = Field(gt=0, le=1, description="largest perturbation of the attack, in units of [0, 1] pixels")
     attack: AutoAttackSettings = Field(AutoAttackSettings(), description="version of AutoAttack")
@@ -43,10 +46,7 @@ class Objective(BaseModel):
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
         if self.weight + self.noise_weight > 1 + _ROUNDING:
-            raise ValueError(
-                f"noise_weight={self.noise_weight:g}: must be at most {1 - self.weight:g}, what weight={self.weight:g}"
-                " leaves"
-            )
+            raise ValueError(f"noise_weight={self.noise_weight:g} and weight={self.weight:g}: must add up to at most 1")
         return self
 
     @property
@@ -54,8 +54,13 @@ class Objective(BaseModel):
         """What is weighted how, in words."""
         return objective_rule(self.weight, self.noise_weight)
 
+    @property
+    def robust_weight(self) -> float:
+        """What the other two weights leave."""
+        return float(_rest(self.weight, self.noise_weight))
+
     def combined(self, clean: float, robust: float, noise: float) -> float:
-        """Return the objective of three accuracies; that under noise may be anything where it has no weight."""
+        """Return the objective of three accuracies; that under noise may be any number where it has no weight."""
         return combined_accuracy(self.weight, self.noise_weight, clean, robust, noise)
 
     def attacked_of(self, n: int) -> int:
@@ -65,10 +70,16 @@ class Objective(BaseModel):
 
 def combined_accuracy(weight: Any, noise_weight: Any, clean: Any, robust: Any, noise: Any) -> Any:
     """Return the objective of accuracies with these weights: of numbers, or of columns of a table."""
-    return weight * clean + noise_weight * noise + (1 - weight - noise_weight) * robust
+    return weight * clean + noise_weight * noise + _rest(weight, noise_weight) * robust
+
+
+def _rest(weight: Any, noise_weight: Any) -> Any:
+    """What two weights leave; what rounding leaves is nothing."""
+    rest = 1 - weight - noise_weight
+    return rest * (rest > _ROUNDING) + 0.0  # no -0
 
 
 def objective_rule(weight: float, noise_weight: float) -> str:
     """Return in words what accuracies an objective with these weights is a sum of."""
     noise = f" + {noise_weight:g} noise" if noise_weight else ""
-    return f"{weight:g} clean + {round(1 - weight - noise_weight, 9):g} robust{noise}"
+    return f"{weight:g} clean + {_rest(weight, noise_weight):g} robust{noise}"

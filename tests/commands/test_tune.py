@@ -66,7 +66,7 @@ def timed_before(request, monkeypatch):
         (f"{SPACE} --attack_image_num=361", "attack_image_num=361: there are 360 validation images"),
         (f"{SPACE} --eps=8", "--eps=8: must be at most 1"),
         (f"{SPACE} --objective-weight=1.5", "--objective_weight=1.5: must be at most 1"),
-        (f"{SPACE} --noise_weight=0.7", "objective.noise_weight=0.7: must be at most 0.5, what weight=0.5 leaves"),
+        (f"{SPACE} --noise_weight=0.7", "objective.noise_weight=0.7 and weight=0.5: must add up to at most 1"),
         (f"{SPACE} --noise-weight=0.2 --objective=pareto", "--noise_weight=0.2: with --objective=pareto must be 0: "),
         (f"{SPACE} --task=ImageNet", "task=ImageNet: not found; looked for"),
         ("--space=cifar10_all --data_dir=absent", "task=CIFAR10: not found; looked for absent/"),

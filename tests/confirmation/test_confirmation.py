@@ -520,6 +520,8 @@ class TestStatistics:
         assert objectives(noise_weight=0.2) == pytest.approx(weighted)
         unknown = made_up(found=FOUND, unregularized=UNREGULARIZED).assign(noise_weight=0.2)  # noise was not measured
         assert set(compare_settings(unknown).measure) == {"clean", "robust"}
+        said = "The objective is not compared: accuracy under noise, a part of it, was not measured."
+        assert said in confirmation_notes(unknown) and said not in confirmation_notes(unknown.assign(noise_weight=0.0))
 
     def test_the_interval_leaves_out_0_exactly_where_a_difference_is_larger_than_the_noise(self):
         draws, seen = np.random.default_rng(1), set()

@@ -278,6 +278,20 @@ class TestManySearches:
         assert "digits_double, digits_ranges: 0.5 clean + 0.5 robust" in said and "mnist_seed0: " in said
         assert not any("cannot be compared" in note for note in load_searches(SEARCHES / "mnist_seed0").notes)
 
+    def test_other_noise_is_another_objective_where_it_has_a_weight(self, tmp_path):
+        def notes(**objective) -> list[str]:
+            folders = [tmp_path / f"{len(list(tmp_path.iterdir()))}_{i}" for i in range(2)]
+            for folder, changes in zip(folders, ({"noise_weight": 0.2, "noise_eps": 0.3}, objective), strict=True):
+                shutil.copytree(SEARCHES / "digits_double", folder)
+                edited(folder / "search.json", lambda search, own=changes: search["space"]["objective"].update(own))
+            return [note for note in load_searches(folders).notes if "cannot be compared" in note]
+
+        assert notes(noise_weight=0.2, noise_eps=0.3) == []
+        (said,) = notes(noise_weight=0.2, noise_eps=0.4)
+        assert ": 0.5 clean + 0.3 robust + 0.2 noise under AutoAttack" in said and ", Gaussian noise of 0.4" in said
+        (said,) = notes(noise_weight=0.1, noise_eps=0.3)
+        assert "0.5 clean + 0.4 robust + 0.1 noise" in said
+
     def test_how_a_published_trial_departs_is_told(self):
         (note,) = [note for note in load_searches(SEARCHES / "mnist_seed0").notes if "departs" in note]
         assert "base_channels 4, epoch_num 3, train_image_num 3000, phase_duration 1" in note
@@ -335,3 +349,5 @@ def test_a_table_that_was_written_is_read_again(folder):
     for name in results.columns.drop(["epochs", "checkpoint", "retries"]):
         assert again[name].isna().tolist() == results[name].isna().tolist(), name
         assert again[name].dropna().tolist() == results[name].dropna().tolist(), name
+    earlier = results.drop(columns="noise_weight").to_csv(index=False)  # in which noise had no weight
+    assert read_table(earlier).noise_weight.tolist() == [0.0] * 6

@@ -206,6 +206,9 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
                 time.sleep(0.2)
             process.send_signal(signal.SIGTERM if stage == "search.json" else signal.SIGINT)
             assert process.wait(120) == 130
+        plan = folder / "reproduce_tiny_full.json"  # as an earlier version wrote it, which gave noise no weight
+        plan.write_text(plan.read_text().replace('"noise_weight": 0.0,', "").replace('"noise_weight": 0,', ""))
+        assert "noise_weight" not in plan.read_text()
     assert not (tmp_path / "kept").exists()
     refused = subprocess.run([*line, "--budget=7"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert refused.returncode == 2 and refused.stderr.startswith("error: --budget=7: tiny_full was begun with 60;")

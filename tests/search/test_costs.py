@@ -81,6 +81,14 @@ class TestCosts:
         least, most = costs_of(plan(records=tuple(ended)), TIMING).seconds
         assert most - least == 2 * 60  # the final attack alone
 
+    def test_noise_with_a_weight_is_measured_after_each_epoch(self):
+        plain = TrialCosts.of(TIMING, plan().space)
+        weighted = TrialCosts.of(TIMING, plan().space.override({}, {"noise_weight": 0.2}))
+        epochs, passes = plan().space.fixed["epoch_num"], TIMING.validation_images * TIMING.forward
+        assert weighted.proxy - plain.proxy == pytest.approx(epochs * passes)
+        assert weighted.choice - plain.choice == pytest.approx(epochs * passes)
+        assert (weighted.training, weighted.objective) == (plain.training, plain.objective)
+
     def test_a_limit_of_time_leaves_as_many_trials_as_fit(self):
         costs = costs_of(plan(1000, minutes=5), TIMING)
         fewest, most = costs.trials

@@ -49,8 +49,12 @@ def test_accuracy_under_noise_counts_by_its_weight():
 
 
 def test_weights_that_leave_nothing_for_attacks():
-    assert objective(weight=0.7, noise_weight=0.3).rule == "0.7 clean + 0 robust + 0.3 noise"
-    with pytest.raises(ValidationError, match=r"noise_weight=0.6: must be at most 0.5, what weight=0.5 leaves"):
+    """Whichever way 1 - w - v is rounded, nothing is left."""
+    for weight in (0.7, 0.9, 0.8, 0.55):
+        rest = objective(weight=weight, noise_weight=round(1 - weight, 9))
+        assert rest.robust_weight == 0 and rest.rule == f"{weight:g} clean + 0 robust + {1 - weight:g} noise"
+    assert objective(weight=0.9).robust_weight == 1 - 0.9
+    with pytest.raises(ValidationError, match=r"noise_weight=0.6 and weight=0.5: must add up to at most 1"):
         objective(noise_weight=0.6)
 
 
