@@ -55,8 +55,8 @@ def advice_lines(advice: Advice, space: Space) -> list[str]:
     interval = f"95% interval {best.objective_low:.3f} to {best.objective_high:.3f}"
     lines = [
         f"recommended: {describe_setting(best, space.search)}: expected objective {best.objective:.3f} ({interval}),"
-        f" {'1 run' if best.runs == 1 else f'{best.runs} runs'}; the best of the settings that were tried with a"
-        f" probability of {format_probability(best.p_best)}"
+        f" {'1 run' if best.runs == 1 else f'{best.runs} runs'}; with a probability of"
+        f" {format_probability(best.p_best)}, no other setting that was tried is better by more than 0.005"
     ]
     lines += as_good_lines(advice)
     for name in (UNREGULARIZED, EARLY_STOPPED, PUBLISHED):
