@@ -5,7 +5,8 @@ brainreg reproduce cifar10_cifar10_ranges --size=full --budget=600
 brainreg reproduce --table
 
 A row is the name of a space. It says what it will cost before it begins. Interrupted, the same command goes on.
-Settings, numbers and figures are put in analysis/results/, and `--table` shows what lies there as the README does.
+Settings, numbers and figures are put in analysis/results/; `--table` shows what lies there, as README and docs/found.md
+do.
 """
 
 from collections.abc import Sequence
@@ -51,9 +52,10 @@ def main(arguments: Sequence[str]) -> int:
     flags = parser.parse_args(arguments)
     asked, options = from_flags(Reproduction, flags), from_flags(SearchOptions, flags)
     if flags.table:
-        from brainreg.reproduction.table import markdown_table  # here and below: slow, and no help needs it
+        # Here and below: slow, and no help needs it.
+        from brainreg.reproduction.table import gains_table, markdown_table
 
-        print(markdown_table(asked.save_dir))
+        print(f"{gains_table(asked.save_dir)}\n\n{markdown_table(asked.save_dir)}")
         return 0
     if flags.row is None:
         raise InputError("ROW: missing; name a space, such as mnist_mnist")

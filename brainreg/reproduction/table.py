@@ -1,4 +1,4 @@
-"""What rows found, as the tables of the README."""
+"""What rows found, as the tables of README and documentation."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.searches import CONFIRMATION
 from brainreg.reproduction.publish import RECORD
-from brainreg.spaces.names import FOUND, LIKE_FOUND, PUBLISHED, SETTINGS, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PUBLISHED, SETTINGS, UNREGULARIZED, shown_name
 from brainreg.spaces.published import row_name
 
 
@@ -25,8 +25,35 @@ def load_reproductions(folder: str | Path) -> Iterator[tuple[dict[str, Any], pd.
         yield record, pd.read_csv(path.with_name(CONFIRMATION)).assign(search=path.parent.name)
 
 
+def gains_table(folder: str | Path) -> str:
+    """Return what the found setting of each row in a folder gains over both unregularized ones, as the README shows it.
+
+    Differences are in points of accuracy on test images, with what `compare_settings` says of them.
+
+    Raises:
+        InputError: nothing was reproduced there.
+    """
+    lines = ["| row | found minus | clean | under noise | AutoAttack |", "|---|---|---|---|---|"]
+    for record, confirmation in load_reproductions(folder):
+        differences, first = compare_settings(confirmation), confirmation_table(confirmation).iloc[0]
+        for than in (UNREGULARIZED, EARLY_STOPPED):
+            group = differences[(differences.better == FOUND) & (differences.than == than)]
+            cells = {row.measure: _difference(row) for row in group.itertuples()}
+            if cells:
+                name = f"{record['row']}, {record['size']}, {len(record['confirmed_seeds'])} seeds"
+                clean, noise, robust = (cells.get(measure, "") for measure in ("clean", "noise", "robust"))
+                lines.append(f"| {name} | {shown_name(than)} | {clean} | {noise} | {robust}, eps {first.eps:.3g} |")
+    if len(lines) == 2:
+        raise _nothing(folder)
+    return "\n".join(lines)
+
+
+def _nothing(folder: str | Path) -> InputError:
+    return InputError(f"--save_dir={folder}: nothing was reproduced there")
+
+
 def markdown_table(folder: str | Path) -> str:
-    """Return the tables of all rows in a folder, as the README shows them, and what they cost.
+    """Return the tables of all rows in a folder, as docs/found.md shows them, and what they cost.
 
     Accuracies and differences are in percent, means over seeds with 95% intervals, on test images; behind the mean
     under AutoAttack at the search's strength are those of the seeds.
@@ -58,7 +85,7 @@ def markdown_table(folder: str | Path) -> str:
             differences.append(f"| {' | '.join(cells)} |")
         costs.append(_cost(name, record, summary.iloc[0]))
     if not costs:
-        raise InputError(f"--save_dir={folder}: nothing was reproduced there")
+        raise _nothing(folder)
     return "\n".join([*accuracies, "", *differences, "", *costs])
 
 

@@ -23,7 +23,7 @@ from brainreg.reproduction import costs as reproduction_costs
 from brainreg.reproduction import row as reproduction_row
 from brainreg.reproduction.costs import Costs, Measurement, payable_designs, row_costs, workload_within
 from brainreg.reproduction.row import SIZES, Row
-from brainreg.reproduction.table import load_reproductions, markdown_table
+from brainreg.reproduction.table import gains_table, load_reproductions, markdown_table
 from brainreg.search import probe as search_probe
 from brainreg.search.options import SearchOptions
 from brainreg.spaces.files import SPACES_FOLDER, load_space
@@ -239,6 +239,7 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
 @pytest.mark.long
 def test_the_documentation_shows_what_was_reproduced():
     assert markdown_table(RESULTS) in (ROOT / "docs/found.md").read_text()
+    assert gains_table(RESULTS) in (ROOT / "README.md").read_text()
 
 
 def test_what_was_reproduced_is_whole():
