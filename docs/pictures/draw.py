@@ -331,37 +331,37 @@ def layers() -> Figure:
 
 
 def found() -> Figure:
-    """Draw accuracy by strength on FashionMNIST, a point for each network, lines through the means."""
-    rows = pd.read_csv(ROOT / "analysis/results/fashionmnist_fashionmnist_narrow/confirmation.csv")
-    rows = rows[(rows["rank"] <= 1) & (rows.split == "test")]
+    """Draw accuracy by strength on MNIST and FashionMNIST, a point for each network, lines through the means."""
+    rows = (("MNIST", "mnist_mnist_narrow"), ("FashionMNIST", "fashionmnist_fashionmnist_narrow"))
     styles = {
         "found": (BLUE, "o", "found by the search"),
         "published": (GREEN, "^", "published setting"),
         "unregularized": (plt.rcParams["text.color"], "s", "unregularized"),
         "early_stopped": (RED, "D", "unregularized, stopped early"),
     }
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.4), sharey=True, layout="constrained")
     panels = (
         ("AutoAttack standard Linf", "AutoAttack", "eps, largest change of a pixel in [0, 1]"),
         ("Gaussian", "Gaussian noise", "standard deviation, pixels in [0, 1]"),
     )
-    for ax, (attack, title, label) in zip(axes, panels, strict=True):
-        for name, (color, marker, text) in styles.items():
-            own = rows[(rows.setting == name) & ((rows.attack == attack) | (rows.attack == "clean"))]
-            if own.empty:
-                continue
-            own = own.drop_duplicates(["seed", "eps"])
-            means = own.groupby("eps").accuracy.mean() * 100
-            width = means.index.max()
-            offset = (list(styles).index(name) - 1.5) * 0.008 * width
-            ax.plot(means.index, means, color=color, marker=marker, label=text)
-            ax.scatter(own.eps + offset, own.accuracy * 100, s=9, color=color, alpha=0.55, linewidths=0)
-        ax.set_title(title, fontsize=10)
-        ax.set_xlabel(label)
-        ax.set_ylim(0, 100)
-        ax.grid(axis="y", alpha=0.3)
-    axes[0].set_ylabel("accuracy, test images (%)")
-    handles, names = axes[0].get_legend_handles_labels()
+    figure, grid = plt.subplots(len(rows), len(panels), figsize=(8, 5.6), sharey=True, layout="constrained")
+    for (data, folder), axes in zip(rows, grid, strict=True):
+        table = pd.read_csv(ROOT / "analysis/results" / folder / "confirmation.csv")
+        table = table[(table["rank"] <= 1) & (table.split == "test")]
+        for ax, (attack, title, label) in zip(axes, panels, strict=True):
+            for name, (color, marker, text) in styles.items():
+                own = table[(table.setting == name) & table.attack.isin([attack, "clean"])]
+                own = own.drop_duplicates(["seed", "eps"])
+                means = own.groupby("eps").accuracy.mean() * 100
+                width = means.index.max()
+                offset = (list(styles).index(name) - 1.5) * 0.008 * width
+                ax.plot(means.index, means, color=color, marker=marker, markersize=4, label=text)
+                ax.scatter(own.eps + offset, own.accuracy * 100, s=7, color=color, alpha=0.55, linewidths=0)
+            ax.set_title(f"{data}, {title}", fontsize=10)
+            ax.set_xlabel(label)
+            ax.set_ylim(0, 100)
+            ax.grid(axis="y", alpha=0.3)
+        axes[0].set_ylabel("accuracy, test images (%)")
+    handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
 
