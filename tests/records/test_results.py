@@ -278,11 +278,12 @@ class TestManySearches:
         assert "digits_double, digits_ranges: 0.5 clean + 0.5 robust" in said and "mnist_seed0: " in said
         assert not any("cannot be compared" in note for note in load_searches(SEARCHES / "mnist_seed0").notes)
 
-    def test_other_noise_is_another_objective_where_it_has_a_weight(self, tmp_path):
+    def test_other_noise_is_another_objective_where_it_has_a_weight(self, whole, tmp_path_factory):
         def notes(**objective) -> list[str]:
-            folders = [tmp_path / f"{len(list(tmp_path.iterdir()))}_{i}" for i in range(2)]
+            copies = tmp_path_factory.mktemp("copies")
+            folders = [copies / name for name in ("one", "other")]
             for folder, changes in zip(folders, ({"noise_weight": 0.2, "noise_eps": 0.3}, objective), strict=True):
-                shutil.copytree(SEARCHES / "digits_double", folder)
+                shutil.copytree(whole, folder)
                 edited(folder / "search.json", lambda search, own=changes: search["space"]["objective"].update(own))
             return [note for note in load_searches(folders).notes if "cannot be compared" in note]
 
@@ -328,7 +329,8 @@ class TestManySearches:
             ("{}/search/search.json", "search.json: cannot be read"),
         ],
     )
-    def test_what_is_no_search_is_one_line(self, tmp_path, folders, message):
+    def test_what_is_no_search_is_one_line(self, tmp_path, folders, message, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # where no folder of searches lies, whose names would be told, too
         shutil.copytree(SEARCHES / "digits_double", tmp_path / "search")
         for name in ("empty", "other"):
             (tmp_path / name).mkdir()

@@ -461,7 +461,8 @@ class TestCommand:
             (["{0}/broken"], "EXPERIMENT: {0}/broken/search.json: damaged (it does not say what is searched)"),
         ],
     )
-    def test_bad_input_is_one_line(self, copy, tmp_path, arguments, said):
+    def test_bad_input_is_one_line(self, copy, tmp_path, arguments, said, monkeypatch):
+        monkeypatch.chdir(tmp_path)  # where no folder of searches lies, whose names would be told, too
         (tmp_path / "empty").mkdir()
         (tmp_path / "file").write_text("")
         if "broken" in said:
