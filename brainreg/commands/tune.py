@@ -124,10 +124,10 @@ def _show(plan: "SearchPlan", console: Console) -> None:
     say(f"fixed: {_in_words(fixed)}")
     for name, distribution in space.search.items():
         say(f"searched: {name} {distribution.summary()}")
-    noise = f"; {objective.noise} noise, eps {objective.noise_eps:g}" if objective.noise_weight else ""
     for name in space.given:
         own = {key: value for key, value in space.setting(name).items() if value != fixed.get(key)}
         say(f"first: {shown_name(name)} ({_in_words(own)})")
+    noise = f"; {objective.noise} noise, eps {objective.noise_eps:g}" if objective.noise_weight else ""
     say(
         f"objective: {objective.rule}; {objective.attack.title},"
         f" eps {objective.eps:g}, {objective.attack_image_num or 'up to 200'} validation images{noise}"

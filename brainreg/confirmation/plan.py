@@ -223,13 +223,10 @@ def plan_confirmation(
         "data": data,
     }
     measures = _measures(attacks, space.objective)
-    parts = {"robust": "robust accuracy"}
-    if space.objective.noise_weight:
-        parts["noise"] = f"accuracy under {space.objective.noise} noise"
-    for part in parts.keys() - {*measures.values()}:
-        notes.append(
-            f"the objective is not compared: --attacks={','.join(measured.attacks)} does not measure its {parts[part]}"
-        )
+    notes += [
+        f"the objective is not compared: --attacks={','.join(measured.attacks)} does not measure its {part}"
+        for part in _parts_not_measured(space.objective, measures)
+    ]
     return Plan(
         *(search, space, asked, measured, measures, jobs, chosen, seed, merged, slots, gpus, content, tuple(notes)),
         before=before,
@@ -336,6 +333,14 @@ def _check_data(
     except InputError as error:
         flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
         raise InputError(f"{flag}{error}") from error
+
+
+def _parts_not_measured(objective: Objective, measures: Mapping[int, str]) -> list[str]:
+    """Parts of the objective without which it cannot be compared."""
+    parts = {"robust": "robust accuracy"}
+    if objective.noise_weight:
+        parts["noise"] = f"accuracy under {objective.noise} noise"
+    return [part for measure, part in parts.items() if measure not in measures.values()]
 
 
 def _measures(attacks: Mapping[str, tuple[Attack, list[float]]], objective: Objective) -> dict[int, str]:

@@ -31,6 +31,7 @@ from brainreg.analysis.comparison import (
     verdict_of,
 )
 from brainreg.commands import confirm as commands_confirm
+from brainreg.confirmation import plan as confirmation_plan
 from brainreg.confirmation import worker as confirmation_worker
 from brainreg.confirmation.plan import plan_confirmation
 from brainreg.confirmation.run import COLUMNS, run_confirmation, show_plan
@@ -44,6 +45,7 @@ from brainreg.records.results import load_results, rank_trials
 from brainreg.records.searches import CONFIRMATION, CONFIRMATION_FOLDER, load_searches
 from brainreg.seeds import fresh_seeds
 from brainreg.spaces.measurement import EPOCH_OBJECTIVE, measure_objective
+from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import holm, least_seeds, packed, unpacked
 from brainreg.storage import Storage
@@ -522,6 +524,14 @@ class TestStatistics:
         assert set(compare_settings(unknown).measure) == {"clean", "robust"}
         said = "The objective is not compared: accuracy under noise, a part of it, was not measured."
         assert said in confirmation_notes(unknown) and said not in confirmation_notes(unknown.assign(noise_weight=0.0))
+
+    def test_what_is_not_measured_of_the_objective_is_told_before(self):
+        plain, weighted = Objective(eps=0.1), Objective(eps=0.1, noise_weight=0.2)
+        assert confirmation_plan._parts_not_measured(plain, {0: "clean", 1: "robust"}) == []
+        assert confirmation_plan._parts_not_measured(plain, {0: "clean", 1: "noise"}) == ["robust accuracy"]
+        both = ["robust accuracy", "accuracy under Gaussian noise"]
+        assert confirmation_plan._parts_not_measured(weighted, {0: "clean"}) == both
+        assert confirmation_plan._parts_not_measured(weighted, {0: "clean", 1: "robust"}) == both[1:]
 
     def test_the_interval_leaves_out_0_exactly_where_a_difference_is_larger_than_the_noise(self):
         draws, seen = np.random.default_rng(1), set()
