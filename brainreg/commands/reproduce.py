@@ -82,7 +82,10 @@ def main(arguments: Sequence[str]) -> int:
     from brainreg.data.sources import to_download
     from brainreg.reproduction.row import Row
 
-    row = Row(flags.row, size, load_space(space_name), space_name, options, given, amounts, asked.save_dir)
+    space = load_space(space_name)
+    if asked.precision is not None:
+        space = space.override({"precision": asked.precision}, {}, {})
+    row = Row(flags.row, size, space, space_name, options, given, amounts, asked.save_dir)
     if flags.dry_run:
         names = row.space.task, row.space.reg_data
         if missing := to_download(names, options.data_dir):

@@ -79,6 +79,7 @@ def _record(
     flags = [f"--trials={len(results)}", f"--seeds={seeds}"]
     flags += [f"--images={images}"] if images != row.measurement.num_images else []
     flags += [f"--{key}={shlex.quote(str(row.asked[key]))}" for key in ("sampler_seed", "id") if key in row.asked]
+    flags += [f"--precision={plan['precision']}"] if plan.get("precision") else []
     return {
         "row": Path(row.row).stem,
         "size": row.size,

@@ -50,6 +50,10 @@ from brainreg.training.device import device_name
 _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
 
 
+# Flags that are the search's own.
+_PASSED_ON = ("sampler_seed", "precision")
+
+
 # What the file of a reproduction must say of it to go on.
 _NEEDED = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds", "workload"}
 
@@ -68,7 +72,7 @@ class Row:
         row, size: which.
         space: what is searched, and `space_name`, as it is given to the search.
         options: of search and confirmation, and `given`, those of them that flags gave.
-        asked: those of `budget`, `trials`, `seeds`, `images`, `id` and `sampler_seed` that flags gave.
+        asked: those of `budget`, `trials`, `seeds`, `images`, `id`, `sampler_seed` and `precision` that flags gave.
     """
 
     row: str
@@ -188,6 +192,7 @@ class Row:
             "id": self.id,
             "sampler_seed": asked.sampler_seed,
             "images": asked.images,
+            "precision": asked.precision,
             "workload": asdict(workload),
             "costs": asdict(costs),
             "at_a_time": slots,
@@ -217,7 +222,7 @@ class Row:
             Workload(**plan["workload"])
         except TypeError as error:
             raise damaged(self.folder, self.plan_file, error, anew) from error
-        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "images", "id", "sampler_seed")}}
+        begun = {**plan["workload"], **{key: plan.get(key) for key in ("budget", "images", "id", *_PASSED_ON)}}
         for key, value in self.asked.items():
             if value != begun[key]:
                 raise InputError(
@@ -226,7 +231,8 @@ class Row:
                 )
         where = f"{path}: "
         before = validated(Space, plan["space"], spell=lambda key: f"space.{key}", where=where).model_dump(mode="json")
-        for key, old, new in differences(before, self.space.model_dump(mode="json")):
+        now = self.space.override({"precision": plan["precision"]}, {}, {}) if plan.get("precision") else self.space
+        for key, old, new in differences(before, now.model_dump(mode="json")):
             raise InputError(
                 f"ROW={self.row}: {key} is {format_value(new)}, and was {format_value(old)} when it was begun; {anew}"
             )
@@ -246,8 +252,7 @@ class Row:
         else:
             command += [f"--space={self.space_name}", f"--name={self.search.name}"]
             command += [f"--storage_path={self.options.storage_path}", f"--id={self.id}"]
-            if "sampler_seed" in self.asked:
-                command += [f"--sampler_seed={self.asked['sampler_seed']}"]
+            command += [f"--{key}={plan[key]}" for key in _PASSED_ON if plan.get(key) is not None]
         command += [f"--num-samples={trials}", "--final_attack_seconds=0", *self._machine_flags()]
         return self._run("search", command, plan) or self._nothing_found()
 

@@ -48,6 +48,11 @@ class Reproduction(BaseModel):
     sampler_seed: int | None = Field(
         None, ge=0, lt=2**32, description="seed of the search's proposals (absent: from the row's space)"
     )
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="arithmetic of the networks in training; bfloat16 is faster where the hardware has it, and"
+        " measurements stay float32 (absent: the row's)",
+    )
     save_dir: str = Field(
         "analysis/results", description="folder in which ROW_SIZE/ gets settings, numbers and figures at the end"
     )

@@ -187,6 +187,29 @@ run(commands_reproduce.main)
 """
 
 
+def test_a_rows_precision_goes_to_its_search_and_is_kept(tmp_path, monkeypatch):
+    """Without the flag, what was begun goes on as it was; with another one it is refused."""
+    monkeypatch.setattr(reproduction_row, "row_costs", lambda *arguments: COSTS)
+    commands = []
+
+    def run(self, stage, command, plan, log=None):
+        commands.append(command)
+        return 1
+
+    monkeypatch.setattr(Row, "_run", run)
+    line = ["digits_double", "--size=narrow", f"--storage_path={tmp_path}", "--save_dir", str(tmp_path)]
+    for more in (["--precision=bfloat16"], [], ["--precision=bfloat16"]):
+        assert commands_reproduce.main([*line, *more]) == 1
+        assert "--precision=bfloat16" in commands.pop()
+    plan = json.loads((tmp_path / "reproduce_digits_double_narrow.json").read_text())
+    assert plan["space"]["fixed"]["precision"] == plan["precision"] == "bfloat16"
+    with pytest.raises(InputError) as refused:
+        commands_reproduce.main([*line, "--precision=float32"])
+    assert str(refused.value).startswith(
+        "--precision=float32: digits_double_narrow was begun with bfloat16; go on without the flag, or remove"
+    )
+
+
 @pytest.mark.slow
 def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
     (tmp_path / "tiny.yaml").write_text(
@@ -196,7 +219,7 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
         "budget: {num_samples: 3}\n"
     )
     folder = tmp_path / "results"
-    line = [sys.executable, "-c", _SMALL, "tiny.yaml", f"--save_dir={tmp_path / 'kept'}"]
+    line = [sys.executable, "-c", _SMALL, "tiny.yaml", f"--save_dir={tmp_path / 'kept'}", "--precision=float32"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for stage in ("search.json", "confirmation"):
         with (tmp_path / "out.txt").open("a") as out:
@@ -224,6 +247,7 @@ def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
         "comparison.png", "landscape.png",
     }  # fmt: skip
     record = json.loads((kept / "reproduction.json").read_text())
+    assert "--precision=float32" in record["command"] and record["space"]["fixed"]["precision"] == "float32"
     assert record["trials"] == 3 and len(record["confirmed_seeds"]) == 2 and record["seconds"]["wall"]["search"] > 0
     assert len(pd.read_csv(kept / "trials.csv")) == 3
     assert str(tmp_path) not in "".join(path.read_text() for path in kept.iterdir() if path.suffix != ".png")
