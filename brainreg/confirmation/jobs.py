@@ -8,7 +8,7 @@ import pandas as pd
 
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
 from brainreg.records.results import settings_of
-from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, shown_name
+from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, UNREGULARIZED, shown_name
 from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 
@@ -23,6 +23,8 @@ class Job:
         trial: of the search that had the setting; None where none did.
         settings: what is trained, with the fresh seed.
         objective: of the search, where the best epoch is chosen by it on validation images; else None.
+        same_training: name of the job that trains the same network and chooses its epoch otherwise, so that it need not
+            be trained twice; else None.
     """
 
     setting: str
@@ -30,16 +32,20 @@ class Job:
     trial: int | None
     settings: Hyperparameters
     objective: Objective | None = None
+    same_training: str | None = None
 
     @property
     def name(self) -> str:
         """Name of its folder."""
-        setting = self.setting if not self.rank else f"trial_{self.trial:04d}"
-        return f"{setting}-seed_{self.settings.seed}"
+        return _job_name(self.setting if not self.rank else f"trial_{self.trial:04d}", self.settings.seed)
 
     def __str__(self) -> str:
         what = f"trial {self.trial}, rank {self.rank}" if self.rank else shown_name(self.setting)
         return f"{what}, seed {self.settings.seed}"
+
+
+def _job_name(setting: str, seed: int) -> str:
+    return f"{setting}-seed_{seed}"
 
 
 def make_jobs(
@@ -69,6 +75,7 @@ def make_jobs(
             number,
             one.model_copy(update={"seed": seed}),
             space.objective if setting == EARLY_STOPPED else None,
+            _job_name(EARLY_STOPPED, seed) if setting == UNREGULARIZED and EARLY_STOPPED in controls else None,
         )
         for seed in seeds
         for setting, rank, number, one in settings

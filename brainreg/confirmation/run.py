@@ -61,16 +61,17 @@ def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
 
     Args:
         plan: of the confirmation.
-        done: how many of its trainings were done before.
+        done: how many of its networks were done before.
         say: takes a line.
     """
     say(
         f"confirming {plan.name}: {plan.settings} settings with {plan.extent.seeds} fresh seeds each, {len(plan.jobs)}"
-        f" trainings, {done} of them done before, {plan.slots} at a time, in {plan.folder}"
+        f" networks, {done} of them done before, {plan.slots} at a time, in {plan.folder}"
     )
     left = len(plan.jobs) - done
     if left and math.isfinite(plan.trial_seconds):
-        least = format_duration(math.ceil(left / plan.slots) * plan.trial_seconds)
+        own = sum(job.same_training is None for job in plan.jobs) / len(plan.jobs)
+        least = format_duration(math.ceil(own * left / plan.slots) * plan.trial_seconds)
         say(
             f"at least {least}, as a trial of the search took {format_duration(plan.trial_seconds)}; the attacks on"
             " test images come on top"
@@ -148,8 +149,10 @@ class _Confirmation:
         tries = dict.fromkeys(plan.jobs, 0)
         try:
             while (todo or running) and not self.broken:
-                while todo and len(running) < plan.slots:
-                    job = todo.popleft()
+                while len(running) < plan.slots:
+                    job = _next_job(todo, [job for job, _ in running.values()])
+                    if job is None:
+                        break
                     place = plan.folder.uri, data_dir, plan.manifest["data"]
                     arguments = (job, plan.evaluation, *place, plan.options.threads, plan.device)
                     running[remote.remote(*arguments)] = job, time.monotonic()
@@ -189,7 +192,7 @@ class _Confirmation:
             self._write()
 
     def _done(self) -> str:
-        return f"{len(self.results)} of {len(self.plan.jobs)} trainings are done"
+        return f"{len(self.results)} of {len(self.plan.jobs)} networks are done"
 
     def _say_how_far(self, running: Sequence[float]) -> None:
         self.said = time.monotonic()
@@ -239,6 +242,16 @@ class _Confirmation:
             say(f"warning: {alike[0]} (this or the like in {len(alike)} of {len(self.results)} networks)")
         say(f"\ntable:   {plan.search.path(CONFIRMATION)}")
         say(f"reports: {plan.folder.path(f'*/{REPORT}')}")
+
+
+def _next_job(todo: deque[Job], running: Sequence[Job]) -> Job | None:
+    """Take the first job that need not wait for another one's training; None where all of them must."""
+    unfinished = {job.name for job in (*todo, *running)}
+    for job in todo:
+        if job.same_training not in unfinished:
+            todo.remove(job)
+            return job
+    return None
 
 
 def _outcome(done: ray.ObjectRef) -> dict[str, Any]:

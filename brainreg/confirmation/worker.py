@@ -16,12 +16,17 @@ from brainreg.data.fingerprints import TEST, check_same_data, part_name
 from brainreg.errors import InputError
 from brainreg.evaluation.plan import attacked_images
 from brainreg.evaluation.settings import Evaluation
-from brainreg.evaluation.subject import Subject, evaluate_subject
+from brainreg.evaluation.subject import PARTS, Subject, evaluate_subject
 from brainreg.records.trial import CHECKPOINT
 from brainreg.search.trial import is_retryable, storage_failed
 from brainreg.spaces.measurement import EPOCH_OBJECTIVE, objective_by_epoch
 from brainreg.storage import Storage
-from brainreg.training.checkpoint import resumable_checkpoint
+from brainreg.training.checkpoint import (
+    load_checkpoint,
+    resumable_checkpoint,
+    save_checkpoint,
+    with_published_choice,
+)
 from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.loop import train
 from brainreg.training.step import to_float
@@ -46,10 +51,10 @@ class _Workplace:
         self.path.mkdir(parents=True, exist_ok=True)
         self._sent: dict[str, int] = {}
         self._when = 0.0
-        for below in ("", "parts") if self._remote else ():
+        for below in ("", PARTS) if self._remote else ():
             there = folder.child(below) if below else folder
             for name in there.names():
-                if (content := there.read(name)) is not None and name != "parts":
+                if (content := there.read(name)) is not None and name != PARTS:
                     own = self.path / below / name
                     own.parent.mkdir(exist_ok=True)
                     own.write_bytes(content)
@@ -96,7 +101,8 @@ def run_job(
     try:
         with tempfile.TemporaryDirectory() as temporary:
             notes: list[str] = []
-            _run(job, evaluation, folder, _Workplace(folder, temporary), data_dir, data, device, notes)
+            place = _Workplace(folder, temporary)
+            _run(job, evaluation, Storage(confirmation), place, data_dir, data, device, notes)
         return {"notes": notes}
     except Exception as error:
         text = " ".join(str(error).split())
@@ -113,7 +119,7 @@ def run_job(
 def _run(
     job: Job,
     evaluation: Evaluation,
-    folder: Storage,
+    confirmation: Storage,
     place: _Workplace,
     data_dir: str,
     data: Mapping[str, str],
@@ -126,7 +132,9 @@ def _run(
         part_name(TEST, job.settings): test.fingerprint,
     }
     check_same_data(found, data, f"--data_dir={data_dir}", f"this confirmation, on {socket.gethostname()}")
-    checkpoint = place.path / CHECKPOINT
+    folder, checkpoint = confirmation.child(job.name), place.path / CHECKPOINT
+    if job.same_training is not None and not checkpoint.exists():
+        _take_over(confirmation.child(job.same_training), place.path, job.settings.epoch_num)
     choice: dict[str, Any] = {}
     if job.objective is not None:
         valid_images, valid_labels = to_float(training.valid_images.to(device)), training.valid_labels.to(device)
@@ -166,6 +174,34 @@ def _run(
         "data": found,
     }
     folder.write(_RESULT, json.dumps(content))
+
+
+def _take_over(other: Storage, path: Path, epochs: int) -> None:
+    """Put the checkpoint of the same training, with the epoch that is published, where this job's lies.
+
+    Nothing is put there, so that the network is trained, where that training did not come to its end, or is of an
+    earlier version. Where both choose the same epoch, what was measured of its network is taken over, too: it is found
+    there by its weights.
+    """
+    content = other.read(CHECKPOINT)
+    if content is None:
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        (file := Path(temporary, CHECKPOINT)).write_bytes(content)
+        try:
+            state = load_checkpoint(file)
+        except InputError:  # damaged: its own job will say so
+            return
+    own = with_published_choice(state)
+    if own is None or state["history"][-1]["epoch"] < epochs:
+        return
+    save_checkpoint(path / CHECKPOINT, own)
+    if own["best_epoch"] == state["best_epoch"]:
+        measured = other.child(PARTS)
+        for name in measured.names():
+            if (part := measured.read(name)) is not None:
+                (path / PARTS).mkdir(exist_ok=True)
+                (path / PARTS / name).write_bytes(part)
 
 
 def read_result(confirmation: Storage, job: Job) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from brainreg.training.step import to_float
 TABLE, REPORT = "robustness.csv", "robustness.html"
 
 
-_PARTS, _SURROGATE = "parts", "surrogate.pt"
+PARTS, _SURROGATE = "parts", "surrogate.pt"
 
 
 SPLITS = ("test", "validation")
@@ -160,7 +160,7 @@ def evaluate_subject(
             task,
             evaluation,
             subject.seed,
-            parts=folder / _PARTS,
+            parts=folder / PARTS,
             on_progress=progress,
             **options,
         )
@@ -192,7 +192,7 @@ def evaluate_subject(
 
 def forget(folder: Path) -> None:
     """Remove what lets an evaluation go on, so that all of it is measured again."""
-    shutil.rmtree(folder / _PARTS, ignore_errors=True)
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     (folder / _SURROGATE).unlink(missing_ok=True)
 
 

@@ -58,7 +58,7 @@ class Costs(TrialCosts):
 
     Attributes:
         evaluation: measuring a network on test images.
-        attacked_image: of `evaluation`, what each attacked image takes; 0: unknown.
+        attacked_image: of `evaluation`, what each attacked image more takes; 0: unknown.
         Others as in `TrialCosts`.
     """
 
@@ -71,10 +71,11 @@ class Costs(TrialCosts):
 
     def confirmation(self, settings: int, seeds: int, slots: int, more_images: int = 0) -> float:
         """Return the seconds of so many settings with so many seeds, and of attacking so many images more of each
-        network.
+        network; of the settings, the unregularized one and the one that stops early are of one training.
         """
-        one = self.training + self.evaluation + more_images * self.attacked_image
-        return math.ceil(settings * seeds / slots) * one + seeds / slots * self.choice
+        trainings, networks = (math.ceil(count * seeds / slots) for count in (settings - 1, settings))
+        measuring = self.evaluation + more_images * self.attacked_image
+        return trainings * self.training + networks * measuring + seeds / slots * self.choice
 
 
 def row_costs(
@@ -98,14 +99,13 @@ def row_costs(
     timing = under_load(at_a_time, time_setting, space, data_dir, device, threads, dry_run)
     with nothing_written() if dry_run else contextlib.nullcontext():
         test, _ = load_split(Hyperparameters(**space.setting(space.given[0])), "test", data_dir)
-    clean = len(test) * timing.forward
-    strengths, square = len(measurement.strengths), AutoAttack(version="custom", attacks=("square",))
-    attacked_image = sum(timing.attack(attack, strengths) for attack in (AutoAttack(), square))
+    clean = timing.classify(len(test))
+    strengths, attacks = len(measurement.strengths), (AutoAttack(), AutoAttack(version="custom", attacks=("square",)))
     noise = clean * len(NOISES) * (measurement.num_epsilons - 1)
     return Costs(
         **vars(TrialCosts.of(timing, space)),
-        evaluation=clean + noise + measurement.num_images * attacked_image,
-        attacked_image=attacked_image,
+        evaluation=clean + noise + sum(timing.attack(one, measurement.num_images, strengths) for one in attacks),
+        attacked_image=sum(timing.attacked_image(one, strengths) for one in attacks),
     )
 
 

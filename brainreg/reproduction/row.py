@@ -180,8 +180,8 @@ class Row:
             " attack; one chooses its epoch by the objective, for"
             f" {format_duration(costs.choice)} more)\n"
             f"  confirmation: {settings} settings with {workload.seeds} seeds, {format_duration(workload.confirmation)}"
-            f" (each {format_duration(costs.training)} of training and {format_duration(costs.evaluation)} of noise and"
-            " attacks)\n"
+            f" (each {format_duration(costs.training)} of training, one for both unregularized ones, and"
+            f" {format_duration(costs.evaluation)} of noise and attacks)\n"
             f"  starts and notebooks: {format_duration(OVERHEAD)}"
         )
         return {

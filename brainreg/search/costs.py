@@ -40,15 +40,15 @@ class TrialCosts:
     def of(cls, timing: Timing, space: Space) -> "TrialCosts":
         """Return what a trial of a space takes."""
         epochs, objective = Hyperparameters(**space.setting(space.given[0])).epoch_num, space.objective
-        validation = timing.validation_images * timing.forward
+        validation = timing.classify(timing.validation_images)
         images = objective.attacked_of(timing.validation_images)
-        attacked = images * timing.attack(objective.attack)
+        attacked = timing.attack(objective.attack, images)
         noise = validation if objective.noise_weight else 0.0
         return cls(
             training=timing.steps * timing.step + epochs * validation,
-            proxy=epochs * (objective.proxy_image_num * timing.attack(PROXY) + noise),
+            proxy=epochs * (timing.attack(PROXY, objective.proxy_image_num) + noise),
             objective=2 * validation + attacked,
-            choice=epochs * (images * timing.attack(PROXY) + attacked + noise),
+            choice=epochs * (timing.attack(PROXY, images) + attacked + noise),
         )
 
     def search(self, trials: int, slots: int, scheduler: str, chosen: bool = False) -> float:

@@ -33,8 +33,8 @@ _PROBE_SECONDS = 6
 _FEWEST_STEPS, _WARM_STEPS = 12, 5
 
 
-# Images that a network is timed on.
-_TIMED_IMAGES = 250
+# Images that a network is timed on: few, whose pass takes what it takes for any, and as many as are attacked together.
+_FEW_IMAGES, _MANY_IMAGES = 10, 250
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Timing:
 
     Attributes:
         step: seconds of a training step.
-        forward, gradient: seconds of a forward pass, and of one with its gradient, an image.
+        forward, gradient: seconds of a forward pass, and of one with its gradient, for each image more.
         steps: of a training.
         validation_images: that every epoch measures.
         checkpoint: bytes that a trial keeps.
         gpu_memory: bytes of a GPU that the training reserves; 0 on a CPU.
+        forward_start, gradient_start: seconds of such passes that do not depend on the number of images.
     """
 
     step: float
@@ -57,10 +58,28 @@ class Timing:
     validation_images: int
     checkpoint: int
     gpu_memory: int = 0
+    forward_start: float = 0.0
+    gradient_start: float = 0.0
 
-    def attack(self, attack: AutoAttackSettings, strengths: int = 1) -> float:
-        """Return the seconds that an image costs which withstands an attack: its passes, counted."""
+    def classify(self, images: int) -> float:
+        """Return the seconds in which a network classifies so many images."""
+        return images * self.forward + _batches(images) * self.forward_start
+
+    def attack(self, attack: AutoAttackSettings, images: int, strengths: int = 1) -> float:
+        """Return the seconds that so many images cost which withstand an attack: their passes, counted.
+
+        What a pass takes with any number of images counts at each strength: other images may be left at each.
+        """
+        starts = strengths * _batches(images) * robust_counts(attack, 1, self.forward_start, self.gradient_start)
+        return images * self.attacked_image(attack, strengths) + starts
+
+    def attacked_image(self, attack: AutoAttackSettings, strengths: int = 1) -> float:
+        """Return the seconds that one image more costs which withstands an attack."""
         return robust_counts(attack, strengths, self.forward, self.gradient)
+
+
+def _batches(images: int) -> int:
+    return math.ceil(images / _MANY_IMAGES)
 
 
 class _Enough(Exception):
@@ -105,10 +124,16 @@ def _timing(settings: Hyperparameters, data: TrainingData, device: str) -> Timin
         settings.archi, data.in_channels, data.num_classes, settings.base_channels, data.image_size
     ).eval()
     model = fold_batchnorm(as_classifier(network, data.task)).to(device)
-    forward, gradient = _pass_seconds(model, to_float(data.valid_images[:_TIMED_IMAGES]).to(device))
+    few, many = (to_float(data.valid_images[:n]).to(device) for n in (_FEW_IMAGES, _MANY_IMAGES))
+    (forward_start, forward), (gradient_start, gradient) = (
+        _line(len(few), of_few, len(many), of_many)
+        for of_few, of_many in zip(_pass_seconds(model, few), _pass_seconds(model, many), strict=True)
+    )
     with tempfile.TemporaryDirectory() as folder:
-        few = replace(data, train_indices=data.train_indices[: settings.resnet_batch_size])
-        train(settings.model_copy(update={"epoch_num": 1}), few, device=device, checkpoint=Path(folder, CHECKPOINT))
+        one_batch = replace(data, train_indices=data.train_indices[: settings.resnet_batch_size])
+        train(
+            settings.model_copy(update={"epoch_num": 1}), one_batch, device=device, checkpoint=Path(folder, CHECKPOINT)
+        )
         checkpoint = Path(folder, CHECKPOINT).stat().st_size
     return Timing(
         step=(warm[-1] - warm[0]) / (len(warm) - 1),
@@ -118,7 +143,16 @@ def _timing(settings: Hyperparameters, data: TrainingData, device: str) -> Timin
         validation_images=len(data.valid_labels),
         checkpoint=checkpoint,
         gpu_memory=torch.cuda.max_memory_reserved() if device == "cuda" else 0,
+        forward_start=forward_start,
+        gradient_start=gradient_start,
     )
+
+
+def _line(few: int, of_few: float, many: int, of_many: float) -> tuple[float, float]:
+    """What any pass takes, and what each image adds, by the passes of few and of many images."""
+    each = (of_many - of_few) / (many - few) if many > few else of_many / many
+    each = min(max(each, 0.0), of_many / many)
+    return of_many - each * many, each
 
 
 def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameters, TrainingData]:
@@ -134,7 +168,7 @@ def _costliest(space: Space, data_dir: str, device: str) -> tuple[Hyperparameter
 
 
 def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds of a forward pass and of a forward pass with its gradient, an image."""
+    """Seconds of a forward pass and of a forward pass with its gradient."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -154,7 +188,7 @@ def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, 
             if images.is_cuda:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
-        found.append(sorted(times)[5] / len(images))
+        found.append(sorted(times)[5])
     return found[0], found[1]
 
 

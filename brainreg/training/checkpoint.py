@@ -31,6 +31,15 @@ _WITHOUT_FINGERPRINTS = 3  # of the whole data; all else is as it is now
 _PAUSE_PER_WRITE = 9.0
 
 
+# In the checkpoint of a training whose best epoch another metric chose: the one with the lowest cross-entropy on the
+# validation images, and its weights.
+PUBLISHED_CHOICE = "published_choice"
+
+
+# Metrics of an epoch that every training has.
+_METRICS = ("epoch", "lr", "cross_entropy", "similarity_loss", "valid_cross_entropy", "valid_accuracy")
+
+
 _CHECKPOINT_KEYS = {
     *("hyperparameters", "data", "in_channels", "num_classes", "image_size", "model", "optimizer", "pairs", "history"),
     *("best_epoch", "best_model", "seconds"),
@@ -189,6 +198,20 @@ def resumable_checkpoint(path: str | Path, on_damaged: Callable[[str], None] | N
         if on_damaged is not None:
             on_damaged(f"{error}; kept as {aside.name}, and trained from the beginning")
         return None
+
+
+def with_published_choice(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the same training would have kept if no other metric had chosen its best epoch.
+
+    Args:
+        checkpoint: of a training with `choose_by`; one of an earlier version does not know it: None.
+    """
+    if PUBLISHED_CHOICE not in checkpoint:
+        return None
+    epoch, weights = checkpoint[PUBLISHED_CHOICE]
+    history = [{name: one[name] for name in _METRICS if name in one} for one in checkpoint["history"]]
+    kept = {name: value for name, value in checkpoint.items() if name != PUBLISHED_CHOICE}
+    return {**kept, "history": history, "best_epoch": epoch, "best_model": weights, "chosen_by": None}
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Sequential, Hyperparameters]:

@@ -25,6 +25,7 @@ from brainreg.seeds import Stream, seeded_generator
 from brainreg.training.batches import Batches
 from brainreg.training.checkpoint import (
     CHECKPOINT_FORMAT,
+    PUBLISHED_CHOICE,
     CheckpointWriter,
     as_classifier,
     load_weights,
@@ -94,8 +95,8 @@ def train(
         measure: called after each epoch with its network, in eval mode, for images in [0, 1], and its metrics;
             what it returns is added to them.
         choose_by: the best epoch is the one with the largest value of this metric, which `measure` gives (an epoch
-            without it is not the best), ties to the earliest; the untrained network is measured, too. Absent: the
-            lowest valid_cross_entropy, as published.
+            without it is not the best), ties to the earliest; the untrained network is measured, too. The checkpoint
+            keeps the other best epoch beside it. Absent: the lowest valid_cross_entropy, as published.
         on_checkpoint: called after each write of the checkpoint; on a GPU, where the next epoch does not wait for it,
             by another thread.
         on_damaged: told, in one line, where the checkpoint is damaged, so that training begins anew.
@@ -144,17 +145,17 @@ def train(
         load_optimizer(optimizer, state["optimizer"])
         if pairs is not None:
             pairs.sampler.load_state_dict(state["pairs"])
-        history, best_epoch, best_model = state["history"], state["best_epoch"], state["best_model"]
-        seconds = state["seconds"]
+        history, seconds = state["history"], state["seconds"]
     else:
         loss, accuracy = _validate(network, scaling, valid_images, valid_labels)
         history = [{"epoch": 0, "valid_cross_entropy": loss, "valid_accuracy": accuracy}]
         if choose_by is not None and measure is not None:
             history[0] |= measure(as_classifier(network, data.task).eval(), history[0])
-        best_epoch, best_model, seconds = 0, _copy_state(network), 0.0
+        seconds = 0.0
         if on_epoch is not None:
             on_epoch(history[0])
 
+    bests = _Bests(choose_by, state, network)
     with contextlib.ExitStack() as stack:
         writer = None
         if checkpoint is not None:
@@ -195,8 +196,7 @@ def train(
             )
             if measure is not None:
                 history[-1] |= measure(as_classifier(network, data.task).eval(), history[-1])
-            if _is_better(history[-1], history[best_epoch], choose_by):
-                best_epoch, best_model = epoch, _copy_state(network)
+            bests.update(history)
             seconds += time.monotonic() - began
             if writer is not None:
                 writer.write(
@@ -211,9 +211,7 @@ def train(
                         "optimizer": optimizer_state(optimizer),
                         "pairs": None if pairs is None else pairs.sampler.state_dict(),
                         "history": history,
-                        "best_epoch": best_epoch,
-                        "chosen_by": choose_by,
-                        "best_model": best_model,
+                        **bests.as_kept(),
                         "seconds": seconds,
                     }
                 )
@@ -221,6 +219,7 @@ def train(
                 on_epoch(history[-1])
 
     optimizer.zero_grad()  # frees the gradients
+    best_epoch, best_model = bests.chosen()
     network.load_state_dict(best_model)
     return TrainingResult(as_classifier(network, data.task).eval(), best_epoch, history, seconds)
 
@@ -234,11 +233,47 @@ def _channels_last_pays(settings: Hyperparameters) -> bool:
     return settings.archi in RESNETS and settings.precision == "float32" and settings.base_channels % 16 == 0
 
 
-def _is_better(epoch: dict[str, float], best: dict[str, float], choose_by: str | None) -> bool:
-    """Whether an epoch takes the place of the best one before it; ties go to the earliest."""
-    if choose_by is None:
-        return epoch["valid_cross_entropy"] < best["valid_cross_entropy"]
-    return epoch.get(choose_by, -math.inf) > best.get(choose_by, -math.inf)
+class _Bests:
+    """The best epoch so far and its weights; where another metric chooses it, the published choice beside it.
+
+    Args:
+        choose_by: the metric of which the largest value is the best; None: the lowest valid_cross_entropy.
+        state: of the checkpoint that training goes on from; None: it begins with the untrained network.
+        network: that is trained.
+    """
+
+    def __init__(self, choose_by: str | None, state: dict[str, Any] | None, network: SimilarityNetwork):
+        self._choose_by, self._network = choose_by, network
+        self._found = dict.fromkeys((choose_by, None), (0, _copy_state(network)))
+        if state is not None:
+            self._found = {choose_by: (state["best_epoch"], state["best_model"])}
+            if PUBLISHED_CHOICE in state:  # not in those of earlier versions
+                self._found[None] = state[PUBLISHED_CHOICE]
+
+    def update(self, history: list[dict[str, float]]) -> None:
+        """See the latest epoch; ties go to the earliest."""
+        for choice, (epoch, _) in self._found.items():
+            if _value(history[-1], choice) > _value(history[epoch], choice):
+                self._found[choice] = len(history) - 1, _copy_state(self._network)
+
+    def chosen(self) -> tuple[int, dict[str, torch.Tensor]]:
+        """Return the best epoch and its weights."""
+        return self._found[self._choose_by]
+
+    def as_kept(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        epoch, model = self.chosen()
+        kept = {"best_epoch": epoch, "best_model": model, "chosen_by": self._choose_by}
+        return (
+            kept
+            if self._choose_by is None or None not in self._found
+            else {**kept, PUBLISHED_CHOICE: self._found[None]}
+        )
+
+
+def _value(epoch: dict[str, float], choice: str | None) -> float:
+    """What makes an epoch better than another one."""
+    return -epoch["valid_cross_entropy"] if choice is None else epoch.get(choice, -math.inf)
 
 
 @torch.no_grad()

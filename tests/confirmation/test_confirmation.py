@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,8 @@ from brainreg.commands import confirm as commands_confirm
 from brainreg.confirmation import plan as confirmation_plan
 from brainreg.confirmation import worker as confirmation_worker
 from brainreg.confirmation.plan import plan_confirmation
-from brainreg.confirmation.run import COLUMNS, run_confirmation, show_plan
+from brainreg.confirmation.run import COLUMNS, _next_job, run_confirmation, show_plan
+from brainreg.confirmation.worker import run_job
 from brainreg.data.load import load_dataset
 from brainreg.errors import InputError
 from brainreg.evaluation.plan import attacked_images
@@ -49,7 +51,7 @@ from brainreg.spaces.objective import Objective
 from brainreg.spaces.space import Space
 from brainreg.statistics import holm, least_seeds, packed, unpacked
 from brainreg.storage import Storage
-from brainreg.training.checkpoint import fold_batchnorm, load_checkpoint, load_classifier
+from brainreg.training.checkpoint import fold_batchnorm, load_checkpoint, load_classifier, save_checkpoint
 from brainreg.training.data import load_training_data
 from brainreg.training.step import to_float
 
@@ -128,6 +130,57 @@ class TestDone:
                 state["best_epoch"]
             }
 
+    def test_both_unregularized_networks_are_of_one_training(self, done):
+        """As long as it was, to the last digit; of one epoch, the network is measured once."""
+        search, table, _ = done
+        for seed in drawn(done, 2):
+            folders = [
+                search / CONFIRMATION_FOLDER / f"{name}-seed_{seed}" for name in ("early_stopped", "unregularized")
+            ]
+            states = [load_checkpoint(folder / "checkpoint.pt") for folder in folders]
+            assert states[0]["seconds"] == states[1]["seconds"]
+            parts = [{path.name: path.read_bytes() for path in (folder / "parts").iterdir()} for folder in folders]
+            assert (parts[0] == parts[1]) == (states[0]["best_epoch"] == states[1]["best_epoch"])
+
+    @pytest.mark.parametrize("left", ["nothing", "a part of it", "what an earlier version left", "a damaged file"])
+    def test_an_unregularized_network_is_trained_where_the_other_one_is_not_there(self, left, searched, tmp_path):
+        search = copied(searched, tmp_path)
+        evaluation = {**CHEAP, "attacks": ("fgsm",)}
+        plan = plan_confirmation(search, {"top": 1, "seeds": 2}, evaluation, {"data_dir": str(ROOT / "data")})
+        jobs = {job.setting: job for job in plan.jobs[:3]}
+
+        def run_one(job):
+            place = plan.folder.uri, plan.options.data_dir, plan.manifest["data"]
+            assert run_job(job, plan.evaluation, *place, 1, "cpu") == {"notes": []}
+            return load_checkpoint(search / CONFIRMATION_FOLDER / job.name / "checkpoint.pt")
+
+        unregularized = jobs["unregularized"]
+        assert unregularized.same_training == jobs["early_stopped"].name
+        if left != "nothing":
+            state = run_one(jobs["early_stopped"])
+            path = search / CONFIRMATION_FOLDER / unregularized.same_training / "checkpoint.pt"
+            if left == "a part of it":
+                state["history"].pop()
+            elif left == "what an earlier version left":
+                del state["published_choice"]
+            save_checkpoint(path, state)
+            if left == "a damaged file":
+                path.write_bytes(path.read_bytes()[:1000])
+        own = run_one(unregularized)
+        assert len(own["history"]) == unregularized.settings.epoch_num + 1 and own["chosen_by"] is None
+        assert left == "nothing" or own["seconds"] != state["seconds"]
+
+    def test_a_job_waits_for_the_same_training_and_no_longer(self, done):
+        jobs = plan_confirmation(done[0], {}, {}, {}).jobs
+        by_name = {job.name: job for job in jobs}
+        unregularized = next(job for job in jobs if job.same_training)
+        other = by_name[unregularized.same_training]
+        todo = deque([unregularized, other])
+        assert _next_job(todo, []) is other and [*todo] == [unregularized]
+        assert _next_job(todo, [other]) is None and [*todo] == [unregularized]
+        assert _next_job(todo, []) is unregularized and not todo  # it ended, or failed
+        assert _next_job(deque(jobs), []) is jobs[0]
+
     def test_a_confirmation_that_was_begun_without_it_goes_on_without_it(self, done, tmp_path):
         search = copied(done[0], tmp_path)
         path = search / CONFIRMATION_FOLDER / "confirmation.json"
@@ -136,6 +189,7 @@ class TestDone:
         path.write_text(json.dumps(manifest))
         plan = plan_confirmation(search, {"seeds": 3}, {}, {})
         assert {job.setting for job in plan.jobs} == {"found", "unregularized"} and len(plan.jobs) == 9
+        assert not any(job.same_training for job in plan.jobs)
 
     def test_each_images_outcome_is_kept(self, done):
         """In all rows of a job's own file, and in the table where settings are compared."""
@@ -170,7 +224,7 @@ class TestDone:
 
     def test_what_the_terminal_shows(self, done):
         search, table, text = done
-        assert "confirming small: 4 settings with 2 fresh seeds each, 8 trainings, 0 of them done before" in text
+        assert "confirming small: 4 settings with 2 fresh seeds each, 8 networks, 0 of them done before" in text
         assert len(re.findall(r"seed \d+: clean 0\.\d+, robust \d\.\d+, noise", text)) == 8
         trial = table[table["rank"] == 1].trial.iloc[0]
         assert f"found (trial {trial}) against unregularized, paired over 2 seeds:" in text
@@ -188,7 +242,7 @@ class TestDone:
         search, table, _ = done
         before = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
         again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-        assert "8 trainings, 8 of them done before" in text and "Ray" not in text
+        assert "8 networks, 8 of them done before" in text and "Ray" not in text
         after = {path: path.stat().st_mtime_ns for path in search.rglob("*") if "confirmation/" in str(path)}
         changed = {path.name for path in before if after[path] != before[path]}
         assert before.keys() == after.keys() and changed <= {"driver.json", "confirmation.json"}
@@ -310,7 +364,7 @@ def test_killed_and_started_again_it_ends_as_if_it_had_not_been(searched, done, 
     assert pd.read_csv(search / CONFIRMATION).seed.notna().all()  # whole, though not all of it is there
 
     table, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-    assert f"6 trainings, {len(before)} of them done before" in text
+    assert f"6 networks, {len(before)} of them done before" in text
     assert {path: path.read_bytes() for path in before} == before
     names = ["setting", "rank", "seed", "attack", "eps", "correct", "n"]
     expected = done[1][done[1]["rank"] < 2].reset_index(drop=True)
@@ -329,7 +383,7 @@ def test_a_failed_job_is_named_and_the_others_go_on(searched, tmp_path):
     assert "found, rank 1" in text and "1 of 2" in text  # seeds
     assert "paired over 1 seed:" in text and "one seed, so the noise is unknown" in text
     again, text = run(plan_confirmation(search, {}, {}, {}), tmp_path)
-    assert "6 trainings, 5 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 6
+    assert "6 networks, 5 of them done before" in text and again.groupby(["setting", "seed"]).ngroups == 6
 
 
 @pytest.mark.slow
@@ -402,7 +456,7 @@ class TestPlan:
         before = sorted(search.rglob("*"))
         assert commands_confirm.main([str(search), "--top=1", "--seeds=2", "--dry-run"]) == 0
         printed = capsys.readouterr().out
-        assert "3 settings with 2 fresh seeds each, 6 trainings" in printed and "nothing was started" in printed
+        assert "3 settings with 2 fresh seeds each, 6 networks" in printed and "nothing was started" in printed
         assert re.search(r"^at least \d+m\d\ds, as a trial of the search took ", printed, re.MULTILINE)
         assert sorted(search.rglob("*")) == before
 

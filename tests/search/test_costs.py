@@ -23,7 +23,16 @@ from brainreg.search.probe import Timing, robust_counts, time_setting, under_loa
 from brainreg.search.strategy import Strategy
 from brainreg.storage import Storage
 
-TIMING = Timing(step=0.1, forward=0.001, gradient=0.003, steps=200, validation_images=100, checkpoint=1000)
+TIMING = Timing(
+    step=0.1,
+    forward=0.001,
+    gradient=0.003,
+    steps=200,
+    validation_images=100,
+    checkpoint=1000,
+    forward_start=0.01,
+    gradient_start=0.02,
+)
 
 
 def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
@@ -46,6 +55,35 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
         assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
         counted = 20 * robust_counts(attack, 2, 1.0, 1.0)
         assert 0.7 * counted < Counted.images < 1.4 * counted
+
+
+def test_few_attacked_images_cost_mostly_what_any_pass_takes():
+    """A network whose every pass starts slowly: what an attack takes is what its passes and their images say."""
+    one, many = (TIMING.attack(AutoAttack(), images) for images in (1, 250))
+    assert many < 100 * one  # and not 250 times as much
+    assert TIMING.attack(AutoAttack(), 251) - many > one - 1e-9  # a second batch
+    assert TIMING.attack(AutoAttack(), 25) - TIMING.attack(AutoAttack(), 24) == pytest.approx(
+        TIMING.attacked_image(AutoAttack())
+    )
+    gradients = sum(
+        count * robust_counts(AutoAttack(), strengths, 0, 1) for count, strengths in ((24 * 0.003, 3), (3 * 0.02, 1))
+    )
+    forwards = robust_counts(AutoAttack(), 1, 24 * 0.001 + 3 * 0.01, 0)
+    assert TIMING.attack(AutoAttack(), 24, strengths=3) == pytest.approx(gradients + forwards)
+
+
+@pytest.mark.parametrize(
+    ("few", "of_few", "many", "of_many", "line"),
+    [
+        (10, 1.5, 250, 13.5, (1.0, 0.05)),
+        (10, 0.5, 250, 12.5, (0.0, 0.05)),  # no start
+        (10, 0.1, 250, 12.5, (0.0, 0.05)),  # few are faster an image: a timing went wrong
+        (10, 3.0, 250, 2.5, (2.5, 0.0)),  # a GPU, which many images leave half idle
+        (9, 1.8, 9, 1.8, (0.0, 0.2)),  # there are no more
+    ],
+)
+def test_a_pass_is_a_start_and_what_each_image_adds(few, of_few, many, of_many, line):
+    assert search_probe._line(few, of_few, many, of_many) == pytest.approx(line)
 
 
 def plan(trials=20, slots=2, scheduler="asha", records=(), **options) -> SearchPlan:
@@ -84,7 +122,7 @@ class TestCosts:
     def test_noise_with_a_weight_is_measured_after_each_epoch(self):
         plain = TrialCosts.of(TIMING, plan().space)
         weighted = TrialCosts.of(TIMING, plan().space.override({}, {"noise_weight": 0.2}))
-        epochs, passes = plan().space.fixed["epoch_num"], TIMING.validation_images * TIMING.forward
+        epochs, passes = plan().space.fixed["epoch_num"], TIMING.classify(TIMING.validation_images)
         assert weighted.proxy - plain.proxy == pytest.approx(epochs * passes)
         assert weighted.choice - plain.choice == pytest.approx(epochs * passes)
         assert (weighted.training, weighted.objective) == (plain.training, plain.objective)
