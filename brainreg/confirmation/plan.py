@@ -24,7 +24,7 @@ from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part
 from brainreg.errors import InputError, validated
 from brainreg.evaluation.plan import plan_attacks
 from brainreg.evaluation.robustness import TELLING
-from brainreg.evaluation.settings import Evaluation
+from brainreg.evaluation.settings import NO_LIMIT, Evaluation
 from brainreg.records.driver import DRIVER, check_no_driver
 from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials
@@ -53,10 +53,6 @@ _KEPT = {"format", "extent", "first_seeds", "order", "chosen", "evaluation", "st
 
 # Given settings of a confirmation that does not say which it trains; earlier ones knew no other.
 _FIRST_CONTROLS = (PUBLISHED, UNREGULARIZED)
-
-
-# A limit that no attack reaches, in minutes.
-_NO_LIMIT = 1e6
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,7 @@ def _evaluation(
     values = {
         "eps": tuple(float(f"{one:.6g}") for one in strengths),
         "noise_eps": (noise_eps,),
-        "attack_minutes": _NO_LIMIT,
+        "attack_minutes": NO_LIMIT,
     }
     if before is not None:
         values = {"noise_eps": []} | before["evaluation"]  # earlier ones took the nearest strength of the curve
@@ -286,7 +282,7 @@ def _evaluation(
 
 def _said(value: Any) -> str:
     """A field of an evaluation as a flag gives it."""
-    return "no limit" if value == _NO_LIMIT else format_value(value)
+    return "no limit" if value == NO_LIMIT else format_value(value)
 
 
 def read_plan(search: Storage) -> dict[str, Any] | None:

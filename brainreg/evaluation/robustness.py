@@ -1,5 +1,6 @@
 """A table of accuracies: clean, under noise, corruptions and attacks, a row for each strength."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from brainreg.data.datasets import Dataset
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.evaluation.checks import check_model, check_outcomes, check_rows
 from brainreg.evaluation.plan import attacked_images, plan_attacks
-from brainreg.evaluation.settings import Evaluation
+from brainreg.evaluation.settings import NO_LIMIT, Evaluation
 from brainreg.statistics import packed, wilson_interval
 
 # Which attack says most of a network, whose examples are shown, too: the first of these that was asked for.
@@ -162,7 +163,8 @@ def evaluate(
     outcomes: dict[str, tuple[str, list[float], Measured]] = {}
     for name, (attack, strengths) in attacks.items():
         of = slice(None) if name in GROUPS["noise"] else seen
-        limited = "" if attack.norm is None else f" ({settings.attack_minutes:g} min at most)"
+        minutes = math.inf if settings.attack_minutes >= NO_LIMIT else settings.attack_minutes
+        limited = "" if attack.norm is None or math.isinf(minutes) else f" ({minutes:g} min at most)"
         attacked = partial(
             attack_within,
             attack,
@@ -171,7 +173,7 @@ def evaluate(
             labels[of],
             strengths,
             # The published measure then repeats the boundary attack on the same images.
-            seconds=60 * settings.attack_minutes / (1 + _BOUNDARY_REPEATS * (name == "boundary")),
+            seconds=60 * minutes / (1 + _BOUNDARY_REPEATS * (name == "boundary")),
             seed=seed,
             parts=parts,
             on_progress=partial(say, attack.title + limited),

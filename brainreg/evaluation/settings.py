@@ -7,6 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from brainreg._utils.flags import COMMA_SEPARATED
 from brainreg.attacks.names import attack_names
 
+# So many minutes, or more, are no limit: an attack takes its images in as few batches as it can.
+NO_LIMIT = 1e6
+
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     attack_names(names)

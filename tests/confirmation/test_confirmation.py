@@ -191,6 +191,10 @@ class TestDone:
         assert {job.setting for job in plan.jobs} == {"found", "unregularized"} and len(plan.jobs) == 9
         assert not any(job.same_training for job in plan.jobs)
 
+    def test_without_a_limit_of_time_images_are_attacked_in_as_few_batches_as_they_fit_in(self, done):
+        parts = (done[0] / CONFIRMATION_FOLDER).glob("*/parts/*.pt")
+        assert {tuple(map(int, path.name.split("-")[1:3])) for path in parts} == {(0, 359), (0, 25), (25, 5)}
+
     def test_each_images_outcome_is_kept(self, done):
         """In all rows of a job's own file, and in the table where settings are compared."""
         search, table, _ = done
