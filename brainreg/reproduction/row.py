@@ -3,7 +3,6 @@
 import contextlib
 import math
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -333,7 +332,7 @@ class Row:
         say(f"\n$ {shlex.join(['python', *command[1:]])}")
         before, began = plan["wall_seconds"].get(stage, 0.0), time.monotonic()
         with log.open("w") if log else contextlib.nullcontext() as out:
-            # In a session of its own, it is interrupted once, by what follows.
+            # In a session of its own, it is interrupted once, by what follows: by SIGTERM, as SIGINT may be ignored.
             process = subprocess.Popen(command, start_new_session=True, stdout=out, stderr=out)
         interrupted = False
         try:
@@ -344,12 +343,12 @@ class Row:
                     pass
                 except KeyboardInterrupt:
                     interrupted = True
-                    process.send_signal(signal.SIGINT)
+                    process.terminate()
                 plan["wall_seconds"][stage] = before + time.monotonic() - began
                 write_begun(self.folder, self.plan_file, plan)
         finally:  # a full disk, say
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.terminate()
                 process.wait()
         status = process.returncode
         if status and log:

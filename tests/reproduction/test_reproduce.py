@@ -220,6 +220,30 @@ def test_a_rows_precision_goes_to_its_search_and_is_kept(tmp_path, monkeypatch):
     )
 
 
+def test_an_interrupted_row_ends_its_command_also_where_that_ignores_sigint(tmp_path, monkeypatch):
+    """As what a script starts in the background does."""
+    options = SearchOptions(storage_path=str(tmp_path))
+    row = Row("digits_double", "narrow", DIGITS, "digits_double", options, {}, {}, str(tmp_path))
+    began = tmp_path / "began"
+    command = "import pathlib, signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    command += "; pathlib.Path(sys.argv[1]).touch(); time.sleep(60)"
+
+    def interrupt(*about):
+        if began.exists():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    try:
+        plan = {"wall_seconds": {}}
+        assert row._run("search", [sys.executable, "-c", command, str(began)], plan) == 130
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert plan["wall_seconds"]["search"] < 50
+
+
 @pytest.mark.slow
 def test_a_row_is_found_again_and_goes_on_where_it_was_interrupted(tmp_path):
     (tmp_path / "tiny.yaml").write_text(
@@ -278,7 +302,8 @@ def test_the_documentation_shows_what_was_reproduced():
 
 def test_what_was_reproduced_is_whole():
     rows = [*load_reproductions(RESULTS)]
-    assert {record["row"] for record, _ in rows} >= {"mnist_mnist", "fashionmnist_fashionmnist", "digits_double"}
+    reproduced = {record["row"] for record, _ in rows}
+    assert reproduced >= {"mnist_mnist", "fashionmnist_fashionmnist", "digits_double", "cifar10_cifar10"}
     for record, confirmation in rows:
         folder = RESULTS / f"{record['row']}_{record['size']}"
         assert sorted(confirmation.seed.unique()) == record["confirmed_seeds"]
