@@ -69,9 +69,9 @@ def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
         f" networks, {done} of them done before, {plan.slots} at a time, in {plan.folder}"
     )
     left = len(plan.jobs) - done
-    if left and math.isfinite(plan.trial_seconds):
-        own = sum(job.same_training is None for job in plan.jobs) / len(plan.jobs)
-        least = format_duration(math.ceil(own * left / plan.slots) * plan.trial_seconds)
+    trainings = max(0, left - sum(job.same_training is not None for job in plan.jobs))
+    if trainings and math.isfinite(plan.trial_seconds):
+        least = format_duration(math.ceil(trainings / plan.slots) * plan.trial_seconds)
         say(
             f"at least {least}, as a trial of the search took {format_duration(plan.trial_seconds)}; the attacks on"
             " test images come on top"

@@ -183,11 +183,10 @@ def _take_over(other: Storage, path: Path, epochs: int) -> None:
     earlier version. Where both choose the same epoch, what was measured of its network is taken over, too: it is found
     there by its weights.
     """
-    content = other.read(CHECKPOINT)
-    if content is None:
+    if not other.exists(CHECKPOINT):
         return
     with tempfile.TemporaryDirectory() as temporary:
-        (file := Path(temporary, CHECKPOINT)).write_bytes(content)
+        file = other.fetch(CHECKPOINT, temporary)
         try:
             state = load_checkpoint(file)
         except InputError:  # damaged: its own job will say so
@@ -195,13 +194,13 @@ def _take_over(other: Storage, path: Path, epochs: int) -> None:
     own = with_published_choice(state)
     if own is None or state["history"][-1]["epoch"] < epochs:
         return
-    save_checkpoint(path / CHECKPOINT, own)
     if own["best_epoch"] == state["best_epoch"]:
         measured = other.child(PARTS)
         for name in measured.names():
             if (part := measured.read(name)) is not None:
                 (path / PARTS).mkdir(exist_ok=True)
                 (path / PARTS / name).write_bytes(part)
+    save_checkpoint(path / CHECKPOINT, own)  # last: where it lies, nothing more is taken over
 
 
 def read_result(confirmation: Storage, job: Job) -> dict[str, Any] | None:

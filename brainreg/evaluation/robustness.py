@@ -23,7 +23,7 @@ from brainreg.data.datasets import Dataset
 from brainreg.evaluation.accuracy import as_large_as_fits
 from brainreg.evaluation.checks import check_model, check_outcomes, check_rows
 from brainreg.evaluation.plan import attacked_images, plan_attacks
-from brainreg.evaluation.settings import NO_LIMIT, Evaluation
+from brainreg.evaluation.settings import NO_LIMIT, Evaluation, attack_batch_size
 from brainreg.statistics import packed, wilson_interval
 
 # Which attack says most of a network, whose examples are shown, too: the first of these that was asked for.
@@ -180,7 +180,7 @@ def evaluate(
         )
         measured = as_large_as_fits(
             partial(_of_batches, attacked),
-            settings.attack_batch_size or (250 if images.is_cuda else 25),
+            settings.attack_batch_size or attack_batch_size(images.device.type),
         )
         outcomes[name] = (attack.title, strengths, measured)
         for i, eps in enumerate(strengths):

@@ -9,6 +9,7 @@ from brainreg.attacks.autoattack.attack import AutoAttack
 from brainreg.attacks.noise import NOISES
 from brainreg.data.files import nothing_written
 from brainreg.errors import InputError
+from brainreg.evaluation.settings import attack_batch_size
 from brainreg.evaluation.subject import load_split
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.search.costs import TrialCosts
@@ -102,10 +103,15 @@ def row_costs(
     clean = timing.classify(len(test))
     strengths, attacks = len(measurement.strengths), (AutoAttack(), AutoAttack(version="custom", attacks=("square",)))
     noise = clean * len(NOISES) * (measurement.num_epsilons - 1)
+    together = attack_batch_size(device)
+
+    def attacked(images: int) -> float:
+        return sum(timing.attack(one, images, strengths, together) for one in attacks)
+
     return Costs(
         **vars(TrialCosts.of(timing, space)),
-        evaluation=clean + noise + sum(timing.attack(one, measurement.num_images, strengths) for one in attacks),
-        attacked_image=sum(timing.attacked_image(one, strengths) for one in attacks),
+        evaluation=clean + noise + attacked(measurement.num_images),
+        attacked_image=attacked(together) / together,
     )
 
 

@@ -73,18 +73,21 @@ def _record(
     row: "Row", plan: dict[str, Any], manifest: Mapping[str, Any], results: pd.DataFrame, confirmation: pd.DataFrame
 ) -> dict[str, Any]:
     found = confirmation[confirmation["rank"] == 1]
-    trained = confirmation.drop_duplicates(["setting", "seed"]).training_seconds.sum()
-    attacked = confirmation.drop_duplicates(["setting", "seed", "attack"]).seconds.sum()  # of all its strengths
+    # An attack's seconds are of all its strengths; what both unregularized networks share has the very same seconds.
+    trained = confirmation.drop_duplicates(["seed", "training_seconds"]).training_seconds.sum()
+    attacked = confirmation.drop_duplicates(["seed", "attack", "seconds"]).seconds.sum()
     seeds, images = row.design(plan)
     flags = [f"--trials={len(results)}", f"--seeds={seeds}"]
     flags += [f"--images={images}"] if images != row.measurement.num_images else []
-    flags += [f"--{key}={shlex.quote(str(row.asked[key]))}" for key in ("sampler_seed", "id") if key in row.asked]
-    flags += [f"--precision={plan['precision']}"] if plan.get("precision") else []
+    own = {key: plan.get(key) for key in ("sampler_seed", "id", "precision")}
+    if own["id"] == row.default_id:
+        own["id"] = None
+    flags += [f"--{key}={shlex.quote(str(value))}" for key, value in own.items() if value is not None]
     return {
         "row": Path(row.row).stem,
         "size": row.size,
         "command": f'make reproduce ROW={Path(row.row).stem} SIZE={row.size} ARGS="{" ".join(flags)}"',
-        "id": row.id,
+        "id": plan.get("id", row.id),
         "space": manifest["space"],
         "strategy": manifest["strategy"],
         "seed": manifest["seed"],

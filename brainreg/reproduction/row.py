@@ -93,7 +93,12 @@ class Row:
 
         Rows have different ones, and so are confirmed with different seeds.
         """
-        return self.asked.get("id") or f"reproduction of {Path(self.row).stem}, {self.size}"
+        return self.asked.get("id") or self.default_id
+
+    @property
+    def default_id(self) -> str:
+        """The one that the row has where none is asked for."""
+        return f"reproduction of {Path(self.row).stem}, {self.size}"
 
     @property
     def measurement(self) -> Measurement:
@@ -250,7 +255,7 @@ class Row:
             command += [f"--resume={self.search}"]
         else:
             command += [f"--space={self.space_name}", f"--name={self.search.name}"]
-            command += [f"--storage_path={self.options.storage_path}", f"--id={self.id}"]
+            command += [f"--storage_path={self.options.storage_path}", f"--id={plan.get('id') or self.id}"]
             command += [f"--{key}={plan[key]}" for key in _PASSED_ON if plan.get(key) is not None]
         command += [f"--num-samples={trials}", "--final_attack_seconds=0", *self._machine_flags()]
         return self._run("search", command, plan) or self._nothing_found()

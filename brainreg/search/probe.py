@@ -63,23 +63,19 @@ class Timing:
 
     def classify(self, images: int) -> float:
         """Return the seconds in which a network classifies so many images."""
-        return images * self.forward + _batches(images) * self.forward_start
+        return images * self.forward + math.ceil(images / _MANY_IMAGES) * self.forward_start
 
-    def attack(self, attack: AutoAttackSettings, images: int, strengths: int = 1) -> float:
+    def attack(
+        self, attack: AutoAttackSettings, images: int, strengths: int = 1, batch_size: int = _MANY_IMAGES
+    ) -> float:
         """Return the seconds that so many images cost which withstand an attack: their passes, counted.
 
         What a pass takes with any number of images counts at each strength: other images may be left at each.
         """
-        starts = strengths * _batches(images) * robust_counts(attack, 1, self.forward_start, self.gradient_start)
-        return images * self.attacked_image(attack, strengths) + starts
-
-    def attacked_image(self, attack: AutoAttackSettings, strengths: int = 1) -> float:
-        """Return the seconds that one image more costs which withstands an attack."""
-        return robust_counts(attack, strengths, self.forward, self.gradient)
-
-
-def _batches(images: int) -> int:
-    return math.ceil(images / _MANY_IMAGES)
+        starts = strengths * math.ceil(images / batch_size)
+        return images * robust_counts(attack, strengths, self.forward, self.gradient) + starts * robust_counts(
+            attack, 1, self.forward_start, self.gradient_start
+        )
 
 
 class _Enough(Exception):

@@ -178,6 +178,9 @@ def test_a_row_costs_what_its_space_and_its_measurement_say(monkeypatch):
     )
     assert 0 < short.training < longer.training and 0 < short.evaluation < longer.evaluation
     assert 0 < short.attacked_image * 8 < short.evaluation and short.objective > 0
+    # More images come in more batches, of 25 on a CPU, whose passes start anew.
+    more = row_costs(space, dataclasses.replace(less, num_images=108), str(ROOT / "data"), "cpu", 1, 1)
+    assert more.evaluation - short.evaluation == pytest.approx(100 * short.attacked_image, rel=0.05)
 
 
 # ---------------------------------------------------------------------------------------------

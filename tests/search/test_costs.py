@@ -63,8 +63,9 @@ def test_few_attacked_images_cost_mostly_what_any_pass_takes():
     assert many < 100 * one  # and not 250 times as much
     assert TIMING.attack(AutoAttack(), 251) - many > one - 1e-9  # a second batch
     assert TIMING.attack(AutoAttack(), 25) - TIMING.attack(AutoAttack(), 24) == pytest.approx(
-        TIMING.attacked_image(AutoAttack())
+        robust_counts(AutoAttack(), 1, 0.001, 0.003)
     )
+    assert TIMING.attack(AutoAttack(), 250, batch_size=25) == pytest.approx(10 * TIMING.attack(AutoAttack(), 25))
     gradients = sum(
         count * robust_counts(AutoAttack(), strengths, 0, 1) for count, strengths in ((24 * 0.003, 3), (3 * 0.02, 1))
     )
