@@ -121,7 +121,10 @@ class Driver:
         self._thread.join()
         with contextlib.suppress(InputError):  # silence says the same, a little later
             if not self._is_others():
-                self._search.write(self._file, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
+                try:
+                    self._search.write(self._file, json.dumps({**self._content, "beat": 0.0, "process_began": 0.0}))
+                except StorageError:  # a full disk; what is removed needs no room
+                    self._search.remove(self._file)
 
     def _beat(self) -> None:
         self._search.write(self._file, json.dumps({**self._content, "beat": time.time()}))

@@ -185,6 +185,18 @@ class TestDriver:
         assert driver_of(search) is None
         check_no_driver(search)
 
+    def test_on_a_full_disk_a_driver_that_has_ended_is_not_taken_for_one_that_runs(self, tmp_path, monkeypatch):
+        """The same process may go on at once."""
+        search = Storage(tmp_path)
+        with Driver(search, slots=2):
+            assert driver_of(search) is not None
+
+            def full(*arguments):
+                raise StorageError("full")
+
+            monkeypatch.setattr(Storage, "write", full)
+        assert driver_of(search) is None
+
     def test_a_second_one_is_refused(self, search):
         message = (
             f"search s: process {os.getpid()} on {HERE} runs this search; wait for its end, or end it first:"
