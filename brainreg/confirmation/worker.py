@@ -25,7 +25,7 @@ from brainreg.training.checkpoint import (
     load_checkpoint,
     resumable_checkpoint,
     save_checkpoint,
-    with_published_choice,
+    with_lowest_cross_entropy,
 )
 from brainreg.training.data import load_test_images, load_training_data
 from brainreg.training.loop import train
@@ -177,7 +177,7 @@ def _run(
 
 
 def _take_over(other: Storage, path: Path, epochs: int) -> None:
-    """Put the checkpoint of the same training, with the epoch that is published, where this job's lies.
+    """Put the checkpoint of the same training, with the epoch of the lowest cross-entropy, where this job's lies.
 
     Nothing is put there, so that the network is trained, where that training did not come to its end, or is of an
     earlier version. Where both choose the same epoch, what was measured of its network is taken over, too: it is found
@@ -191,7 +191,7 @@ def _take_over(other: Storage, path: Path, epochs: int) -> None:
             state = load_checkpoint(file)
         except InputError:  # damaged: its own job will say so
             return
-    own = with_published_choice(state)
+    own = with_lowest_cross_entropy(state)
     if own is None or state["history"][-1]["epoch"] < epochs:
         return
     if own["best_epoch"] == state["best_epoch"]:

@@ -33,7 +33,7 @@ _PAUSE_PER_WRITE = 9.0
 
 # In the checkpoint of a training whose best epoch another metric chose: the one with the lowest cross-entropy on the
 # validation images, and its weights.
-PUBLISHED_CHOICE = "published_choice"
+LOWEST_CROSS_ENTROPY = "lowest_cross_entropy"
 
 
 # Metrics of an epoch that every training has.
@@ -200,17 +200,17 @@ def resumable_checkpoint(path: str | Path, on_damaged: Callable[[str], None] | N
         return None
 
 
-def with_published_choice(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+def with_lowest_cross_entropy(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what the same training would have kept if no other metric had chosen its best epoch.
 
     Args:
         checkpoint: of a training with `choose_by`; one of an earlier version does not know it: None.
     """
-    if PUBLISHED_CHOICE not in checkpoint:
+    if LOWEST_CROSS_ENTROPY not in checkpoint:
         return None
-    epoch, weights = checkpoint[PUBLISHED_CHOICE]
+    epoch, weights = checkpoint[LOWEST_CROSS_ENTROPY]
     history = [{name: one[name] for name in _METRICS if name in one} for one in checkpoint["history"]]
-    kept = {name: value for name, value in checkpoint.items() if name != PUBLISHED_CHOICE}
+    kept = {name: value for name, value in checkpoint.items() if name != LOWEST_CROSS_ENTROPY}
     return {**kept, "history": history, "best_epoch": epoch, "best_model": weights, "chosen_by": None}
 
 

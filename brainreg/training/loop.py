@@ -25,7 +25,7 @@ from brainreg.seeds import Stream, seeded_generator
 from brainreg.training.batches import Batches
 from brainreg.training.checkpoint import (
     CHECKPOINT_FORMAT,
-    PUBLISHED_CHOICE,
+    LOWEST_CROSS_ENTROPY,
     CheckpointWriter,
     as_classifier,
     load_weights,
@@ -234,7 +234,7 @@ def _channels_last_pays(settings: Hyperparameters) -> bool:
 
 
 class _Bests:
-    """The best epoch so far and its weights; where another metric chooses it, the published choice beside it.
+    """The best epoch so far and its weights; where another metric chooses it, that of the lowest cross-entropy, too.
 
     Args:
         choose_by: the metric of which the largest value is the best; None: the lowest valid_cross_entropy.
@@ -247,8 +247,8 @@ class _Bests:
         self._found = dict.fromkeys((choose_by, None), (0, _copy_state(network)))
         if state is not None:
             self._found = {choose_by: (state["best_epoch"], state["best_model"])}
-            if PUBLISHED_CHOICE in state:  # not in those of earlier versions
-                self._found[None] = state[PUBLISHED_CHOICE]
+            if LOWEST_CROSS_ENTROPY in state:  # not in those of earlier versions
+                self._found[None] = state[LOWEST_CROSS_ENTROPY]
 
     def update(self, history: list[dict[str, float]]) -> None:
         """See the latest epoch; ties go to the earliest."""
@@ -267,7 +267,7 @@ class _Bests:
         return (
             kept
             if self._choose_by is None or None not in self._found
-            else {**kept, PUBLISHED_CHOICE: self._found[None]}
+            else {**kept, LOWEST_CROSS_ENTROPY: self._found[None]}
         )
 
 

@@ -162,7 +162,7 @@ class TestDone:
             if left == "a part of it":
                 state["history"].pop()
             elif left == "what an earlier version left":
-                del state["published_choice"]
+                del state["lowest_cross_entropy"]
             save_checkpoint(path, state)
             if left == "a damaged file":
                 path.write_bytes(path.read_bytes()[:1000])

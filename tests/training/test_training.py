@@ -32,7 +32,7 @@ from brainreg.training import checkpoint as training_checkpoint
 from brainreg.training import data as training_data
 from brainreg.training import loop as training_loop
 from brainreg.training.batches import Batch
-from brainreg.training.checkpoint import CheckpointWriter, load_checkpoint, load_classifier, with_published_choice
+from brainreg.training.checkpoint import CheckpointWriter, load_checkpoint, load_classifier, with_lowest_cross_entropy
 from brainreg.training.data import load_training_data
 from brainreg.training.loop import DivergedError, learning_rate, train
 from brainreg.training.optimizer import build_optimizer, load_optimizer, optimizer_state
@@ -677,20 +677,20 @@ class TestBestEpoch:
         assert self.trained([0, 7, 1, 5, 6], tmp_path / "c.pt").best_epoch == 1
 
     @pytest.mark.parametrize("interrupted", [False, True])
-    def test_its_checkpoint_keeps_what_the_published_choice_would_have_kept(self, interrupted, tmp_path):
+    def test_its_checkpoint_keeps_what_the_lowest_cross_entropy_would_have_kept(self, interrupted, tmp_path):
         if interrupted:
             self.trained([0, 9, 1, None, None], tmp_path / "c.pt", self.settings.model_copy(update={"epoch_num": 2}))
         self.trained([0, 9, 1, 2, 3], tmp_path / "c.pt")
         self.trained([None] * 5, tmp_path / "published.pt", choose_by=None)
         chosen, expected = (load_checkpoint(tmp_path / name) for name in ("c.pt", "published.pt"))
-        own = with_published_choice(chosen)
+        own = with_lowest_cross_entropy(chosen)
         assert chosen["best_epoch"] == 1 and own["best_epoch"] > 1 and own["chosen_by"] is None
         assert own.keys() == expected.keys() and own["best_epoch"] == expected["best_epoch"]
         for name, value in expected["best_model"].items():
             torch.testing.assert_close(own["best_model"][name], value)
         for one, other in zip(own["history"], expected["history"], strict=True):
             assert one == pytest.approx(other) and one.keys() == other.keys()
-        assert with_published_choice(expected) is None
+        assert with_lowest_cross_entropy(expected) is None
 
     def test_a_training_does_not_go_on_with_another_choice(self, tmp_path):
         self.trained([0, 7, 1, 2, 3], tmp_path / "c.pt")
