@@ -348,8 +348,8 @@ def _measures(attacks: Mapping[str, tuple[Attack, list[float]]], objective: Obje
     measures, row = {0: "clean"}, 1
     for name, (_, strengths) in attacks.items():
         if name in wanted:
-            evaluate_subject, strength = wanted[name]
-            nearest_one = min(range(len(strengths)), key=lambda i: abs(strengths[i] - strength))
-            measures[row + nearest_one] = evaluate_subject
+            measure, strength = wanted[name]
+            nearest = min(range(len(strengths)), key=lambda i: abs(strengths[i] - strength))
+            measures[row + nearest] = measure
         row += len(strengths)
     return measures

@@ -27,7 +27,7 @@ from brainreg.analysis.comparison import (
 )
 from brainreg.confirmation.jobs import Job
 from brainreg.confirmation.plan import Plan, check_not_run, read_plan, write_plan
-from brainreg.confirmation.worker import ERROR, read_result, run_job
+from brainreg.confirmation.worker import EPOCHS_DIFFER, ERROR, read_result, run_job
 from brainreg.errors import InputError
 from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver
@@ -150,7 +150,7 @@ class _Confirmation:
         try:
             while (todo or running) and not self.broken:
                 while len(running) < plan.slots:
-                    job = _next_job(todo, [job for job, _ in running.values()])
+                    job = _next_job(todo, [job for job, _ in running.values()], self._epochs_differ)
                     if job is None:
                         break
                     place = plan.folder.uri, data_dir, plan.manifest["data"]
@@ -167,6 +167,9 @@ class _Confirmation:
         if self.broken:
             self._write()
             raise InputError(f"{self.broken}; {self._done()}. When that is mended, the same command goes on")
+
+    def _epochs_differ(self, name: str) -> bool:
+        return self.plan.folder.child(name).exists(EPOCHS_DIFFER)
 
     def _ended(self, job: Job, began: float, outcome: Mapping[str, Any], todo: deque[Job], tries: dict) -> None:
         for note in outcome.get("notes", ()):
@@ -244,11 +247,15 @@ class _Confirmation:
         say(f"reports: {plan.folder.path(f'*/{REPORT}')}")
 
 
-def _next_job(todo: deque[Job], running: Sequence[Job]) -> Job | None:
-    """Take the first job that need not wait for another one's training; None where all of them must."""
+def _next_job(todo: deque[Job], running: Sequence[Job], epochs_differ: Callable[[str], bool]) -> Job | None:
+    """Take the first job that need not wait for another one; None where all of them must.
+
+    One that shares a training waits until that has ended, and where both choose the same epoch until its network is
+    measured, too: then it has nothing to do itself.
+    """
     unfinished = {job.name for job in (*todo, *running)}
     for job in todo:
-        if job.same_training not in unfinished:
+        if job.same_training is None or job.same_training not in unfinished or epochs_differ(job.same_training):
             todo.remove(job)
             return job
     return None

@@ -34,6 +34,11 @@ from brainreg.training.step import to_float
 _RESULT, ERROR = "result.json", "error.txt"
 
 
+# Says, by being there, that a training has ended and that the objective chose another epoch than the lowest
+# cross-entropy did: the job that shares the training has a network of its own to measure.
+EPOCHS_DIFFER = "epochs_differ"
+
+
 # Files of a job that is remote go there this often at most while it is attacked, in seconds.
 _SEND_SECONDS = 5
 
@@ -151,6 +156,10 @@ def _run(
         **choice,
         on_damaged=notes.append,
     )
+    lowest = min(result.history, key=lambda epoch: epoch["valid_cross_entropy"])
+    if job.objective is not None and lowest["epoch"] != result.best_epoch:
+        place.send()
+        folder.write(EPOCHS_DIFFER, "")
     robustness = evaluate_subject(
         Subject(result.classifier, job.settings, test.tensor, test.labels, "test", job.settings.seed),
         evaluation,

@@ -175,11 +175,20 @@ class TestDone:
         by_name = {job.name: job for job in jobs}
         unregularized = next(job for job in jobs if job.same_training)
         other = by_name[unregularized.same_training]
+        differ: set[str] = set()
         todo = deque([unregularized, other])
-        assert _next_job(todo, []) is other and [*todo] == [unregularized]
-        assert _next_job(todo, [other]) is None and [*todo] == [unregularized]
-        assert _next_job(todo, []) is unregularized and not todo  # it ended, or failed
-        assert _next_job(deque(jobs), []) is jobs[0]
+        assert _next_job(todo, [], differ.__contains__) is other and [*todo] == [unregularized]
+        assert _next_job(todo, [other], differ.__contains__) is None and [*todo] == [unregularized]
+        assert _next_job(todo, [], differ.__contains__) is unregularized and not todo  # it ended, or failed
+        assert _next_job(deque(jobs), [], differ.__contains__) is jobs[0]
+        todo, differ = deque([unregularized]), {other.name}  # the other one is attacked still
+        assert _next_job(todo, [other], differ.__contains__) is unregularized and not todo
+
+    def test_a_job_says_where_both_unregularized_networks_are_of_different_epochs(self, done):
+        for folder in (done[0] / CONFIRMATION_FOLDER).glob("*-seed_*"):
+            state = load_checkpoint(folder / "checkpoint.pt")
+            losses = [epoch["valid_cross_entropy"] for epoch in state["history"]]
+            assert (folder / "epochs_differ").exists() == (state["best_epoch"] != losses.index(min(losses)))
 
     def test_a_confirmation_that_was_begun_without_it_goes_on_without_it(self, done, tmp_path):
         search = copied(done[0], tmp_path)
