@@ -1,6 +1,7 @@
 """Draw the pictures of the documentation, each for light and for dark pages.
 
 python docs/pictures/draw.py                 # writes docs/pictures/*.svg
+python docs/pictures/draw.py found told      # these alone
 python docs/pictures/draw.py --folder=PATH
 
 The images are the handwritten digits that ship with scikit-learn; the numbers of `found` are those of
@@ -331,23 +332,27 @@ def layers() -> Figure:
 
 
 def found() -> Figure:
-    """Draw accuracy by strength on MNIST and FashionMNIST, a point for each network, lines through the means."""
-    rows = (("MNIST", "mnist_mnist_narrow"), ("FashionMNIST", "fashionmnist_fashionmnist_narrow"))
+    """Draw accuracy by strength in three rows of the table, a point for each network, lines through the means."""
+    rows = (
+        ("MNIST", "mnist_mnist_narrow"),
+        ("FashionMNIST", "fashionmnist_fashionmnist_narrow"),
+        ("CIFAR-10", "cifar10_cifar10_narrow"),
+    )
     styles = {
         "found": (BLUE, "o", "found by the search"),
         "published": (GREEN, "^", "published setting"),
         "unregularized": (plt.rcParams["text.color"], "s", "unregularized"),
         "early_stopped": (RED, "D", "unregularized, stopped early"),
     }
-    panels = (
+    attacks = (
         ("AutoAttack standard Linf", "AutoAttack", "eps, largest change of a pixel in [0, 1]"),
         ("Gaussian", "Gaussian noise", "standard deviation, pixels in [0, 1]"),
     )
-    figure, grid = plt.subplots(len(rows), len(panels), figsize=(8, 5.6), sharey=True, layout="constrained")
-    for (data, folder), axes in zip(rows, grid, strict=True):
+    figure, grid = plt.subplots(len(attacks), len(rows), figsize=(9.6, 5.6), sharey=True, layout="constrained")
+    for (data, folder), axes in zip(rows, grid.T, strict=True):
         table = pd.read_csv(ROOT / "analysis/results" / folder / "confirmation.csv")
         table = table[(table["rank"] <= 1) & (table.split == "test")]
-        for ax, (attack, title, label) in zip(axes, panels, strict=True):
+        for ax, (attack, title, label) in zip(axes, attacks, strict=True):
             for name, (color, marker, text) in styles.items():
                 own = table[(table.setting == name) & table.attack.isin([attack, "clean"])]
                 own = own.drop_duplicates(["seed", "eps"])
@@ -359,8 +364,10 @@ def found() -> Figure:
             ax.set_title(f"{data}, {title}", fontsize=10)
             ax.set_xlabel(label)
             ax.set_ylim(0, 100)
+            ax.locator_params(axis="x", nbins=6)
             ax.grid(axis="y", alpha=0.3)
-        axes[0].set_ylabel("accuracy, test images (%)")
+    for ax in grid[:, 0]:
+        ax.set_ylabel("accuracy, test images (%)")
     handles, names = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
@@ -408,10 +415,16 @@ PICTURES: tuple[Callable[[], Figure], ...] = (
 
 
 def main() -> None:
-    """Draw all of them."""
+    """Draw all of them, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = {draw.__name__: draw for draw in PICTURES}
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(every))
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the pictures are written")
-    folder = parser.parse_args().folder
+    arguments = parser.parse_args()
+    folder, names = arguments.folder, arguments.names or [*every]
+    for name in names:
+        if name not in every:
+            parser.error(f"NAME={name}: no such picture; must be one of {', '.join(every)}")
     matplotlib.use("agg")
     for theme, color in THEMES.items():
         own = {
@@ -419,9 +432,9 @@ def main() -> None:
         }
         fixed = {"svg.hashsalt": "brainreg", "axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
         with plt.rc_context(own | fixed):
-            for draw in PICTURES:
-                figure = draw()
-                path = folder / f"{draw.__name__}-{theme}.svg"
+            for name in names:
+                figure = every[name]()
+                path = folder / f"{name}-{theme}.svg"
                 figure.savefig(path, transparent=True, metadata={"Date": None})
                 plt.close(figure)
                 print(path)
