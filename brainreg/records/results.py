@@ -195,8 +195,10 @@ _EPOCH_METRICS = (
     "similarity_loss",
     "valid_cross_entropy",
     "valid_accuracy",
+    "valid_noise_accuracy",
     "proxy_robust_accuracy",
     "proxy_objective",
+    "epoch_objective",
 )
 
 

@@ -23,6 +23,7 @@ GAUGES = {
     "recommended_objective_high": "upper end of its 95% interval",
     "recommended_clean_accuracy": "its expected clean accuracy, a fraction of the validation images",
     "recommended_robust_accuracy": "its expected robust accuracy, a fraction of the attacked images",
+    "recommended_noise_accuracy": "its expected accuracy under noise, where that has a part in the objective",
     "recommended_probability_best": "probability that it is the best of the settings that were tried",
     "largest_objective": "largest objective of a single finished trial",
     "trials_done": "trials that ended: finished, stopped or failed",

@@ -168,6 +168,8 @@ class SearchProgress:
                 "recommended_robust_accuracy": best.robust,
                 "recommended_probability_best": best.p_best,
             }
+            if "noise" in best:  # it has a part in the objective
+                numbers["recommended_noise_accuracy"] = best.noise
         return numbers
 
     @property

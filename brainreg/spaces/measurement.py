@@ -20,6 +20,7 @@ from brainreg.training.checkpoint import fold_batchnorm
 
 # The objective after an epoch, among the metrics of a training whose best epoch is chosen by it.
 EPOCH_OBJECTIVE = "epoch_objective"
+_VALID_NOISE = "valid_noise_accuracy"
 
 # Images classified together.
 _CLEAN_BATCH = 500
@@ -97,13 +98,14 @@ def measure_proxy(
         clean_accuracy: of the classifier; the others are those of `measure_objective`.
 
     Returns:
-        proxy_robust_accuracy, an upper bound of the robust accuracy, never to be compared with one; and
-        proxy_objective, made of it as the objective of the robust accuracy (and of the accuracy under noise, where
-        that has a weight).
+        proxy_robust_accuracy, an upper bound of the robust accuracy, never to be compared with one;
+        proxy_objective, made of it as the objective of the robust accuracy; and, where noise has a weight in both,
+        valid_noise_accuracy.
     """
     robust = _few_steps(objective, classifier, images, labels, seed, objective.proxy_image_num)
     noise = _weighted_noise(objective, classifier, images, labels, seed)
-    return {"proxy_robust_accuracy": robust, "proxy_objective": objective.combined(clean_accuracy, robust, noise)}
+    proxy = objective.combined(clean_accuracy, robust, noise.get(_VALID_NOISE, 0.0))
+    return {"proxy_robust_accuracy": robust, "proxy_objective": proxy, **noise}
 
 
 def _few_steps(
@@ -121,9 +123,11 @@ def _few_steps(
 
 def _weighted_noise(
     objective: Objective, classifier: nn.Module, images: torch.Tensor, labels: torch.Tensor, seed: int
-) -> float:
-    """The accuracy under noise where it has a weight; else it is not measured, and 0."""
-    return _noise_accuracy(objective, classifier, images, labels, seed) if objective.noise_weight else 0.0
+) -> dict[str, float]:
+    """The accuracy under noise, by the name of an epoch's metric, where it has a weight; else it is not measured."""
+    if not objective.noise_weight:
+        return {}
+    return {_VALID_NOISE: _noise_accuracy(objective, classifier, images, labels, seed)}
 
 
 def objective_by_epoch(
@@ -151,13 +155,14 @@ def objective_by_epoch(
     def measure(classifier: nn.Sequential, metrics: Mapping[str, float]) -> dict[str, float]:
         nonlocal best
         network, clean = fold_batchnorm(classifier), metrics["valid_accuracy"]
-        noise = _weighted_noise(objective, network, images, labels, seed)
+        weighted = _weighted_noise(objective, network, images, labels, seed)
+        noise = weighted.get(_VALID_NOISE, 0.0)
         bound = _few_steps(objective, network, images, labels, seed, attacked)
         if objective.combined(clean, bound, noise) <= best:
-            return {}
+            return weighted
         value = objective.combined(clean, _robust(objective, network, images, labels, seed), noise)
         best = max(best, value)
-        return {EPOCH_OBJECTIVE: value}
+        return {EPOCH_OBJECTIVE: value, **weighted}
 
     return measure
 

@@ -23,6 +23,7 @@ from brainreg.records.results import (
 )
 from brainreg.records.searches import CONFIRMATION, load_searches
 from brainreg.records.trial import TrialFiles, TrialRecord
+from brainreg.spaces.measurement import EPOCH_OBJECTIVE
 from brainreg.storage import Storage
 
 SEARCHES = ROOT / "tests" / "searches"  # of real searches, what their tables say; see test_plots.py
@@ -96,6 +97,14 @@ def test_epochs(folder):
     assert [len(epochs) for epochs in results.epochs] == [1, 3, 1, 2, 0, 2]
     epochs = epochs_of(results)
     assert epochs[epochs.trial == 1].valid_accuracy.tolist() == [0.1, 0.6, 0.7]
+
+
+def test_the_table_of_epochs_has_all_that_is_measured_after_an_epoch(folder):
+    files = TrialFiles(Storage(folder), 1)
+    measured = {"valid_noise_accuracy": 0.3, "proxy_robust_accuracy": 0.2, "proxy_objective": 0.5, EPOCH_OBJECTIVE: 0.4}
+    files.write_progress(epochs=[epoch(0, 0.1) | measured], measured={}, seconds=None, node="here")
+    (row,) = epochs_of(load_results(folder)).query("trial == 1").to_dict("records")
+    assert {name: row[name] for name in measured} == measured
 
 
 def test_ranked_by_objective(folder):

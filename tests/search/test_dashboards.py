@@ -157,7 +157,8 @@ def search(tmp_path_factory):
     rays = Path(tempfile.mkdtemp(prefix="ray"))  # in which the names of sockets are not too long
     with (folder / "looked_at.txt").open("w") as file:
         process = subprocess.Popen(
-            [sys.executable, "tune_main.py", f"--space={space}", *TINY, "--name=looked_at", f"--storage-path={folder}"],
+            [sys.executable, "tune_main.py", f"--space={space}", *TINY, "--noise-weight=0.2", "--name=looked_at",
+             f"--storage-path={folder}"],
             cwd=ROOT, env={**os.environ, "RAY_TMPDIR": str(rays)}, stdout=file, stderr=subprocess.STDOUT,
         )  # fmt: skip
     started = Search(folder / "looked_at", process, rays)

@@ -168,6 +168,18 @@ def test_what_is_recommended_and_the_luckiest_run_are_told_apart(progress):
     assert "recommended: setting 4, 0.6" in progress.line() or "recommended: setting 4, 0.7" in progress.line()
 
 
+@pytest.mark.parametrize("noise_weight", [0, 0.3])
+def test_noise_is_counted_where_it_has_a_part_in_the_objective(noise_weight, clock, console):
+    space = SPACE.override({}, {"noise_weight": noise_weight}, {})
+    progress = SearchProgress(total=4, slots=2, space=space, console=console)
+    for number in range(2):
+        progress.started(run(number))
+        progress.finished(number, MEASURED)
+    counts = progress.counts()
+    assert ("recommended_noise_accuracy" in counts) == bool(noise_weight)
+    assert counts.get("recommended_noise_accuracy", 0.8) == pytest.approx(0.8, abs=0.05)
+
+
 def test_a_run_of_a_setting_that_ran_before_says_so(progress, clock, console):
     progress.started(run(0))
     progress.started(run(5, setting_number=0))

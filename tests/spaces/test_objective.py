@@ -45,7 +45,8 @@ def test_accuracy_under_noise_counts_by_its_weight():
     assert weighted.rule == "0.3 clean + 0.5 robust + 0.2 noise" and objective().rule == "0.5 clean + 0.5 robust"
     proxy = measure_proxy(weighted, Brightness(), IMAGES, LABELS, 0, clean)
     expected = 0.3 * clean + 0.5 * proxy["proxy_robust_accuracy"] + 0.2 * noise
-    assert proxy["proxy_objective"] == pytest.approx(expected)
+    assert proxy["proxy_objective"] == pytest.approx(expected) and proxy["valid_noise_accuracy"] == noise
+    assert "valid_noise_accuracy" not in measure_proxy(objective(), Brightness(), IMAGES, LABELS, 0, clean)
 
 
 def test_weights_that_leave_nothing_for_attacks():
@@ -119,4 +120,5 @@ def test_the_objective_after_each_epoch_is_that_of_measure_wherever_it_can_be_th
     assert max(known) == max(expected) and None in found
     # It goes on with what was known.
     later = objective_by_epoch(weighted, IMAGES, LABELS, 0, [{EPOCH_OBJECTIVE: 1.0}])
-    assert later(networks[0], {"valid_accuracy": measured[0]["clean_accuracy"]}) == {}
+    again = later(networks[0], {"valid_accuracy": measured[0]["clean_accuracy"]})
+    assert again == ({"valid_noise_accuracy": measured[0]["noise_accuracy"]} if noise_weight else {})
