@@ -17,15 +17,12 @@ from brainreg.errors import InputError
 # Seconds within which what is asked for over a network must answer.
 PATIENCE = 8.0
 
-
 # What fails over a network is tried again after so many seconds.
 _PAUSES = (0.5, 2.0, 5.0, 10.0)
-
 
 # Each time, a request is sent so often: a server that is silent for 3 s is asked again, and given up within PATIENCE.
 # (pyarrow's own `from_uri` asks thirty times, and lets the process end only then.)
 _REQUESTS = 2
-
 
 # What may stand behind the question mark of an address.
 _S3_OPTIONS = ("endpoint_override", "scheme", "region")

@@ -23,10 +23,8 @@ from brainreg.errors import InputError, Model, checked_value, nearest, validated
 # Where data sets are looked for, unless `--data_dir` says otherwise.
 DATA_DIR = "data"
 
-
 # Where searches have their folders, unless `--storage_path` says otherwise.
 RESULTS_DIR = "results"
-
 
 _MOST_THREADS = 1024
 

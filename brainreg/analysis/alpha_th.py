@@ -128,7 +128,6 @@ def _on_test_images(summary: pd.DataFrame, best: int | None) -> dict[str, Any]:
 
 _PUBLISHED = {"alpha": "reg_alpha", "th": "reg_thresh", "range": "reg_range"}
 
-
 _FOUND = {
     "alpha": "reg_alpha",
     "th": "reg_thresh",
@@ -138,9 +137,7 @@ _FOUND = {
     "k": "reg_batch_size",
 }
 
-
 _AS_GOOD = {"alpha": "reg_alpha", "th": "reg_thresh"}
-
 
 _TABLE_COLUMNS = [
     *("data", "search", "running", "trials"),
@@ -367,8 +364,6 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
 
 
 _LATEX_HEADS: dict[str, str] = {UNREGULARIZED: "unreg.", EARLY_STOPPED: "stopped", PUBLISHED: "publ.", FOUND: "found"}
-
-
 _SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 

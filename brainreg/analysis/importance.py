@@ -35,18 +35,14 @@ EVALUATORS: dict[str, Callable[[int, int], BaseImportanceEvaluator]] = {
     "PED-ANOVA": lambda seed, trees: PedAnovaImportanceEvaluator(),
 }
 
-
 # Of a random forest: Optuna's own default.
 TREES = 64
-
 
 # With fewer trials there is nothing to tell.
 FEWEST_TRIALS = 5
 
-
 # Random orders of the objectives. Of shares that are noise, one in twenty is larger than all of these: a 95% band.
 _ORDERS = 19
-
 
 _FOLDS = 5  # of the cross-validation
 

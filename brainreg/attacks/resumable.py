@@ -21,10 +21,8 @@ from brainreg.attacks.inputs import as_images, as_labels
 # Images of the first batch where time is limited, and how much larger than the last one the next may be.
 _FEW, _GROWTH = 4, 8
 
-
 # Images that tell one model's behaviour from another's, and the noise that they are shown with, too.
 _SHOWN, _NOISE = 8, 0.1
-
 
 # Adversarial examples that are kept of each part, and shown of an evaluation: those that needed the least.
 KEPT_EXAMPLES = 16

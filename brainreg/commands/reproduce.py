@@ -21,7 +21,6 @@ from brainreg.spaces.files import SPACES_FOLDER, load_space
 # Narrow networks on a part of the images, for a CPU: a space file a row.
 _NARROW = "narrow"
 
-
 # Flags of a search that mean nothing here, or that are the reproduction's own.
 _OTHERS = (*SEARCH_ONLY, "address")
 

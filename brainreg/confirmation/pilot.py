@@ -14,7 +14,6 @@ from brainreg.statistics import Spread, power
 # The difference of robust accuracies that a confirmation should find, and how probably.
 WORTH_FINDING, POWER = 0.1, 0.8
 
-
 # The most seeds of a setting.
 _MOST_SEEDS = 60
 

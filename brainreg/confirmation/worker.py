@@ -33,11 +33,9 @@ from brainreg.training.step import to_float
 
 _RESULT, ERROR = "result.json", "error.txt"
 
-
 # Says, by being there, that a training has ended and that the objective chose another epoch than the lowest
 # cross-entropy did: the job that shares the training has a network of its own to measure.
 EPOCHS_DIFFER = "epochs_differ"
-
 
 # Files of a job that is remote go there this often at most while it is attacked, in seconds.
 _SEND_SECONDS = 5

@@ -45,7 +45,6 @@ class Dataset:
 
 _MNIST_NOISE = (0.5, 0.5, 0.3)
 
-
 DATASETS = {
     data.name: data
     for data in (
@@ -69,7 +68,6 @@ DATASETS = {
         ),
     )
 }
-
 
 # How the name of a file of NumPy arrays ends.
 ARRAYS = ".npz"

@@ -14,8 +14,6 @@ from brainreg.data.images import readable
 from brainreg.errors import first_line
 
 logger = logging.getLogger(__name__)
-
-
 keeps_files: ContextVar[bool] = ContextVar("keeps_files", default=True)
 
 
@@ -30,8 +28,6 @@ def nothing_written() -> Iterator[None]:
 
 
 _UMASK = os.umask(0o077)  # can only be read by setting it
-
-
 os.umask(_UMASK)
 
 

@@ -10,10 +10,8 @@ from brainreg.errors import InputError
 
 TRAINING, VALIDATION, REGULARIZATION, TEST = "training", "validation", "regularization", "test"
 
-
 # What the name of a fingerprint begins with that is of a network's code, and of no images.
 CODE = "code of "
-
 
 # What is said where there is nothing to compare with.
 UNKNOWN_DATA = "this {} was begun by a version that kept no fingerprints: whether the data are the same cannot be told"

@@ -31,7 +31,6 @@ def _file_checksum(path: str) -> str:
 # Folders of these names are parts of a data set, not classes.
 _PARTS = {"train", "training", "test", "testing", "val", "valid", "validation"}
 
-
 # What 16-bit images that hold fewer bits stay below in 8 bits, and masks, too.
 _DARK = 64
 

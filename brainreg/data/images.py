@@ -21,18 +21,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 # Those that torchvision's ImageFolder reads.
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-
 
 # Pillow's modes of gray images.
 GRAY_MODES = ("1", "L", "LA", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
-
 # What systems and their archives leave in folders; so does whatever begins with a dot.
 _SYSTEM = {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
-
 
 # Float pixels that rounding left a little outside [0, 1].
 _ROUNDING = 1e-3

@@ -18,32 +18,15 @@ from brainreg.attacks.resumable import Measured
 
 # Every image can be made gray by a perturbation of this size (Linf): no network should withstand it.
 _HUGE = 0.5
-
-
 _AT_HUGE = AutoAttack(version="custom", attacks=("apgd-ce",), n_iter=20)
-
-
 _HUGE_IMAGES = 16
 
-
 _LOOKED_AT = 64  # images, for the cheap checks
-
-
 _RANDOM = 1e-4  # largest difference between two passes, at logits of unit length; the authors' number
-
-
 _SQUARE = 0.002  # share of images that the black-box attack of AutoAttack may break alone; the authors' number
-
-
 _BLACK_BOX = 0.02  # how much lower the accuracy under a black-box attack may be than under a white-box one
-
-
 _NAMED = 5  # attacks that a warning lists
-
-
 _CHANCE = 0.01  # how often chance alone may raise a warning
-
-
 _WIDE = 0.1  # width of a 95% interval that says little
 
 

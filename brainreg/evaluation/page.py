@@ -21,16 +21,11 @@ from brainreg.storage import Storage
 # The title of a corruption ends with where its images come from.
 CORRUPTIONS = ("(CIFAR-10-C)", "(CIFAR-100-C)", "(generated)")
 
-
 Row = dict[str, Any]
-
-
 _NORMS = {"Linf", "L2", "L1"}
-
 
 # Of a curve, in units of its view box: width and height, and what lies left, right, above and below the axes.
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 360, 236, 46, 24, 10, 44
-
 
 # Images are enlarged by a whole factor, to so many CSS pixels at the most.
 _IMAGE_WIDTH = 112
@@ -115,7 +110,6 @@ _SAID: dict[str, Callable[[Row], str]] = {
     "n": lambda row: _plain(row["n"]),
     "seconds": lambda row: _plain(row["seconds"]),
 }
-
 
 # What the macro `table` takes: label, names of the columns, rows, and which columns hold texts.
 _Table = tuple[str, list[str], list[list[str]], list[bool]]

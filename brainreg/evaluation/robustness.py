@@ -29,13 +29,8 @@ from brainreg.statistics import packed, wilson_interval
 # Which attack says most of a network, whose examples are shown, too: the first of these that was asked for.
 TELLING = ("autoattack", "pgd", "square", "fgsm", "transfer-fgsm", "autoattack-l2", "autoattack-l1", "boundary")
 
-
 COLUMNS = ("attack", "eps", "norm", "n", "correct", "accuracy", "low", "high", "seconds", "seed", "versions")
-
-
 _CLEAN_BATCH = 500
-
-
 _BOUNDARY_REPEATS = 5
 
 

@@ -26,8 +26,6 @@ def _in_order(eps: tuple[float, ...] | None) -> tuple[float, ...] | None:
 
 
 Strengths = Annotated[tuple[Annotated[float, Field(ge=0)], ...] | None, COMMA_SEPARATED, AfterValidator(_in_order)]
-
-
 NoiseStrengths = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], COMMA_SEPARATED, AfterValidator(_in_order)]
 
 

@@ -8,7 +8,6 @@ import torch
 # Rows of the similarity matrix worked on at once: 512 x 5,000 float32 values are 10 MB.
 BLOCK = 512
 
-
 # An image whose pixels differ from the mean image by less than this (root mean square, [0,1] units;
 # a gray level is 0.0039) is the mean image up to rounding, and has no direction to compare.
 _SAME_AS_MEAN = 1e-6

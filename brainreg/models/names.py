@@ -10,7 +10,6 @@ RESNETS = ("ResNet18", "ResNet34", "ResNet50", "ResNet101")
 # What the name of one of timm's networks begins with.
 TIMM = "timm:"
 
-
 # A function of the user's.
 _OWN = re.compile(r"(?!timm:)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 

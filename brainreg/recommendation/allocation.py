@@ -18,7 +18,6 @@ from brainreg.recommendation.surrogate import Surrogate
 # How often the leader itself is run, and not its challenger.
 _LEADER_SHARE = 0.5
 
-
 # So many draws look for a challenger.
 _CHALLENGER_DRAWS = 64
 

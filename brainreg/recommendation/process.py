@@ -9,10 +9,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 # Variance of the mean, of standardized values.
 MEAN_VARIANCE = 1.0
 
-
 JITTER = 1e-8
-
-
 SettingKey = tuple[int, bytes]
 
 

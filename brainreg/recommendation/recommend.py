@@ -10,14 +10,11 @@ from brainreg.recommendation.surrogate import Surrogate
 # Draws of the posterior that probabilities are counted over.
 _DRAWS = 4000
 
-
 # Of fewer runs, it cannot be told how well they are predicted.
 _LEAST_GUARDED = 10
 
-
 # A difference of the objective that decides nothing.
 INDIFFERENCE = 0.005
-
 
 # A setting whose objective is no further below that of the best is as good.
 AS_GOOD = 0.01

@@ -19,15 +19,12 @@ from brainreg.statistics import knee
 # Runs that repeat a setting: with fewer, too little is known of the noise of a run.
 FEWEST_REPEATS = 3
 
-
 # What is expected of a setting: column of a trial's table, and what its columns here begin with.
 _EXPECTED = {"objective": "objective", "clean_accuracy": "clean", "robust_accuracy": "robust"}
 _WEIGHTED_NOISE = {"noise_accuracy": "noise"}
 
-
 # A setting that is as good as the best with less than this probability is said not to be.
 LEAST_AS_GOOD = 0.1
-
 
 # Columns of `Advice.settings` before and behind the searched hyperparameters, and behind what is expected.
 _FIRST = ("setting_number", "setting")
@@ -36,7 +33,6 @@ _LAST = (
     *("mean_objective", "largest_objective", "p_best", "p_near", "p_front"),
     *("p_better_unregularized", "p_better_published"),
 )
-
 
 # What `with_expectations` says of a trial.
 EXPECTATIONS = (

@@ -32,29 +32,23 @@ from brainreg.recommendation.process import (
 # settings, of the noise, of the seeds' offsets, and of the length scales (the cube's edge is 1).
 _PRIORS = {"signal": (0.7, 1.0), "noise": (0.4, 1.0), "offset": (0.02, 1.5), "length": (0.7, 0.8)}
 
-
 # How much settings' variances of the noise resemble each other: each counts as if so many further runs had told of it,
 # all of them of the common variance. (Degrees of freedom of a scaled inverse chi-squared distribution; `--noise` of
 # benchmarks/recommendation.py fits 6.1 to 65 settings of eight seeds each on digits.)
 _NOISE_FREEDOM = 6.0
 
-
 # Times that scales and variances are fitted again once the settings' noise is known, and steps of finding that.
 _ROUNDS, _STEPS = 2, 4
 
-
 # Processes whose scales are drawn around the fitted ones, in pairs that lie opposite each other.
 _PROCESSES = 8
-
 
 # Of more runs, scales and variances are fitted to so many, drawn at random; all runs count in the posterior. (The time
 # of a fit grows with the cube of their number.)
 _MOST_FITTED = 300
 
-
 # The standard deviation of accuracies that is assumed as long as fewer runs are known, or all are equal.
 _FIRST_SCALE, _LEAST_SCALED, _LEAST_SCALE = 0.1, 3, 1e-9
-
 
 # Of scales, in units of their prior: the largest distance from its middle, and the largest standard deviation of draws.
 _FARTHEST, _WIDEST = 4.0, 1.5

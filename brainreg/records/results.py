@@ -20,10 +20,8 @@ from brainreg.storage import Storage
 
 TABLE, EPOCHS_TABLE, SETTINGS_TABLE = "results.csv", "epochs.csv", "settings.csv"
 
-
 # The folder of the recommended network, and how that and the unregularized one stood the last, strongest attack.
 BEST, FINAL_TABLE = "best", "final_attack.csv"
-
 
 # What a finished trial reports, in the order of the table's columns.
 MEASURED = (

@@ -26,13 +26,11 @@ from brainreg.storage import Storage, StorageError
 # by whoever measures that.
 CONFIRMATION, CONFIRMATION_FOLDER = "confirmation.csv", "confirmation"
 
-
 # What its reader needs of a confirmation.
 _CONFIRMED = (
     *("setting", "rank", "trial", "seed", "split", "measure", "attack", "eps", "n", "accuracy", "low", "high"),
     *("weight", "seeds"),
 )
-
 
 # How a search stands.
 RUNNING, INTERRUPTED, DONE, OTHER_VERSION = "running", "interrupted", "done", "of another version"

@@ -12,14 +12,10 @@ from brainreg.errors import InputError
 from brainreg.storage import Storage, StorageError
 
 CHECKPOINT = "checkpoint.pt"
-
-
 _TRIAL, _PROGRESS = "trial.json", "progress.json"
-
 
 # How a trial stands. A stopped one was no longer worth its time; an unfinished one runs or was interrupted.
 FINISHED, STOPPED, FAILED, UNFINISHED = "finished", "stopped", "failed", "unfinished"
-
 
 _READERS = 32  # of trials at a time, over a network
 

@@ -21,7 +21,6 @@ from brainreg.statistics import least_seeds
 # Seconds that the starts of Ray, the loading of data and the notebooks take.
 OVERHEAD = 90
 
-
 # The next time, the same steps may take so much longer.
 _MARGIN = 1.2
 

@@ -27,13 +27,8 @@ if TYPE_CHECKING:
     from brainreg.reproduction.row import Row
 
 RECORD = "reproduction.json"
-
-
 _FIGURES = ("comparison", "differences", "landscape", "robustness_curves")
-
-
 _TRIALS, _ALPHA_TH, _CURVES = "trials.csv", "alpha_th.csv", "robustness_curves.csv"
-
 
 # Columns of a search's table that say where it ran, or are told in full elsewhere.
 _LEFT_OUT = ("checkpoint", "node", "epochs", "retries")

@@ -48,14 +48,11 @@ from brainreg.training.device import device_name
 
 _NOTEBOOKS = ("01_overview", "02_alpha_th_table", "03_landscape", "05_robustness_curves")
 
-
 # Flags that are the search's own.
 _PASSED_ON = ("sampler_seed", "precision")
 
-
 # What the file of a reproduction must say of it to go on.
 _NEEDED = {"space", "budget", "costs", "at_a_time", "devices", "wall_seconds", "workload"}
-
 
 SIZES = {
     "narrow": Measurement(),

@@ -11,10 +11,8 @@ SEARCH_ONLY = (
     *("num_samples", "minutes", "gpu_hours", "tolerance", "name", "id", "prior", "study", "log", "tensorboard"),
 )
 
-
 # The share of a GPU that is tried before a search begins; see `brainreg.search.packing`.
 AUTO: Final = "auto"
-
 
 # Trials of a search that another limit ends, at most.
 MOST_TRIALS = 1000

@@ -15,10 +15,8 @@ from brainreg.training.device import lacks_memory
 # Twice as many trials must train so many times the steps, or they are not worth what each of them waits longer.
 _WORTH = 1.15
 
-
 # The most trials on a GPU that are tried.
 _MOST = 16
-
 
 # Part of a GPU's memory that trials may fill, and bytes of each beside what PyTorch reserves: CUDA itself.
 _FILLED, _CONTEXT = 0.9, 600 * 2**20

@@ -20,27 +20,21 @@ from brainreg.spaces.space import Space
 # The first runs of new settings share so many seeds in turn: settings of one seed are compared without its offset.
 _FIRST_SEEDS = 4
 
-
 # Before anything is learned, so many settings are spread over the space.
 _SPREAD_SETTINGS = 6
 
-
 # For every so many trials, each control has one more run.
 _TRIALS_A_CONTROL_RUN = 12
-
 
 # New settings that are looked at: spread over the space, and near each of the best known ones, with the standard
 # deviation of their distance along each parameter.
 _SPREAD_CANDIDATES, _NEAR_CANDIDATES, _NEAR_SETTINGS, _NEAR = 192, 16, 4, 0.1
 
-
 # The last part of a search of so many trials or more runs known settings again, and no new ones.
 _RACE_FROM, _RACE_TRIALS = 0.65, 13
 
-
 # Of fewer finished trials, it is not told how much better the best setting may be.
 _LEAST_FINISHED = 12
-
 
 # Stopped runs are estimated from their proxies where so many finished runs show how the two go together.
 _LEAST_PAIRS = 5

@@ -22,9 +22,7 @@ from brainreg.spaces.space import Space
 # In a terminal the table is redrawn in place; elsewhere a line of progress is printed this often at most.
 _LINE_SECONDS = 30
 
-
 _SHOWN_TRIALS = 20
-
 
 # What the settings' runs say is told anew when a finished trial was added, in a long search when a part of them was.
 _ADDED_PART = 1 / 25

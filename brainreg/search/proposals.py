@@ -21,7 +21,6 @@ from brainreg.spaces.space import Space
 # A space of more settings than this is not listed: no search uses it up.
 _MOST_LISTED = 10_000
 
-
 # So often a sampler may propose what is known already; then something else is drawn at random.
 _TRIES, _RANDOM_TRIES = 5, 1000
 

@@ -67,7 +67,6 @@ from brainreg.training.device import device_name
 
 _RAYS_FOLDER = "ray"  # what Ray Tune itself keeps of the search, and TensorBoard's logs; nothing is read from it
 
-
 # Ray Tune writes its own table this often, in seconds.
 _RAYS_PERIOD = 10
 

@@ -11,10 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 # Optuna's samplers propose at random until they have seen this many trials.
 _RANDOM_TRIALS = 10
 
-
 # Trials of a generation of NSGA-II.
 _POPULATION = 8
-
 
 # A Gaussian process sees so many finished trials at most: its next proposal takes longer the more it sees.
 _MOST_OF_GP = 100

@@ -12,10 +12,8 @@ from brainreg.spaces.space import Space
 # What the two goals are, in the order of the study's values.
 GOALS = {"combined": ("objective",), "pareto": ("clean_accuracy", "robust_accuracy")}
 
-
 # The sampler that proposes by the surrogate of the runs; the others are Optuna's.
 SURROGATE = "thompson"
-
 
 # In a shorter search, ASHA leaves too few trials that finish: of eight, one besides the unregularized setting.
 _ASHA_FROM = 20

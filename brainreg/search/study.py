@@ -25,14 +25,12 @@ from brainreg.storage import StorageError
 # What is known of a measured trial beside its values.
 _ATTRIBUTES = ("objective", "clean_accuracy", "robust_accuracy", "noise_accuracy")
 
-
 _STATES = {
     FINISHED: TrialState.COMPLETE,
     STOPPED: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
     UNFINISHED: TrialState.RUNNING,
 }
-
 
 _ENDED = {TrialState.PRUNED: STOPPED, TrialState.FAIL: FAILED}
 

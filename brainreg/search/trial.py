@@ -27,19 +27,11 @@ from brainreg.training.step import to_float
 
 # What a report says beside an epoch's metrics and the measured objective.
 REPLAYED = "replayed"  # what was known before; a search that is resumed hears it again
-
-
 NOTE = "note"  # a line that the user should read
-
-
 HOPELESS = "hopeless"  # the error that follows would come again
-
-
 BROKEN = "broken"  # the storage failed, and with it the search
 
-
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-
 
 # How long a trial that lacked a GPU's memory waits before it is tried again, in seconds: a neighbour may be done then.
 RETRY_PAUSE = 30.0

@@ -12,8 +12,6 @@ from brainreg.errors import InputError, nearest, validated
 from brainreg.spaces.space import Space
 
 SPACES_FOLDER = SPACES
-
-
 _VARIANTS = "variants"  # folder of what a variant changes in any space
 _NARROW = "narrow"
 

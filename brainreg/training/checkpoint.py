@@ -22,23 +22,17 @@ from brainreg.models.build import build_model
 from brainreg.models.own import code_of
 
 CHECKPOINT_FORMAT = 4
-
-
 _WITHOUT_FINGERPRINTS = 3  # of the whole data; all else is as it is now
-
 
 # In the background, a pause so many times as long as the write before it.
 _PAUSE_PER_WRITE = 9.0
-
 
 # In the checkpoint of a training whose best epoch another metric chose: the one with the lowest cross-entropy on the
 # validation images, and its weights.
 LOWEST_CROSS_ENTROPY = "lowest_cross_entropy"
 
-
 # Metrics of an epoch that every training has.
 _METRICS = ("epoch", "lr", "cross_entropy", "similarity_loss", "valid_cross_entropy", "valid_accuracy")
-
 
 _CHECKPOINT_KEYS = {
     *("hyperparameters", "data", "in_channels", "num_classes", "image_size", "model", "optimizer", "pairs", "history"),

@@ -25,14 +25,11 @@ from brainreg.training.device import default_device
 
 logger = logging.getLogger(__name__)
 
-
 # Side of the smallest images that a network of four sections makes sense of.
 _SMALLEST = 8
 
-
 # Hyperparameters that `settings_of_few_images` may choose.
 OF_FEW_IMAGES = ("valid_portion", "reg_image_num")
-
 
 # Validation images of data whose own default portion is fewer, and the largest portion that they may take for it.
 _ENOUGH_VALIDATION, _MOST_VALIDATION = 400, 0.25

@@ -39,14 +39,8 @@ from brainreg.spaces.published import PUBLISHED_SETTINGS
 
 # Of the smoothing of a heat map: a part of the axes' lengths. Far from all trials it fades away.
 _WIDTH = 0.1
-
-
 _CELLS = 120
-
-
 _LEAST_FOR_MAP = 6  # trials; fewer are points alone, since a map of them would say more than is known
-
-
 _FEW_VALUES = 4  # of a number have a panel each; more are divided into three parts
 
 

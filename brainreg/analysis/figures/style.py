@@ -25,28 +25,15 @@ from brainreg.spaces.names import EARLY_STOPPED, FOUND, PUBLISHED, UNREGULARIZED
 # Width of a paper's column, in inches.
 COLUMN = 3.3
 
-
 # Okabe and Ito's colors, without the yellow, which is too light for lines; and markers, so that no color is needed.
 BLUE, _RED, _GREEN, _SKY = "#0072B2", "#D55E00", "#009E73", "#56B4E9"
-
-
 _PINK, ORANGE, BLACK, GRAY = "#CC79A7", "#E69F00", "#000000", "#808080"
-
-
 _COLORS = (BLUE, _GREEN, _PINK, _SKY, ORANGE, _RED, BLACK)
-
-
 _MARKERS = ("o", "^", "v", "P", "X", "p", "s")
-
-
 _LINES = ("-", "--", "-.", ":")
 
-
 HEAT = "cividis"
-
-
 PLAIN = "{x:g}"  # how numbers on an axis are written
-
 
 # How the settings that others are compared with are marked in every figure.
 SETTING_MARKERS: dict[str, dict[str, Any]] = {
@@ -56,13 +43,10 @@ SETTING_MARKERS: dict[str, dict[str, Any]] = {
     FOUND: {"marker": "*", "color": ORANGE, "markersize": 10},
 }
 
-
 # Of a setting that has none of its own.
 PLAIN_MARKER: dict[str, Any] = {"marker": "o", "color": BLUE, "markersize": 4}
 
-
 GIVEN = (UNREGULARIZED, EARLY_STOPPED, PUBLISHED)
-
 
 STOPPED_STYLE: dict[str, Any] = {
     "linestyle": "none",
@@ -72,9 +56,7 @@ STOPPED_STYLE: dict[str, Any] = {
     "markeredgewidth": 0.7,
 }
 
-
 EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6}
-
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,

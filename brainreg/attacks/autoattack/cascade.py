@@ -17,11 +17,9 @@ from brainreg.attacks.names import Norm
 # (a unit in the last place of each pixel).
 _ROUNDING = 1e-5, 2**-24
 
-
 # Copies of images, one for each target class, that are attacked as one batch while few images are left. Small batches
 # take as long as these; larger ones would take longer, and an image that one target breaks needs no others.
 _SIDE_BY_SIDE = 64
-
 
 # Signs of masked gradients, as `Outcome.masked` counts them.
 _NO_GRADIENT, _BY_SQUARE, _BELOW = 1, 2, 3

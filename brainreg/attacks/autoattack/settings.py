@@ -12,7 +12,6 @@ from brainreg.errors import InputError
 # The attacks on the difference-of-logits ratio, and the logits that it compares.
 _DLR, _DLR_CLASSES = ("apgd-dlr", "apgd-t"), 4
 
-
 _VERSIONS: dict[str, tuple[AttackName, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),

@@ -18,7 +18,6 @@ from brainreg.seeds import Stream, seeded_generator
 # Margin and loss of an image that Square has asked about before: it does not take it.
 _REFUSED = 1e30
 
-
 # The authors' attacks report through it, what they warn of among the rest.
 logger = logging.getLogger("auto-attack")
 
