@@ -3,7 +3,7 @@
 python benchmarks/published_rows.py --data_dir=data
 
 Each row is the published command with fewer channels, images and epochs, so that a CPU can run it; the accuracies
-say that it runs and learns, and nothing of the published results. Other flags are passed on to train.py.
+say that it runs and learns, and nothing of the published results. Other flags are passed on to `brainreg train`.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 A convolutional network is trained with cross-entropy plus alpha times a loss that pulls the similarities of its
 representations toward the thresholded similarities of the images' pixels (arXiv 2410.03952). Everything but
-`brainreg.search` and `brainreg.confirmation` is a plain PyTorch library, without Ray.
+searches, confirmations and reproductions is a plain PyTorch library, without Ray.
 
 The names of `__all__` are the public interface; each is imported when it is first used.
 """

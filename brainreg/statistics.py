@@ -25,9 +25,8 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-# Sign flips are all tried for so many seeds; of more, so many are drawn.
+# All sign flips of so many seeds are tried where there are no more flips than this; else so many are drawn.
 _FLIPS = 9999
-
 
 _BOOTSTRAPS = 1000
 

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of this project: flags, text, files, time limits."""
+"""Small helpers below all other packages: flags, text, files, time limits."""

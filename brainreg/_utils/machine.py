@@ -7,6 +7,13 @@ import joblib
 from brainreg.errors import InputError
 
 
+def allowed_cores() -> set[int]:
+    """Return the numbers of the CPU cores that this process may run on; all of them on systems that confine none."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def cpu_cores() -> int:
     """Return how many CPU cores this process may use: the one count that trials, threads and names derive from.
 

@@ -27,14 +27,10 @@ from brainreg.statistics import (
 # What is measured of networks; the objective is the search's, made of the next two.
 MEASURES = ("objective", "clean", "robust", "noise")
 
-
 # What is compared: which setting is better may depend on the strength of the attack. The strengths beside the search's
 # own are those that were measured nearest to these multiples of it.
 STRENGTHS = {"robust_weaker": 0.5, "robust_stronger": 1.5}
-
-
 COMPARED_MEASURES = ("objective", "clean", "robust_weaker", "robust", "robust_stronger", "noise")
-
 
 # What is compared with what; of the found settings, only the one that the search ranked first.
 COMPARED = (
@@ -225,7 +221,7 @@ def _paired(better: pd.DataFrame, than: pd.DataFrame, measure: str, comparisons:
 
 
 def format_confirmation(summary: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of `confirmed` as people read it: accuracies in percent, with their intervals."""
+    """Return the table of `confirmation_table` as people read it: accuracies in percent, with their intervals."""
     seen = pd.DataFrame({"setting": [_title(*row) for row in zip(summary.setting, summary["rank"], strict=True)]})
     if summary.search.nunique() > 1:
         seen.insert(0, "search", summary.search)
@@ -259,7 +255,7 @@ def _title(setting: str, rank: int) -> str:
 
 
 def confirmation_notes(confirmation: pd.DataFrame | None) -> list[str]:
-    """Return what a reader of `confirmed` and `paired` must know, a sentence each."""
+    """Return what a reader of `confirmation_table` and `compare_settings` must know, a sentence each."""
     summary, long = confirmation_table(confirmation), _by_seed(confirmation)
     notes = []
     for search, group in summary.groupby("search", sort=False):
@@ -311,7 +307,7 @@ def _range(long: pd.DataFrame, search: str, measure: str) -> str:
 
 
 def describe_differences(differences: pd.DataFrame) -> list[str]:
-    """Return what `paired` found in plain sentences: whether a difference is larger than the noise."""
+    """Return what `compare_settings` found in plain sentences: whether a difference is larger than the noise."""
     lines = []
     for (search, better, than), group in differences.groupby(["search", "better", "than"], sort=False):
         first = group.iloc[0]
@@ -360,7 +356,7 @@ def _spread_said(row: Any) -> str:
 
 
 def verdict_of(row: Any) -> str:
-    """Return what a row of `paired` says: whether its difference is larger than the noise.
+    """Return what a row of `compare_settings` says: whether its difference is larger than the noise.
 
     It is where the interval leaves out 0; without the assumption of normal differences only where the sign-flip test
     says so, too.

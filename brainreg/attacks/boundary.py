@@ -17,6 +17,7 @@ from brainreg.seeds import Stream, seeded_generator
 # Foolbox draws up to 1000 noise images to start from. Most images have one among the first few; the others, often
 # all of the class that the model sees in noise, draw the rest by themselves.
 _DIRECTIONS = (20, 980)
+
 _BLENDS = 50  # steps of the line from an image to its noise, Foolbox's default for this attack
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from brainreg.attacks.base import Attack, Outcome, Target, outcome_of_versions
 from brainreg.attacks.inputs import as_images
 from brainreg.attacks.names import CORRUPTIONS
-from brainreg.errors import InputError, nearest
+from brainreg.errors import InputError, first_line, nearest
 from brainreg.seeds import Stream
 
 SEVERITIES = 5
@@ -183,7 +183,7 @@ def _library() -> ModuleType:
         import imagecorruptions
     except ImportError as error:  # most often OpenCV's, on a machine without a screen
         raise InputError(
-            f"corruptions: imagecorruptions cannot be imported ({str(error).splitlines()[0]}); install it, and what"
+            f"corruptions: imagecorruptions cannot be imported ({first_line(error)}); install it, and what"
             " OpenCV needs of the system: libGL and GLib (libgl1 and libglib2.0-0 of Debian and Ubuntu)"
         ) from error
     return imagecorruptions

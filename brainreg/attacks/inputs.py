@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 
 # How far rounding may carry a pixel beyond [0, 1], as where images were scaled and scaled back in another precision.
 _ROUNDING = 1e-5
@@ -109,7 +109,7 @@ class CheckedModel(nn.Module):
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             if self._classes is not None:  # it takes such images: the fault is another
                 raise
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             shape = tuple(images.shape)
             raise InputError(f"model: does not take images of shape {shape} on {images.device} ({reason})") from error
         if not isinstance(output, torch.Tensor):

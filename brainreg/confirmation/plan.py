@@ -26,7 +26,7 @@ from brainreg.evaluation.plan import plan_attacks
 from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import NO_LIMIT, Evaluation
 from brainreg.records.driver import DRIVER, check_no_driver
-from brainreg.records.manifest import MANIFEST, read_manifest, search_id, trials_asked
+from brainreg.records.manifest import read_manifest, read_part, search_id, trials_asked
 from brainreg.records.results import first_of_settings, load_results, rank_trials
 from brainreg.records.resume import differences, format_value, read_begun, write_begun
 from brainreg.records.searches import CONFIRMATION_FOLDER, split_folders
@@ -42,14 +42,10 @@ from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
 
 _FILE = "confirmation.json"
-
-
 _FORMAT = 1
-
 
 # What a confirmation must find of itself to go on.
 _KEPT = {"format", "extent", "first_seeds", "order", "chosen", "evaluation", "started", "versions"}
-
 
 # Given settings of a confirmation that does not say which it trains; earlier ones knew no other.
 _FIRST_CONTROLS = (PUBLISHED, UNREGULARIZED)
@@ -136,16 +132,16 @@ def plan_confirmation(
     if len(searches) > 1:
         raise InputError(f"EXPERIMENT={experiment}: {len(searches)} searches; confirm one at a time")
     (search,) = searches.values()
-    manifest = read_manifest(search)
-    space = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{search.path(MANIFEST)}: ")
+    manifest = read_manifest(search, ("seed", "strategy"))
+    space = read_part(Space, search, manifest, "space")
     check_no_driver(search, flag=f"EXPERIMENT={search}")
     check_not_run(search.child(CONFIRMATION_FOLDER))
     results = load_results(search)
-    order, chosen = _best_first(results, manifest["strategy"]["objective"], space)
+    order, chosen = _best_first(results, manifest["strategy"].get("objective"), space)
     if not order:
         raise InputError(f"EXPERIMENT={search}: no proposed trial has finished; let the search go on first")
     before = read_plan(search)
-    asked = Extent(**{**(before["extent"] if before else {}), **extent})
+    asked = Extent(**{**(_begun_part(Extent, search, before, "extent") if before else {}), **extent})
     controls = before.get("controls", _FIRST_CONTROLS) if before else space.controls
     comparisons = count_comparisons(controls)
     least = least_seeds(comparisons)
@@ -194,7 +190,8 @@ def plan_confirmation(
     used, begun = [seed, *results.seed.dropna()], (before or {}).get("seeds", ())
     seeds = fresh_seeds(search_id(manifest), count, used, begun)
     jobs = make_jobs(results, space, controls, order[: asked.top], seeds)
-    merged = SearchOptions(**{**manifest["options"], "study": None, **options})
+    stored = read_part(SearchOptions, search, manifest, "options").model_dump()
+    merged = SearchOptions(**{**stored, "study": None, **options})
     slots, gpus = share_of_machines(merged, len(jobs))
     attacks, data, test_images = _check_data(jobs, measured, merged.data_dir)
     if before is None and (pilot := Pilot.of_search(results)) is not None:
@@ -239,7 +236,7 @@ def _are(count: int, what: str) -> str:
     return f"is {count} {what}" if count == 1 else f"are {count} {what}s"
 
 
-def _best_first(results: pd.DataFrame, objective: str, space: Space) -> tuple[list[int], str]:
+def _best_first(results: pd.DataFrame, objective: str | None, space: Space) -> tuple[list[int], str]:
     """The numbers of the first trials of the proposed settings that can be confirmed, best first, and how they were
     chosen.
     """
@@ -264,6 +261,7 @@ def _evaluation(
         "attack_minutes": NO_LIMIT,
     }
     if before is not None:
+        _begun_part(Evaluation, search, before, "evaluation")
         values = {"noise_eps": []} | before["evaluation"]  # earlier ones took the nearest strength of the curve
     asked = {name: value for name, value in given.items() if value is not None}
     now = Evaluation(**{**values, **asked})
@@ -296,6 +294,14 @@ def read_plan(search: Storage) -> dict[str, Any] | None:
             f" {anew}"
         )
     return manifest
+
+
+def _begun_part(
+    model: type[Extent] | type[Evaluation], search: Storage, begun: Mapping[str, Any], key: str
+) -> dict[str, Any]:
+    """One part of what a confirmation that was begun says, if this version understands it."""
+    where = f"{search.child(CONFIRMATION_FOLDER).path(_FILE)}: "
+    return validated(model, begun[key], spell=lambda name: f"{key}.{name}", where=where).model_dump()
 
 
 def write_plan(plan: Plan) -> None:

@@ -28,7 +28,7 @@ from brainreg.analysis.comparison import (
 from brainreg.confirmation.jobs import Job
 from brainreg.confirmation.plan import Plan, check_not_run, read_plan, write_plan
 from brainreg.confirmation.worker import EPOCHS_DIFFER, ERROR, read_result, run_job
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.evaluation.subject import REPORT
 from brainreg.records.driver import Driver
 from brainreg.records.manifest import MANIFEST
@@ -267,7 +267,7 @@ def _outcome(done: ray.ObjectRef) -> dict[str, Any]:
     except ray.exceptions.RayTaskError as error:
         return {"error": str(error).strip().splitlines()[-1], "again": False}
     except ray.exceptions.RayError as error:  # a lost worker, a lost node, memory that Ray took back
-        return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", "again": True}
+        return {"error": f"{type(error).__name__}: {first_line(error)}", "again": True}
 
 
 # The columns of `confirmation.csv`, a row for each setting, seed, attack and strength. `setting`: found, or

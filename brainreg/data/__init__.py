@@ -1,6 +1,6 @@
 """Data sets: which there are, where their files lie, how they are decoded, cached, split and augmented.
 
-Nothing here knows networks or training.
+Nothing here builds a network or trains one.
 """
 
 import lazy_loader

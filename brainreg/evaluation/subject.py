@@ -20,7 +20,7 @@ from brainreg.attacks.names import CORRUPTIONS, attack_names
 from brainreg.attacks.registry import Context
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import check_same_data, fingerprint
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.evaluation.page import write_report
 from brainreg.evaluation.plan import attacked_images, plan_attacks
 from brainreg.evaluation.robustness import Robustness, evaluate
@@ -33,14 +33,8 @@ from brainreg.training.loop import train
 from brainreg.training.step import to_float
 
 TABLE, REPORT = "robustness.csv", "robustness.html"
-
-
 PARTS, _SURROGATE = "parts", "surrogate.pt"
-
-
 SPLITS = ("test", "validation")
-
-
 _LOG_SECONDS = 20
 
 
@@ -101,7 +95,7 @@ class Subject:
                 classes = self.classifier.eval()(to_float(self.images[:1])).shape[1]
         except RuntimeError as error:
             size = "x".join(map(str, self.images.shape[1:]))
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise InputError(f"checkpoint: does not take the {self.split} images, {size} ({reason})") from error
         plan_attacks(
             evaluation, find_dataset(self.settings.task), self.images.shape[1:], Context(classes, self.classifier)

@@ -12,21 +12,15 @@ from brainreg.method.ranges import RANGES, check_range
 from brainreg.method.similarity import boosted_targets, image_directions
 from brainreg.seeds import Stream, seeded_generator
 
-# A `PairSampler` lists the selected pairs where all pairs are this few (2,896 images),
+# A `PairSampler` lists the selected pairs where all pairs are no more than `_FEW` (2,896 images), or where a range
+# selects less than the share `_RARE` of them, so that drawing until one is selected would take long; but never more
+# than `_LISTABLE`, as a listed pair takes 12 bytes (800 MB).
 _FEW = 2**22
-
-
-# or where a range selects so small a share of them that drawing until one is selected would take long,
 _RARE = 1 / 16
-
-
-# unless there are more of them than memory should hold: a listed pair takes 12 bytes, 800 MB here.
 _LISTABLE = 2**26
-
 
 # Pairs that are drawn at once where they are not listed; the first draw tells which share of all is selected.
 _CANDIDATES = 4096
-
 
 _Pairs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # rows, columns, similarities or targets
 

@@ -4,7 +4,7 @@ import difflib
 
 import torch
 
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.models.stages import StagedNetwork, stage_outputs
 
 
@@ -47,7 +47,7 @@ class TimmNetwork(StagedNetwork):
             own_size = self.backbone.pretrained_cfg.get("input_size", (3, image_size))[-1]
             if own_size != image_size:
                 self._check_maps(name, self._stage_outputs(own_size, in_channels))
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise InputError(
                 f"archi=timm:{name}: does not take images of {image_size}x{image_size} ({reason})"
             ) from error

@@ -39,10 +39,6 @@ class Places:
         """Names of the parameters, as Optuna has them."""
         return list(self._distributions)
 
-    def has_choices(self, name: str) -> bool:
-        """Return whether a parameter is one of several choices, and no number."""
-        return self._distributions[name].choices is not None
-
     def place(self, params: Mapping[str, Any]) -> np.ndarray:
         """Return where a setting lies, (axes,) in [0, 1].
 

@@ -19,14 +19,23 @@ from brainreg.storage import Storage, StorageError
 
 DRIVER = "driver.json"
 
-
 # The driver says so often that it lives; silent for longer than _SILENCE it is dead.
 _BEAT, _SILENCE = 5.0, 30.0
-
 
 # Without a lock, who wants to be the driver looks again after so many seconds: others that looked at the same time have
 # written by then.
 _SETTLED = 3.0
+
+# What a driver says of itself, and of which type.
+_KEYS = {
+    "host": str,
+    "pid": int,
+    "process_began": int | float,
+    "token": str,
+    "slots": int,
+    "began": int | float,
+    "beat": int | float,
+}
 
 
 def driver_of(search: Storage, file: str = DRIVER) -> dict[str, Any] | None:
@@ -46,11 +55,11 @@ def _stored_driver(search: Storage, file: str) -> dict[str, Any] | None:
         return None
     try:
         driver = json.loads(content)
-        if not isinstance(driver, dict) or not {"host", "beat", "pid", "process_began"} <= driver.keys():
+        if not isinstance(driver, dict) or not all(isinstance(driver.get(key), kind) for key, kind in _KEYS.items()):
             raise ValueError("it does not name a process")
         return driver
     except ValueError as error:
-        raise InputError(f"{search.path(file)}: damaged ({error}); delete it if nobody runs this search") from error
+        raise InputError(f"{search.path(file)}: damaged ({error}); delete it if nobody runs what is there") from error
 
 
 def _alive(driver: dict[str, Any]) -> bool:

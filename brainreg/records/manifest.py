@@ -1,18 +1,15 @@
 """search.json: what is searched, with which versions and which data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from brainreg.errors import InputError
+from brainreg.errors import InputError, Model, validated
 from brainreg.records.resume import damaged, read_begun, write_begun
 from brainreg.storage import Storage
 
 MANIFEST = "search.json"
-
-
 FORMAT = 4
-
 
 # Formats of earlier versions that can be read. 2 has no fingerprints of data; up to 3, each trial is a setting of its
 # own, run with the seed of the search.
@@ -36,8 +33,12 @@ class FormatError(InputError):
         self.manifest = manifest
 
 
-def read_manifest(search: Storage) -> dict[str, Any]:
+def read_manifest(search: Storage, needed: Collection[str] = ()) -> dict[str, Any]:
     """Return what is searched: the space, the strategy, the options, the versions, and the data's fingerprints.
+
+    Args:
+        search: the folder.
+        needed: keys without which nothing can go on, beside the space.
 
     Raises:
         InputError: `search` holds no search of this project, or one of another format (`FormatError`).
@@ -52,7 +53,27 @@ def read_manifest(search: Storage) -> dict[str, Any]:
         )
     if not isinstance(manifest.get("space"), dict) or "objective" not in manifest["space"]:
         raise damaged(search, MANIFEST, "it does not say what is searched")
+    if missing := {*needed} - manifest.keys():
+        raise damaged(search, MANIFEST, f"{', '.join(sorted(missing))}: missing")
     return manifest
+
+
+def read_part(model: type[Model], search: Storage, manifest: Mapping[str, Any], key: str) -> Model:
+    """Return one part of what a search's manifest says: its space, say.
+
+    Args:
+        model: what it is read as.
+        search: the folder.
+        manifest: of it.
+        key: of the part.
+
+    Raises:
+        InputError: the part is damaged, or of another version; all that is wrong, in one line.
+    """
+    part = manifest.get(key)
+    if not isinstance(part, Mapping):
+        raise damaged(search, MANIFEST, f"{key} is {'missing' if part is None else 'no mapping'}")
+    return validated(model, part, spell=lambda name: f"{key}.{name}", where=f"{search.path(MANIFEST)}: ")
 
 
 def trials_asked(manifest: Mapping[str, Any]) -> int | None:

@@ -38,10 +38,8 @@ _LOOKS = {
 }
 
 _COLORS = 6  # of searches, in the style
-
 _HEIGHT = 230
-
-_LEVEL = "objective, validation (%)"
+_OBJECTIVE_TITLE = "objective, validation (%)"
 
 
 @dataclass(frozen=True)
@@ -170,7 +168,6 @@ class _Style:
 
 
 _PICKED = "(picked == null || picked[datum.key])"
-
 _TEXTS = {"labelColor": "var(--soft)", "titleColor": "var(--soft)", "titleFontWeight": "normal", "labelFontSize": 12}
 
 _CONFIG = {
@@ -195,7 +192,7 @@ def _brush(*encodings: str) -> alt.Parameter:
 
 def _progress(style: _Style) -> alt.LayerChart:
     x = _axis("trial", "trial (number)", whole=True)
-    y = _axis("objective", _LEVEL, alt.Y)
+    y = _axis("objective", _OBJECTIVE_TITLE, alt.Y)
     finished = style.data().transform_filter("datum.objective != null")
     best = (
         finished.transform_window([{"op": "max", "field": "objective", "as": "best"}], sort=[{"field": "trial"}],
@@ -217,7 +214,7 @@ def _landscape(style: _Style, rows: Sequence[Mapping[str, Any]]) -> alt.Chart:
     x = _axis("alpha", f"weight α{' (log scale)' if log else ''}", log=log)
     known = style.data().transform_filter("datum.alpha > 0 && datum.Th != null")
     color = alt.Color(
-        "objective:Q", title=_LEVEL, scale=alt.Scale(scheme="cividis", zero=False),
+        "objective:Q", title=_OBJECTIVE_TITLE, scale=alt.Scale(scheme="cividis", zero=False),
         legend=alt.Legend(orient="bottom", direction="horizontal", titleLimit=300),
     )  # fmt: skip
     over = "over != null && over[datum.key]"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +10,42 @@ import pandas as pd
 
 from brainreg._utils.formats import SYMBOLS, format_duration, format_setting
 from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.searches import CONFIRMATION
 from brainreg.reproduction.publish import RECORD
 from brainreg.spaces.names import EARLY_STOPPED, FOUND, LIKE_FOUND, PUBLISHED, SETTINGS, UNREGULARIZED, shown_name
 from brainreg.spaces.published import row_name
 
+# What a row's record and its confirmation must have to be shown.
+_RECORD = ("row", "size", "space", "trials", "confirmed_seeds", "seconds", "devices", "command")
+_COLUMNS = ("setting", "rank", *SYMBOLS, "seed", "seeds", "measure", "attack", "eps", "n", "correct", "accuracy")
+
 
 def load_reproductions(folder: str | Path) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield what each row left in a folder: its record, and its confirmation with the row's name as `search`."""
+    """Yield what each row left in a folder: its record, and its confirmation with the row's name as `search`.
+
+    Raises:
+        InputError: one of the two files is missing or damaged.
+    """
     for path in sorted(Path(folder).glob(f"*/{RECORD}")):
-        record = json.loads(path.read_text())
-        yield record, pd.read_csv(path.with_name(CONFIRMATION)).assign(search=path.parent.name)
+        file = path
+        try:
+            record = json.loads(path.read_text())
+            if not isinstance(record, dict):
+                raise ValueError("it is no mapping")
+            _check_names(record, _RECORD)
+            file = path.with_name(CONFIRMATION)
+            confirmation = pd.read_csv(file)
+            _check_names(confirmation.columns, _COLUMNS)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--save_dir={folder}: {file}: damaged ({first_line(error)})") from error
+        yield record, confirmation.assign(search=path.parent.name)
+
+
+def _check_names(found: Collection[str], needed: Collection[str]) -> None:
+    if missing := [name for name in needed if name not in found]:
+        raise ValueError(f"{', '.join(missing)}: missing")
 
 
 def gains_table(folder: str | Path) -> str:
@@ -90,8 +113,6 @@ def markdown_table(folder: str | Path) -> str:
 
 
 _SHOWN = ("clean", "noise", "robust_weaker", "robust", "robust_stronger")
-
-
 _CLAIM = f"| *arXiv 2410.03952* | *published - unregularized, as claimed* | *slightly worse* |{' *better* |' * 4}"
 
 

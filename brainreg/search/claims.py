@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from brainreg._utils.machine import allowed_cores
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -48,7 +50,7 @@ class Claim:
 def make_claim(name: str, cores: float, gpus: Sequence[str]) -> Claim:
     """Return this process's claim."""
     process = psutil.Process()
-    return Claim(name, process.pid, process.create_time(), cores, tuple(sorted(os.sched_getaffinity(0))), tuple(gpus))
+    return Claim(name, process.pid, process.create_time(), cores, tuple(sorted(allowed_cores())), tuple(gpus))
 
 
 def claims_of_others() -> list[Claim]:
@@ -56,7 +58,7 @@ def claims_of_others() -> list[Claim]:
 
     None where no folder is this user's alone: it is then as if nobody else ran.
     """
-    folder, own = _folder(), set(os.sched_getaffinity(0))
+    folder, own = _folder(), allowed_cores()
     claims = []
     for path in sorted(folder.glob("*.json")) if folder else []:
         try:

@@ -19,22 +19,18 @@ import torch
 from brainreg._utils.commands import tool_name
 from brainreg._utils.machine import cpu_cores
 from brainreg._utils.timeouts import call_with_timeout
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.search.claims import claims_of_others
 from brainreg.search.options import AUTO, SearchOptions
 from brainreg.storage import PATIENCE
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing goes to Ray's makers unless the user wants it
 
-
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # Tune's own tables would repeat ours
-
 
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # an epoch's report has no objective yet
 
-
 _PACKAGE = Path(__file__).parent.parent
-
 
 # What is left of a division by a share such as 0.1, which no float is.
 _ROUNDING = 1e-9
@@ -126,7 +122,7 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
         _knock(address)
         return call_with_timeout(PATIENCE, lambda: ray.init(address=address, **quiet)).dashboard_url or ""
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError, and so is a TimeoutError
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         if isinstance(error, TimeoutError):
             reason += "; if it asks for a token, set RAY_AUTH_MODE=token, with its head's token in ~/.ray/auth_token"
         raise InputError(f"--address={address}: no Ray cluster answers there ({reason})") from error
@@ -134,7 +130,6 @@ def start_ray(address: str | None, dashboard_host: str) -> str:
 
 # A socket's path may have so many bytes, and Ray puts so many behind its temporary folder.
 _SOCKET, _BEHIND = 107, len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-
 
 # Where a short folder can be made on Linux.
 _SHORT = ("/tmp", "/var/tmp", "/dev/shm")

@@ -13,12 +13,11 @@ import sqlalchemy
 
 from brainreg._utils.paths import expand_home
 from brainreg._utils.timeouts import call_with_timeout
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.storage import PATIENCE, StorageError
 
 # A server that falls silent in the middle of a question is given up after some 30 s, not after many minutes (libpq).
 _NOTICE_SILENCE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000}
-
 
 # Another program may hold a SQLite file locked so long, in seconds: a browser with an open transaction, a backup.
 _LOCKED = 60.0
@@ -154,4 +153,4 @@ _ADDRESS = "must be an address such as postgresql+psycopg://USER@HOST/DATABASE"
 
 def _first_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
+    return first_line(cause)

@@ -18,7 +18,7 @@ from brainreg.data.datasets import DATASETS
 from brainreg.data.fingerprints import TEST, check_same_data, part_name
 from brainreg.data.load import split_files
 from brainreg.data.types import Split
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.storage import Storage
 from brainreg.training.data import load_test_images, load_training_data
@@ -26,10 +26,8 @@ from brainreg.training.data import load_test_images, load_training_data
 # How long GPUs are waited for that may be in use, in seconds.
 _GPU_PATIENCE = 60.0
 
-
 # Larger data sets are not sent to a node that lacks them, in bytes.
 _MOST_SENT = 2 * 2**30
-
 
 # How often the driver looks whether its own node lives, and how long it waits for an answer, in seconds.
 _LOOK, _ANSWER = 1.0, 20.0
@@ -156,7 +154,7 @@ def _use_gpu() -> tuple[str, str]:
         (ones @ ones).sum().item()
         return torch.cuda.get_device_name(), ""
     except (RuntimeError, AssertionError) as error:  # AssertionError: PyTorch without CUDA
-        return "", (str(error).strip() or type(error).__name__).splitlines()[0]
+        return "", first_line(error)
 
 
 def _lives(node: Mapping[str, Any]) -> bool:

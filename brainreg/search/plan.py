@@ -19,10 +19,10 @@ from brainreg.attacks.autoattack.settings import AutoAttackSettings
 from brainreg.data.files import nothing_written
 from brainreg.data.fingerprints import check_same_data
 from brainreg.data.sources import to_download
-from brainreg.errors import InputError, validated
+from brainreg.errors import InputError
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.driver import DRIVER, check_no_driver
-from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, search_id
+from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, read_part, search_id
 from brainreg.records.resume import differences, format_value
 from brainreg.records.trial import TrialRecord, read_trials
 from brainreg.search.cluster import share_of_machines
@@ -157,21 +157,16 @@ def plan_resume(
         InputError: what is wrong, in one line: another process runs it, or it would be another search.
     """
     name = str(folder).rsplit("/", 1)[-1]
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, ("seed", "num_samples"))
     if manifest["format"] != FORMAT:
         raise InputError(
             f"search {name}: written in format {manifest['format']}, of which searches can be read but not gone on"
             f" with; this version goes on with format {FORMAT}"
         )
     check_no_driver(folder)
-    where = f"{folder.path(MANIFEST)}: "
-    stored = validated(Space, manifest["space"], spell=lambda key: f"space.{key}", where=f"{where}")
-    stored_strategy = validated(
-        Strategy,
-        manifest["strategy"],
-        spell=lambda key: f"strategy.{key}",
-        where=f"{where}",
-    )
+    stored = read_part(Space, folder, manifest, "space")
+    stored_strategy = read_part(Strategy, folder, manifest, "strategy")
+    stored_options = read_part(SearchOptions, folder, manifest, "options")
     identity = search_id(manifest)
     if options.get("id") not in (None, identity):
         raise InputError(f"--id={options['id']}: this search has {identity}; resume it without the flag")
@@ -184,18 +179,17 @@ def plan_resume(
                 f"search {name}: {key}={format_value(after)}: this search has {format_value(before)}; resume it"
                 " without the flag, or start another search"
             )
-    if options.get("prior") not in (None, prior := manifest["options"].get("prior")):
+    if options.get("prior") not in (None, prior := stored_options.prior):
         raise InputError(
             f"--prior={options['prior']}: this search began with {prior or 'no other one'}; resume it without the flag"
         )
-    merged = {**manifest["options"], **options}
+    merged = {**stored_options.model_dump(), **options}
     if options.get("prior") is not None and options.get("num_samples") is not None:
         merged["num_samples"] += len(manifest["prior"]["trials"])  # the line that began the search, typed again
     if options.get("num_samples") is None:
         # A limit of time that is given now stands for itself.
         timed = any(options.get(key) is not None for key in ("minutes", "gpu_hours"))
-        before = SearchOptions(**manifest["options"])
-        merged["num_samples"] = None if timed or before.open_ended else manifest["num_samples"]
+        merged["num_samples"] = None if timed or stored_options.open_ended else manifest["num_samples"]
     if "***" in (merged["study"] or ""):
         raise InputError(
             f"--study: missing; this search keeps its study in {merged['study']}, and passwords are not stored"

@@ -28,10 +28,8 @@ from brainreg.training.step import to_float
 # Seconds of training that tell what a step costs.
 _PROBE_SECONDS = 6
 
-
 # Of those steps, the fewest that are timed, and the first ones that do not count.
 _FEWEST_STEPS, _WARM_STEPS = 12, 5
-
 
 # Images that a network is timed on: few, whose pass takes what it takes for any, and as many as are attacked together.
 _FEW_IMAGES, _MANY_IMAGES = 10, 250
@@ -73,9 +71,8 @@ class Timing:
         What a pass takes with any number of images counts at each strength: other images may be left at each.
         """
         starts = strengths * math.ceil(images / batch_size)
-        return images * robust_counts(attack, strengths, self.forward, self.gradient) + starts * robust_counts(
-            attack, 1, self.forward_start, self.gradient_start
-        )
+        each = attack_seconds_per_image(attack, strengths, self.forward, self.gradient)
+        return images * each + starts * attack_seconds_per_image(attack, 1, self.forward_start, self.gradient_start)
 
 
 class _Enough(Exception):
@@ -188,7 +185,7 @@ def _pass_seconds(model: torch.nn.Module, images: torch.Tensor) -> tuple[float, 
     return found[0], found[1]
 
 
-def robust_counts(attack: AutoAttackSettings, strengths: int, forward: float, gradient: float) -> float:
+def attack_seconds_per_image(attack: AutoAttackSettings, strengths: int, forward: float, gradient: float) -> float:
     """Return the seconds that an image costs which withstands an attack over so many strengths: its passes, counted.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from brainreg._utils.commands import brainreg_command
 from brainreg.errors import InputError
-from brainreg.records.manifest import read_manifest, write_manifest
+from brainreg.records.manifest import read_manifest, read_part, write_manifest
 from brainreg.records.requests import Request, ask, take
 from brainreg.records.results import read_space
 from brainreg.records.trial import UNFINISHED, read_trials
@@ -118,7 +118,8 @@ def extend(search: Storage, limits: Mapping[str, Any]) -> str:
         if wanted < len(records):
             raise InputError(f"--num_samples={wanted}: this search has begun {len(records)} trials already")
         space = read_space(manifest)
-        most = None if space is None else most_trials(space, Strategy(**manifest["strategy"]).seeds, records)
+        strategy = read_part(Strategy, search, manifest, "strategy")
+        most = None if space is None else most_trials(space, strategy.seeds, records)
         if most is not None and wanted > most:
             raise InputError(f"--num_samples={wanted}: the space has no more than {most} trials")
     return f"{ask(search, Request(**limits))} goes on with {_described(limits)}"

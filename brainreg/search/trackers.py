@@ -18,7 +18,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 
 from brainreg._utils.commands import python_name, tool_name
-from brainreg.errors import InputError
+from brainreg.errors import InputError, first_line
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.records.trial import TrialRecord, trial_name
 from brainreg.search.logger import MEASURED, TrialLogger
@@ -114,13 +114,8 @@ class _Tracker(TrialLogger):
         except Exception as error:  # whatever a client of another project raises
             self._broken = True
             self._say(
-                f"note: {self.name} is told no more of this search ({_reason(error)}); its own files have everything"
+                f"note: {self.name} is told no more of this search ({first_line(error)}); its own files have everything"
             )
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class MlflowLogger(_Tracker):
@@ -148,8 +143,8 @@ class MlflowLogger(_Tracker):
             self._experiment = found.experiment_id if found else self._client.create_experiment(self.search)
         except Exception as error:
             raise InputError(
-                f"--log=mlflow: {self.address} does not answer ({_reason(error)}); set MLFLOW_TRACKING_URI, or leave it"
-                " out"
+                f"--log=mlflow: {self.address} does not answer ({first_line(error)}); set MLFLOW_TRACKING_URI, or"
+                " leave it out"
             ) from error
         self._settings: dict[int, str] = {}
         self._places: dict[str, tuple[int, int]] = {}  # the setting and the number of each trial's run

@@ -1,4 +1,4 @@
 """What is searched: spaces and their files, the objective, and the published settings.
 
-Nothing here runs anything.
+Nothing here trains, or knows Ray.
 """

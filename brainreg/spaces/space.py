@@ -94,9 +94,9 @@ class Space(BaseModel):
     def _check_second_threshold(self) -> None:
         """Th_2 exists where the range can be double, only there, and is always below Th."""
         default = Hyperparameters.model_fields["reg_range"].default
+        where = "search" if "reg_thresh_2" in self.search else "fixed"
         if not self._can_be_double():
             if "reg_thresh_2" in {*self.search, *self.fixed}:
-                where = "search" if "reg_thresh_2" in self.search else "fixed"
                 ranges = self._values("reg_range") or (default,)
                 raise ValueError(
                     f"{where}.reg_thresh_2: only the range double uses it, and reg_range is {', '.join(ranges)}"
@@ -105,11 +105,17 @@ class Space(BaseModel):
         seconds = self._values("reg_thresh_2")
         if not seconds:
             raise ValueError("search.reg_thresh_2: missing; the range double needs a second threshold below reg_thresh")
+        if None in seconds:
+            raise ValueError(
+                f"{where}.reg_thresh_2: can be none; the range double needs a second threshold below reg_thresh"
+            )
         distribution = self.search.get("reg_thresh_2")
         lowest = min(self._values("reg_thresh") or (Hyperparameters.model_fields["reg_thresh"].default,))
         if distribution is not None and distribution.times is not None:
             if distribution.high is not None and distribution.high >= 1:
                 raise ValueError(f"search.reg_thresh_2.high={distribution.high:g}: must be below 1 times reg_thresh")
+            if lowest <= 0:
+                raise ValueError(f"reg_thresh={lowest:g}: must be above 0, as reg_thresh_2 is a part of it")
         elif max(seconds) >= lowest:
             raise ValueError(
                 f"reg_thresh_2={max(seconds):g}: must be below reg_thresh, which can be {lowest:g};"
@@ -127,7 +133,7 @@ class Space(BaseModel):
 
     @property
     def given(self) -> tuple[str, ...]:
-        """The names of the settings that are run before Optuna proposes any, in order."""
+        """The names of the settings that are run before any is proposed, in order."""
         controls = (UNREGULARIZED, EARLY_STOPPED)
         return (PUBLISHED, *controls) if self.published is not None else controls
 

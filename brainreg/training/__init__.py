@@ -1,4 +1,4 @@
 """One training run: its data, the loop, its checkpoints and its device.
 
-Nothing here knows attacks or searches.
+Nothing here knows evaluations or searches.
 """

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from brainreg.data.datasets import find_dataset
-from brainreg.errors import InputError, validated
+from brainreg.errors import InputError, first_line, validated
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.models.build import build_model
 from brainreg.training.checkpoint import as_classifier
@@ -99,7 +99,7 @@ def save_onnx(path: str | Path, classifier: nn.Module, shape: tuple[int, ...]) -
                 verbose=False,
             )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise InputError(f"{path}: this network cannot be written as ONNX ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: this network cannot be written as ONNX ({first_line(error)})") from error
     finally:
         logging.disable(before)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from brainreg.errors import first_line
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.method.loss import similarity_loss
 from brainreg.models.base import InputScaling, SimilarityNetwork
@@ -149,7 +150,7 @@ class GraphedStep:
             raise
         except RuntimeError as error:
             self._failed = True
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             logger.warning("a training step cannot be captured as a CUDA graph, so each is launched anew: %s", reason)
         else:
             self._graph = graph

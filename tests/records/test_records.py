@@ -22,8 +22,11 @@ from brainreg._utils.commands import brainreg_command
 from brainreg.errors import InputError
 from brainreg.records import driver as records_driver
 from brainreg.records.driver import Driver, check_no_driver, driver_of
-from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, trials_asked, write_manifest
+from brainreg.records.manifest import FORMAT, MANIFEST, read_manifest, read_part, trials_asked, write_manifest
 from brainreg.records.trial import TrialFiles, TrialRecord, mend_trials, read_trials, trial_numbers
+from brainreg.search.options import SearchOptions
+from brainreg.search.strategy import Strategy
+from brainreg.spaces.space import Space
 from brainreg.storage import Storage, StorageError
 
 
@@ -146,6 +149,22 @@ class TestManifest:
                 read_manifest(search)
             assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
+    def test_a_part_of_another_version_is_one_line(self, search):
+        write_manifest(search, {"space": {"objective": {}}, "options": {"gone": 1, "threads": 0}, "strategy": []})
+        manifest = read_manifest(search)
+        for model, key, words in (
+            (SearchOptions, "options", "options.gone: no such key; known: num_samples"),
+            (SearchOptions, "options", "options.threads=0: must be at least 1"),
+            (Strategy, "strategy", "damaged (strategy is no mapping)"),
+            (Space, "other", "damaged (other is missing)"),
+        ):
+            with pytest.raises(InputError) as caught:
+                read_part(model, search, manifest, key)
+            assert words in str(caught.value) and "\n" not in str(caught.value)
+            assert str(caught.value).startswith(f"{search}/search.json: ")
+        with pytest.raises(InputError, match=r"search\.json: damaged \(num_samples, seed: missing\)$"):
+            read_manifest(search, ("seed", "num_samples", "space"))
+
 
 HERE = socket.gethostname()
 
@@ -176,6 +195,18 @@ def wait_for(condition) -> None:
 
 
 class TestDriver:
+    @pytest.mark.parametrize(
+        ("key", "value"), [("token", None), ("slots", "two"), ("beat", "now"), ("host", 3), ("pid", None)]
+    )
+    def test_what_does_not_name_a_process_is_one_line(self, search, key, value):
+        with Driver(search, slots=2):
+            pass
+        search.write("driver.json", json.dumps(stored(search) | {key: value}))
+        with pytest.raises(
+            InputError, match=r"driver\.json: damaged \(it does not name a process\); delete it"
+        ):
+            driver_of(search)
+
     def test_the_one_that_runs_is_known(self, search):
         assert driver_of(search) is None
         with Driver(search, slots=2):
@@ -328,7 +359,7 @@ class TestDriver:
 
     def test_a_damaged_file_is_named(self, folder):
         folder.write("driver.json", '{"host"')
-        with pytest.raises(InputError, match=r"/s/driver.json: damaged \(.*\); delete it if nobody runs this search$"):
+        with pytest.raises(InputError, match=r"/s/driver.json: damaged \(.*\); delete it if nobody runs what is there$"):
             check_no_driver(folder)
 
 

@@ -303,6 +303,32 @@ def test_the_documentation_shows_what_was_reproduced():
     assert gains_table(RESULTS) in (ROOT / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("reproduction.json", '{"row": ', "reproduction.json: damaged (Expecting value"),
+        ("reproduction.json", "[]", "reproduction.json: damaged (it is no mapping)"),
+        ("reproduction.json", "{}", "reproduction.json: damaged (row, size, space, trials, confirmed_seeds"),
+        ("confirmation.csv", None, "confirmation.csv: damaged (No such file or directory)"),
+        ("confirmation.csv", "", "confirmation.csv: damaged (No columns to parse from file)"),
+        ("confirmation.csv", "setting,seed\n", "confirmation.csv: damaged (rank, reg_alpha,"),
+    ],
+)
+def test_a_damaged_row_is_one_line(file, content, reason, tmp_path):
+    folder = tmp_path / "digits_double_narrow"
+    folder.mkdir()
+    for name in ("reproduction.json", "confirmation.csv"):
+        (folder / name).write_bytes((RESULTS / folder.name / name).read_bytes())
+    assert markdown_table(tmp_path).startswith("| row | setting |")
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    with pytest.raises(InputError) as caught:
+        gains_table(tmp_path)
+    assert str(caught.value).startswith(f"--save_dir={tmp_path}: {folder}/{reason}")
+
+
 def test_what_was_reproduced_is_whole():
     rows = [*load_reproductions(RESULTS)]
     reproduced = {record["row"] for record, _ in rows}

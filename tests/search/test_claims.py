@@ -93,6 +93,14 @@ def test_own_claims_and_those_on_other_cores_do_not_count(machine, monkeypatch):
         assert claims_of_others() == []
 
 
+def test_where_the_system_confines_nobody_all_cores_are_shared(machine, monkeypatch):
+    """macOS has no affinity of processes."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert make_claim("s", 3, []).affinity == tuple(range(os.cpu_count()))
+    with other(4):
+        assert [claim.name for claim in claims_of_others()] == ["other"]
+
+
 @pytest.mark.parametrize("kind", ["open to all", "a file", "damaged"])
 def test_a_folder_that_is_not_ours_alone_is_no_registry(kind, folder, machine):
     if kind == "a file":

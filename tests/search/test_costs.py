@@ -19,7 +19,7 @@ from brainreg.search import probe as search_probe
 from brainreg.search.costs import TrialCosts, costs_of
 from brainreg.search.options import SearchOptions
 from brainreg.search.plan import SearchPlan, plan_search
-from brainreg.search.probe import Timing, robust_counts, time_setting, under_load
+from brainreg.search.probe import Timing, attack_seconds_per_image, time_setting, under_load
 from brainreg.search.strategy import Strategy
 from brainreg.storage import Storage
 
@@ -53,7 +53,7 @@ def test_the_passes_of_an_attack_that_is_withstood_are_those_that_are_counted():
     ):
         Counted.images = 0
         assert attack(Counted(), images, labels, [1e-4, 1e-3]).correct.all()
-        counted = 20 * robust_counts(attack, 2, 1.0, 1.0)
+        counted = 20 * attack_seconds_per_image(attack, 2, 1.0, 1.0)
         assert 0.7 * counted < Counted.images < 1.4 * counted
 
 
@@ -63,13 +63,14 @@ def test_few_attacked_images_cost_mostly_what_any_pass_takes():
     assert many < 100 * one  # and not 250 times as much
     assert TIMING.attack(AutoAttack(), 251) - many > one - 1e-9  # a second batch
     assert TIMING.attack(AutoAttack(), 25) - TIMING.attack(AutoAttack(), 24) == pytest.approx(
-        robust_counts(AutoAttack(), 1, 0.001, 0.003)
+        attack_seconds_per_image(AutoAttack(), 1, 0.001, 0.003)
     )
     assert TIMING.attack(AutoAttack(), 250, batch_size=25) == pytest.approx(10 * TIMING.attack(AutoAttack(), 25))
     gradients = sum(
-        count * robust_counts(AutoAttack(), strengths, 0, 1) for count, strengths in ((24 * 0.003, 3), (3 * 0.02, 1))
+        count * attack_seconds_per_image(AutoAttack(), strengths, 0, 1)
+        for count, strengths in ((24 * 0.003, 3), (3 * 0.02, 1))
     )
-    forwards = robust_counts(AutoAttack(), 1, 24 * 0.001 + 3 * 0.01, 0)
+    forwards = attack_seconds_per_image(AutoAttack(), 1, 24 * 0.001 + 3 * 0.01, 0)
     assert TIMING.attack(AutoAttack(), 24, strengths=3) == pytest.approx(gradients + forwards)
 
 

@@ -331,6 +331,12 @@ class TestBadFiles:
                 {"low": 0.1, "high": 0.5},
                 "reg_thresh_2=0.5: must be below reg_thresh, which can be 0.3; search it `times: reg_thresh`",
             ),
+            (
+                "search.reg_thresh_2",
+                {"choices": [None, 0.1]},
+                "search.reg_thresh_2: can be none; the range double needs a second threshold below reg_thresh",
+            ),
+            ("search.reg_thresh", {"choices": [0.0, 0.5]}, "reg_thresh=0: must be above 0, as reg_thresh_2 is a part"),
             ("fixed.reg_range", "high", "search.reg_thresh_2: only the range double uses it, and reg_range is high"),
             ("objective.eps", 0, "objective.eps=0: must be greater than 0"),
             ("objective.weigth", 1, "objective.weigth: no such key; did you mean weight?"),
