@@ -18,7 +18,7 @@ from brainreg.attacks.registry import Context
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, part_name
 from brainreg.errors import InputError
-from brainreg.evaluation.plan import plan_attacks
+from brainreg.evaluation.plan import plan_attacks_of_flags
 from brainreg.evaluation.robustness import Robustness
 from brainreg.evaluation.settings import Evaluation
 from brainreg.evaluation.subject import TABLE, Subject, evaluate_subject, forget, show
@@ -71,7 +71,7 @@ def run_training(
         sizes = [f"{height}x{width}" for height, width in (data.valid_images.shape[-2:], test_images.shape[-2:])]
         raise InputError(f"--task={settings.task}: training images of {sizes[0]}, test images of {sizes[1]}")
     if evaluation.attack:
-        plan_attacks(
+        plan_attacks_of_flags(
             evaluation,
             find_dataset(settings.task),
             test_images.shape[1:],

@@ -22,7 +22,7 @@ from brainreg.confirmation.settings import Extent
 from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import TEST, UNKNOWN_DATA, check_same_data, part_name
 from brainreg.errors import InputError, validated
-from brainreg.evaluation.plan import plan_attacks
+from brainreg.evaluation.plan import plan_attacks_of_flags
 from brainreg.evaluation.robustness import TELLING
 from brainreg.evaluation.settings import NO_LIMIT, Evaluation
 from brainreg.records.driver import DRIVER, check_no_driver
@@ -330,11 +330,8 @@ def _check_data(
         size, other = ("x".join(map(str, one.shape[1:])) for one in (data.valid_images, images))
         raise InputError(f"task={settings.task}: training images of {size}, test images of {other}")
     context = Context(data.num_classes, surrogate=torch.nn.Identity())
-    try:
-        return plan_attacks(evaluation, find_dataset(settings.task), images.shape[1:], context)[0], found, len(images)
-    except InputError as error:
-        flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(evaluation.attacks)}: "
-        raise InputError(f"{flag}{error}") from error
+    attacks, _ = plan_attacks_of_flags(evaluation, find_dataset(settings.task), images.shape[1:], context)
+    return attacks, found, len(images)
 
 
 def _parts_not_measured(objective: Objective, measures: Mapping[int, str]) -> list[str]:

@@ -87,3 +87,18 @@ def plan_attacks(
             continue
         attacks[name] = attack, strengths_of(name, attack, dataset, settings, math.prod(shape))
     return attacks, [f"{name}: {reason}" for name, reason in left_out.items()]
+
+
+def plan_attacks_of_flags(
+    settings: Evaluation, dataset: Dataset, shape: Sequence[int], context: Context
+) -> tuple[dict[str, tuple[Attack, list[float]]], list[str]]:
+    """As `plan_attacks`, of what a command line asks for.
+
+    Raises:
+        InputError: as there; it names the flag.
+    """
+    try:
+        return plan_attacks(settings, dataset, shape, context)
+    except InputError as error:
+        flag = "--" if str(error).startswith("eps=") else f"--attacks={','.join(settings.attacks)}: "
+        raise InputError(f"{flag}{error}") from error

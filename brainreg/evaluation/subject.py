@@ -22,7 +22,7 @@ from brainreg.data.datasets import find_dataset
 from brainreg.data.fingerprints import check_same_data, fingerprint
 from brainreg.errors import InputError, first_line
 from brainreg.evaluation.page import write_report
-from brainreg.evaluation.plan import attacked_images, plan_attacks
+from brainreg.evaluation.plan import attacked_images, plan_attacks_of_flags
 from brainreg.evaluation.robustness import Robustness, evaluate
 from brainreg.evaluation.settings import Evaluation
 from brainreg.hyperparameters import REGULARIZER, Hyperparameters
@@ -96,8 +96,8 @@ class Subject:
         except RuntimeError as error:
             size = "x".join(map(str, self.images.shape[1:]))
             reason = first_line(error)
-            raise InputError(f"checkpoint: does not take the {self.split} images, {size} ({reason})") from error
-        plan_attacks(
+            raise InputError(f"--checkpoint: does not take the {self.split} images, {size} ({reason})") from error
+        plan_attacks_of_flags(
             evaluation, find_dataset(self.settings.task), self.images.shape[1:], Context(classes, self.classifier)
         )
 

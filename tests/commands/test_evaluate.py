@@ -44,7 +44,7 @@ def run(line: str) -> int:
         ("", "--checkpoint: missing"),
         ("--checkpoint=nowhere.pt", "--checkpoint=nowhere.pt: no such checkpoint"),
         ("--checkpoint={} --attacks=pdg", r"--attacks=pdg: no such attack; did you mean pgd\?"),
-        ("--checkpoint={} --attacks=fog", "images: 16x16 pixels; corruptions need 32x32 or more"),
+        ("--checkpoint={} --attacks=fog", "--attacks=fog: images: 16x16 pixels; corruptions need 32x32 or more"),
         ("--checkpoint={} --eps=-0.1", "--eps=-0.1: must be at least 0"),
         ("--checkpoint={} --eps=8", r"eps=8: must be in \[0, 1\]"),
         ("--checkpoint={} --split=tests", r"--split=tests: no such split; did you mean test\?"),
