@@ -24,6 +24,11 @@ class TestPublicNames:
         with pytest.raises(AttributeError, match="robust_acuracy"):
             brainreg.robust_acuracy  # noqa: B018
 
+    def test_no_module_has_the_name_of_a_function_of_the_package(self):
+        """Its import would take the function's place."""
+        modules = {path.stem for path in (ROOT / "brainreg").iterdir()}
+        assert {"evaluate", "robust_accuracy"} <= {*brainreg.__all__} and not modules & {*brainreg.__all__}
+
     def test_ray_is_not_imported_for_any_of_them(self):
         code = "import sys; from brainreg import *; print('ray' in sys.modules, 'optuna' in sys.modules)"
         ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -105,13 +110,6 @@ class TestCommand:
             assert ended.stdout.split() == [completed], ended
         refused = subprocess.run([*line, "fish"], cwd=ROOT, capture_output=True, text=True)
         assert refused.returncode == 2 and refused.stderr.startswith("error: SHELL=fish: no such shell; known: bash")
-
-    @pytest.mark.parametrize("name", ["confirm", "evaluate", "report", "reproduce"])
-    def test_the_former_spelling_still_works(self, name):
-        ended = subprocess.run(
-            [sys.executable, "-m", f"brainreg.{name}", "--nope"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert ended.returncode == 2 and ended.stderr.startswith("error: --nope: no such flag")
 
     def test_what_is_not_installed_is_named_with_its_extra(self, tmp_path):
         (tmp_path / "ray.py").write_text("raise ModuleNotFoundError('none', name='ray')\n")

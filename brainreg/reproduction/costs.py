@@ -32,7 +32,7 @@ class Measurement:
     Attributes:
         seeds: fresh ones, the fewest and the most; None: as many as a test needs that does not assume normal
             differences, and four more.
-        attacks: as `brainreg.confirm` takes them.
+        attacks: as `brainreg confirm` takes them.
         strengths: of Square and AutoAttack, in multiples of the search's eps.
         num_epsilons: strengths of a curve of noise.
         num_images: that are attacked, of each network.
