@@ -15,8 +15,8 @@ SYMBOLS = {
 }
 
 
-def format_setting(value: Any) -> str:
-    """Return a setting as a table shows it: three digits of a fraction, nothing where it is missing."""
+def format_hyperparameter(value: Any) -> str:
+    """Return a hyperparameter as a table shows it: three digits of a fraction, nothing where it is missing."""
     if pd.isna(value):
         return ""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

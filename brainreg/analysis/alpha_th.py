@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from brainreg._utils.formats import format_setting
+from brainreg._utils.formats import format_hyperparameter
 from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.comparison import confirmation_table
 from brainreg.analysis.formats import ABSENT, format_interval, format_number, format_percent
@@ -178,7 +178,7 @@ def _departures(published: pd.Series) -> str:
     same = {"task", "reg_data", "seed", *_PUBLISHED.values()}
     others = {name: published[name] for name in fields if name not in same and pd.notna(published[name])}
     return ", ".join(
-        f"{name} {format_setting(value)}" for name, value in others.items() if value != fields[name].default
+        f"{name} {format_hyperparameter(value)}" for name, value in others.items() if value != fields[name].default
     )
 
 
@@ -348,7 +348,7 @@ def to_latex(table: pd.DataFrame, label: str = "tab:alpha-th") -> str:
     for i, row in enumerate(table.itertuples()):
         name = row.data.replace(" - ", " -- ")
         values = (format_number(value, 2) for value in (row.published_alpha, row.published_th, row.found_alpha))
-        first = [_escaped(name), *values, thresholds[i], _escaped(format_setting(row.found_range) or ABSENT)]
+        first = [_escaped(name), *values, thresholds[i], _escaped(format_hyperparameter(row.found_range) or ABSENT)]
         second = [rf"{{\scriptsize {_escaped(row.search)}}}" if several[i] else "", *[""] * 5]
         for kind in ("clean", "robust"):
             for setting in settings:

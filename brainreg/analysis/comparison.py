@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from brainreg._utils.formats import SYMBOLS, format_setting
+from brainreg._utils.formats import SYMBOLS, format_hyperparameter
 from brainreg.analysis.averages import over_seeds
 from brainreg.analysis.formats import ABSENT, format_interval, format_percent
 from brainreg.hyperparameters import Hyperparameters
@@ -230,7 +230,8 @@ def format_confirmation(summary: pd.DataFrame) -> pd.DataFrame:
         if summary[name].notna().any():
             whole = Hyperparameters.model_fields[name].annotation is int  # missing values have made it a fraction
             seen[symbol] = [
-                ABSENT if pd.isna(value) else format_setting(int(value) if whole else value) for value in summary[name]
+                ABSENT if pd.isna(value) else format_hyperparameter(int(value) if whole else value)
+                for value in summary[name]
             ]
     seen["seeds"] = [
         f"{row.seeds}" + (f" of {row.planned}" if row.seeds < row.planned else "") for row in summary.itertuples()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from brainreg._utils.formats import SYMBOLS, format_duration, format_probability, format_setting
+from brainreg._utils.formats import SYMBOLS, format_duration, format_hyperparameter, format_probability
 from brainreg.analysis.formats import ABSENT
 from brainreg.hyperparameters import Hyperparameters
 from brainreg.recommendation.setting_table import Advice
@@ -50,7 +50,7 @@ def best_settings(advice: Advice, space: Space, rows: int = 10) -> pd.DataFrame:
     ]
     seen = pd.DataFrame({"setting": names})
     for name in space.search:
-        seen[SYMBOLS.get(name, name)] = chosen[name].map(format_setting).tolist()
+        seen[SYMBOLS.get(name, name)] = chosen[name].map(format_hyperparameter).tolist()
     seen["runs"] = chosen.runs.tolist()
     for name in (one for one in ("clean", "robust", "noise", "objective") if one in chosen):
         seen[f"{name} (%)"] = [_accuracy_shown(value) for value in chosen[name]]
@@ -108,7 +108,7 @@ def same_in_all(trials: pd.DataFrame) -> dict[str, str]:
     for name, field in Hyperparameters.model_fields.items():
         values = trials[name].dropna().unique()
         if len(values) == 1 and values[0] != field.default:
-            same[name] = format_setting(values[0])
+            same[name] = format_hyperparameter(values[0])
     return same
 
 
@@ -118,7 +118,7 @@ def _readable(best: pd.DataFrame, others: Sequence[str] = ()) -> pd.DataFrame:
     )
     for name in (*SYMBOLS, *(name for name in others if name not in SYMBOLS)):
         if best[name].notna().any():
-            seen[SYMBOLS.get(name, name)] = best[name].map(format_setting)
+            seen[SYMBOLS.get(name, name)] = best[name].map(format_hyperparameter)
     for name in ("clean_accuracy", "robust_accuracy", "noise_accuracy", "objective"):
         seen[f"{name.removesuffix('_accuracy')} (%)"] = [_accuracy_shown(value) for value in best[name]]
     return seen.assign(time=best.seconds.map(_duration))

@@ -152,9 +152,9 @@ def _show(plan: "SearchPlan", console: Console) -> None:
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
-    from brainreg._utils.formats import format_setting  # which needs pandas
+    from brainreg._utils.formats import format_hyperparameter  # which needs pandas
 
-    return ", ".join(f"{name} {format_setting(value)}" for name, value in settings.items() if value is not None)
+    return ", ".join(f"{name} {format_hyperparameter(value)}" for name, value in settings.items() if value is not None)
 
 
 def _show_costs(plan: "SearchPlan", costs: "SearchCosts", console: Console) -> None:

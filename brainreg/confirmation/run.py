@@ -16,7 +16,7 @@ import ray
 from rich.console import Console
 
 from brainreg._utils.console import make_printer, sigterm_as_interrupt
-from brainreg._utils.formats import SYMBOLS, format_duration, format_setting
+from brainreg._utils.formats import SYMBOLS, format_duration, format_hyperparameter
 from brainreg.analysis.comparison import (
     MEASURES,
     compare_settings,
@@ -79,7 +79,7 @@ def show_plan(plan: Plan, done: int, say: Callable[[str], None]) -> None:
     for job in plan.jobs[: plan.settings]:
         settings = [f"{SYMBOLS[name]} {text}" for name, text in _symbols(job).items() if text]
         others = [name for name in plan.space.search if name not in SYMBOLS]
-        settings += [f"{name} {format_setting(getattr(job.settings, name))}" for name in others]
+        settings += [f"{name} {format_hyperparameter(getattr(job.settings, name))}" for name in others]
         given = shown_name(job.setting) if not job.rank else f"rank {job.rank}, trial {job.trial}"
         say(f"  {given} ({', '.join(settings)})")
     say(f"chosen by {plan.chosen}; compared is rank 1, fixed before any test image is seen")
@@ -287,7 +287,7 @@ def _symbols(job: Job) -> dict[str, Any]:
     settings = job.settings.model_dump()
     if not job.settings.regularized:
         return dict.fromkeys(SYMBOLS, "") | {"reg_alpha": "0"}
-    return {name: format_setting(settings[name]) if settings[name] is not None else "" for name in SYMBOLS}
+    return {name: format_hyperparameter(settings[name]) if settings[name] is not None else "" for name in SYMBOLS}
 
 
 def _rows(plan: Plan, job: Job, result: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brainreg._utils.formats import SYMBOLS, format_setting
+from brainreg._utils.formats import SYMBOLS, format_hyperparameter
 from brainreg.method.ranges import RANGES
 from brainreg.records.results import rank_trials
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED
@@ -79,7 +79,7 @@ def parallel_axes(trials: pd.DataFrame) -> dict[str, tuple[str, str]]:
             values = values[values > 0]
             low, high = (values.min(), values.max()) if values.nunique() > 1 else (None, None)
         if low is not None:
-            axes[symbol] = format_setting(low), format_setting(high)
+            axes[symbol] = format_hyperparameter(low), format_hyperparameter(high)
     objective = trials.objective.dropna().astype(float)
     if axes and objective.nunique() > 1:
         axes["objective"] = f"{100 * objective.min():.1f}%", f"{100 * objective.max():.1f}%"

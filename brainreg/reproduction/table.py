@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from brainreg._utils.formats import SYMBOLS, format_duration, format_setting
+from brainreg._utils.formats import SYMBOLS, format_duration, format_hyperparameter
 from brainreg.analysis.comparison import compare_settings, confirmation_table, verdict_of
 from brainreg.errors import InputError, first_line
 from brainreg.hyperparameters import Hyperparameters
@@ -144,7 +144,8 @@ def _symbols(one: Any) -> str:
     whole = {name for name in SYMBOLS if Hyperparameters.model_fields[name].annotation is int}
     values = {name: getattr(one, name) for name in SYMBOLS if pd.notna(getattr(one, name))}
     texts = [
-        f"{SYMBOLS[name]} {format_setting(int(value) if name in whole else value)}" for name, value in values.items()
+        f"{SYMBOLS[name]} {format_hyperparameter(int(value) if name in whole else value)}"
+        for name, value in values.items()
     ]
     return f" ({', '.join(texts)})"
 
@@ -155,7 +156,7 @@ def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
     data = row_name(record["space"]["task"], record["space"]["reg_data"])
     good = record.get("as_good") or {}
     ranges = [
-        f"{symbol} {format_setting(good[f'as_good_{key}_low'])} to {format_setting(good[f'as_good_{key}_high'])}"
+        f"{symbol} {format_hyperparameter(good[f'as_good_{key}_low'])} to {format_hyperparameter(good[f'as_good_{key}_high'])}"
         for key, symbol in (("alpha", "alpha"), ("th", "Th"))
         if f"as_good_{key}_low" in good
     ]

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from brainreg._utils.formats import SYMBOLS, format_accuracy, format_duration, format_probability, format_setting
+from brainreg._utils.formats import SYMBOLS, format_accuracy, format_duration, format_hyperparameter, format_probability
 from brainreg.recommendation.setting_table import Advice
 from brainreg.records.results import advise_by_records
 from brainreg.records.trial import FAILED, FINISHED, STOPPED, UNFINISHED, TrialRecord
@@ -186,9 +186,9 @@ class SearchProgress:
 
     def _print_trial(self, trial: _Trial, outcome: str) -> None:
         settings = [
-            f"{SYMBOLS.get(key, key)} {format_setting(value)}"
+            f"{SYMBOLS.get(key, key)} {format_hyperparameter(value)}"
             for key, value in self._searched(trial)
-            if format_setting(value)
+            if format_hyperparameter(value)
         ]
         named = [trial.name] * bool(trial.name)
         self._print(f"trial {trial.number} ({', '.join(named + settings)}): {outcome}")
@@ -286,6 +286,6 @@ def _add_row(
     last: str,
     name: str,
 ) -> None:
-    settings = (format_setting(value) for _, value in searched)
+    settings = (format_hyperparameter(value) for _, value in searched)
     accuracies = (format_accuracy(measured.get(name)) for name in _ACCURACIES)
     table.add_row(str(number), *settings, *accuracies, f"{last}, {name}" if name else last)

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from brainreg._utils.commands import brainreg_command
-from brainreg._utils.formats import SYMBOLS, format_accuracy, format_probability, format_setting
+from brainreg._utils.formats import SYMBOLS, format_accuracy, format_hyperparameter, format_probability
 from brainreg.recommendation.setting_table import Advice, expected_of, knee_of, may_be_recommended
 from brainreg.spaces.names import EARLY_STOPPED, PUBLISHED, UNREGULARIZED, shown_name
 from brainreg.spaces.space import Space
@@ -30,7 +30,7 @@ def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> T
             marks = [shown_name(row["setting"])] * bool(row["setting"]) + ["recommended"] * row["recommended"]
             table.add_row(
                 str(row["setting_number"]),
-                *(format_setting(row[key]) for key in searched),
+                *(format_hyperparameter(row[key]) for key in searched),
                 str(row["runs"]),
                 *(format_accuracy(row[name]) for name in accuracies),
                 f"{format_accuracy(row['objective_low'])} to {format_accuracy(row['objective_high'])}",
@@ -42,7 +42,7 @@ def settings_table(advice: Advice, searched: Iterable[str], rows: int = 15) -> T
 
 def describe_setting(row: Any, searched: Iterable[str]) -> str:
     """Return a row of `Advice.settings` in a few words: its number and its hyperparameters."""
-    values = [(SYMBOLS.get(key, key), format_setting(row[key])) for key in searched]
+    values = [(SYMBOLS.get(key, key), format_hyperparameter(row[key])) for key in searched]
     told = ", ".join(f"{symbol} {value}" for symbol, value in values if value)
     return f"setting {row['setting_number']} ({', '.join(filter(None, (shown_name(row['setting']), told)))})"
 
@@ -86,7 +86,7 @@ def as_good_lines(advice: Advice) -> list[str]:
     """Return which settings may be as good as the best, in a line; none where nothing regularized has finished."""
     able = may_be_recommended(advice.settings).sum()
     told = [
-        f"{SYMBOLS[name]} {format_setting(low)}" + ("" if low == high else f" to {format_setting(high)}")
+        f"{SYMBOLS[name]} {format_hyperparameter(low)}" + ("" if low == high else f" to {format_hyperparameter(high)}")
         for name, (low, high) in advice.ranges_as_good().items()
     ]
     if not told:

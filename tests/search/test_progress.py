@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from brainreg._utils.formats import format_duration, format_setting
+from brainreg._utils.formats import format_duration, format_hyperparameter
 from brainreg.recommendation.setting_table import advise
 from brainreg.records.results import advise_by_records
 from brainreg.records.trial import TrialRecord
@@ -279,7 +279,7 @@ def test_nothing_is_recommended_before_a_regularized_setting_has_finished():
     ("value", "text"), [(0.00012345, "0.000123"), (10.0, "10"), (5000, "5000"), (None, ""), (pd.NA, ""), ("all", "all")]
 )
 def test_settings_are_short(value, text):
-    assert format_setting(value) == text
+    assert format_hyperparameter(value) == text
 
 
 def test_durations():

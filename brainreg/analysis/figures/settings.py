@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from brainreg._utils.formats import SYMBOLS, format_probability, format_setting
+from brainreg._utils.formats import SYMBOLS, format_hyperparameter, format_probability
 from brainreg.analysis.figures.style import (
     EDGE,
     GRAY,
@@ -68,5 +68,7 @@ def _name(row: pd.Series) -> str:
     if row.setting != PROPOSED:
         return f"{row.setting_number}: {shown_name(row.setting)}"
     values = ((SYMBOLS[name], row.get(name)) for name in ("reg_alpha", "reg_thresh"))
-    told = [f"{symbol} {format_setting(value)}" for symbol, value in values if value is not None and pd.notna(value)]
+    told = [
+        f"{symbol} {format_hyperparameter(value)}" for symbol, value in values if value is not None and pd.notna(value)
+    ]
     return f"{row.setting_number}: {', '.join(told)}" if told else str(row.setting_number)
