@@ -156,7 +156,7 @@ def _cost(name: str, record: Mapping[str, Any], first: Any) -> str:
     data = row_name(record["space"]["task"], record["space"]["reg_data"])
     good = record.get("as_good") or {}
     ranges = [
-        f"{symbol} {format_hyperparameter(good[f'as_good_{key}_low'])} to {format_hyperparameter(good[f'as_good_{key}_high'])}"
+        f"{symbol} {' to '.join(format_hyperparameter(good[f'as_good_{key}_{end}']) for end in ('low', 'high'))}"
         for key, symbol in (("alpha", "alpha"), ("th", "Th"))
         if f"as_good_{key}_low" in good
     ]
