@@ -157,7 +157,7 @@ def plan_resume(
         InputError: what is wrong, in one line: another process runs it, or it would be another search.
     """
     name = str(folder).rsplit("/", 1)[-1]
-    manifest = read_manifest(folder, ("seed", "num_samples"))
+    manifest = read_manifest(folder, ("num_samples",))
     if manifest["format"] != FORMAT:
         raise InputError(
             f"search {name}: written in format {manifest['format']}, of which searches can be read but not gone on"
